@@ -1,0 +1,1 @@
+"""A robot on a grid."""

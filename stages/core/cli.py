@@ -1,0 +1,202 @@
+"""The command line that all stages share: options, places, exit codes.
+
+A stage's `main` is one call of `run_stage`. Exit codes: 0 done, 2 a mistake that one line on
+stderr explains, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import orjson
+
+from stages.core import progress
+from stages.core.errors import StageError
+from stages.core.fixes import FixSet, arm_name, arm_slug, parse_fixes
+from stages.core.preset import SECTIONS, Preset, load_preset, option_type
+
+SEEDLESS = ("convert_data", "audit")  # stages whose output does not depend on the seed
+UNUSABLE_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def artifacts_root() -> Path:
+    """The folder of all outputs: `artifacts`, or what FAIR_RETEST_ARTIFACTS names."""
+    return Path(os.environ.get("FAIR_RETEST_ARTIFACTS", "artifacts"))
+
+
+@dataclass(frozen=True)
+class Options:
+    """The resolved options of one run of one stage."""
+
+    preset: Preset
+    fixes: FixSet
+    seed: int = 0
+    data: Path | None = None
+    out: Path | None = None
+    force: bool = False
+    json: bool = False
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def arm(self) -> str:
+        """`fair`, `flawed` or the fixes joined by `+`."""
+        return arm_name(self.fixes)
+
+    def place(self, stage: str) -> Path:
+        """Where the output of a stage lives by default, shared by arms that share the work."""
+        folder = artifacts_root() / self.preset.name / stage / arm_slug(self.fixes, stage)
+        return folder if stage in SEEDLESS else folder / f"seed{self.seed}"
+
+    def output(self, stage: str) -> Path:
+        """`--out`, or the default place."""
+        return self.out or self.place(stage)
+
+    def input(self, stage: str) -> Path:
+        """`--data`, or the default place of the upstream stage."""
+        return self.data or self.place(stage)
+
+    def command(self, stage: str) -> str:
+        """The command that makes the output of an upstream stage for these options."""
+        seed = "" if stage in SEEDLESS or self.seed == 0 else f" --seed {self.seed}"
+        return f"nox -s {stage} -- --model {self.preset.name} --fixes {self.arm}{seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage did: the folder it wrote, whether it had to, and a line or two about it."""
+
+    folder: Path
+    up_to_date: bool = False
+    lines: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+Work = Callable[[Options], Outcome]
+
+
+def run_stage(
+    stage: str,
+    summary: str | None,
+    work: Work,
+    argv: Sequence[str] | None,
+    *,
+    sections: Sequence[str] = (),
+    prepare: Callable[[], str] | None = None,
+) -> int:
+    """Parse, run, and turn a mistake into one line. `prepare` runs first and returns a line."""
+    parser = build_parser(stage, summary or "", sections)
+    signal.signal(signal.SIGTERM, _interrupt)
+    return guard(stage, lambda: _run(stage, work, parser.parse_args(argv), prepare))
+
+
+def guard(stage: str, body: Callable[[], int]) -> int:
+    """Run `body` and translate the exceptions that a user can cause into lines and exit codes."""
+    try:
+        return body()
+    except StageError as error:
+        print(f"{stage}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in UNUSABLE_PLACE:
+            raise
+        print(f"{stage}: cannot write {error.filename or ''}: {error.strerror}; use another --out", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{stage}: interrupted; finished work is kept, the same command goes on", file=sys.stderr)
+        return 130
+
+
+def build_parser(stage: str, summary: str, sections: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The common options and one flag for every option of the named preset sections."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m stages.{stage}",
+        description=summary,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", default="smol", help="preset, .toml file or model folder (default: smol)")
+    parser.add_argument("--fixes", default="fair", help="fair, flawed, or a list such as json,tools (default: fair)")
+    parser.add_argument("--seed", type=int, default=0, help="decides everything that is random (default: 0)")
+    parser.add_argument("--data", type=Path, help="input folder instead of the upstream stage's output")
+    parser.add_argument("--out", type=Path, help="output folder instead of the default below artifacts/")
+    parser.add_argument("--force", action="store_true", help="do it again, replacing an existing output")
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON on stdout, all else on stderr")
+    for section in ("model", *sections):
+        _add_section(parser, section)
+    return parser
+
+
+def read_options(args: argparse.Namespace) -> Options:
+    """The resolved options. Raises StageError for an unknown preset, fix or unusable value."""
+    known = {name for setup in SECTIONS.values() for name in setup.model_fields}
+    overrides = {k: v for k, v in vars(args).items() if k in known and v is not None}
+    if args.seed < 0:
+        raise StageError(f"--seed {args.seed}: use 0 or a positive number")
+    return Options(
+        preset=load_preset(args.model, overrides),
+        fixes=parse_fixes(args.fixes),
+        seed=args.seed,
+        data=args.data,
+        out=args.out,
+        force=args.force,
+        json=args.json,
+        overrides=overrides,
+    )
+
+
+def _run(stage: str, work: Work, args: argparse.Namespace, prepare: Callable[[], str] | None) -> int:
+    progress.talk_on(sys.stderr if args.json else sys.stdout)
+    options = read_options(args)
+    started = time.perf_counter()
+    progress.say(f"{stage}: {options.preset.name}, arm {options.arm}, seed {options.seed}")
+    with progress.run_log(stage, artifacts_root() / "logs", model=options.preset.name, arm=options.arm) as log:
+        if prepare:
+            progress.say(f"  {prepare()}")
+        outcome = work(options)
+        log["up_to_date"] = outcome.up_to_date
+    seconds = time.perf_counter() - started
+    for line in outcome.lines:
+        progress.say(f"  {line}")
+    state = "up to date" if outcome.up_to_date else "done"
+    progress.say(f"{stage}: {state} in {seconds:.1f} s: {outcome.folder}")
+    if args.json:
+        answer = {
+            "stage": stage,
+            "folder": str(outcome.folder),
+            "up_to_date": outcome.up_to_date,
+            "seconds": round(seconds, 3),
+            **outcome.facts,
+        }
+        print(orjson.dumps(answer, default=str).decode())
+    return 0
+
+
+def _add_section(parser: argparse.ArgumentParser, section: str) -> None:
+    group = parser.add_argument_group(f"[{section}] of the preset")
+    for name, info in SECTIONS[section].model_fields.items():
+        flag, kind = f"--{name.replace('_', '-')}", option_type(info.annotation)
+        help_text = (info.description or "").replace("%", "%%")
+        if kind is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=help_text)
+        elif kind is tuple:
+            group.add_argument(flag, type=_comma_list, help=f"{help_text} (a,b,…)", metavar="LIST")
+        else:
+            group.add_argument(flag, type=kind, help=help_text, metavar=kind.__name__.upper())
+
+
+def _comma_list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,55 @@
+"""Models in memory, in the form that computes well on this machine.
+
+MLX is imported inside the functions, so that stages without it can import `stages.core`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from stages.core.cpu_math import make_cross_entropy, use_fast_functions
+from stages.core.errors import StageError
+from stages.core.platform import accelerator
+
+Model = Any  # mlx-lm's model classes carry no static types
+
+
+def load_model(folder: Path) -> tuple[Model, dict[str, Any]]:
+    """The model of a folder and its config, ready to compute.
+
+    On a CPU the weights are dequantized to float32: the values stay those of the quantized
+    weights, and matrix products run about 40 times faster than MLX's own on packed or 16-bit ones.
+    Raises StageError for an architecture that mlx-lm does not know or files that do not fit it.
+    """
+    import mlx.core as mx
+    from mlx_lm.utils import dequantize_model
+    from mlx_lm.utils import load_model as load_stored
+
+    try:
+        model, config = load_stored(folder, lazy=True)
+    except (ValueError, FileNotFoundError, KeyError) as error:
+        raise StageError(f"mlx-lm cannot load {folder}: {str(error).splitlines()[0][:160]}") from None
+    if accelerator() == "cpu":
+        model.set_dtype(mx.float32)  # first, or dequantizing would round to the scales' 16 bits
+        model = dequantize_model(model)
+        use_fast_functions(model)
+    mx.eval(model.parameters())
+    return model, config
+
+
+def cross_entropy(logits: Any, targets: Any) -> Any:
+    """Cross-entropy in nats, (M,), of logits (M, V) and targets (M,), on whatever computes here."""
+    if accelerator() == "cpu":
+        return make_cross_entropy()(logits, targets)
+    import mlx.core as mx
+    import mlx.nn as nn
+
+    return nn.losses.cross_entropy(logits, targets).astype(mx.float32)
+
+
+def device_peak_gb() -> float:
+    """Highest memory that MLX has held so far, in GB (1e9 bytes)."""
+    import mlx.core as mx
+
+    return round(float(mx.get_peak_memory()) / 1e9, 3)

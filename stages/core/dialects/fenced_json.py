@@ -1,0 +1,158 @@
+"""JSON calls without `<tool_call>`: in a ```json fence, in `<tools>` tags, or bare on a line of its own.
+
+So Qwen2.5-Coder answers where it should use its template's tags. Nothing but the form marks such JSON
+as a call, so it must be nothing else: no foreign keys, not the definition of a tool.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from stages.core.chat import ToolCall
+from stages.core.dialects.json_calls import read_calls, read_value, write_call
+from stages.core.dialects.literals import NotLiteral
+from stages.core.dialects.pythonic import skip_fence
+from stages.core.dialects.scanning import (
+    CALL_CLOSE,
+    CALL_OPEN,
+    THINK_TAGS,
+    Block,
+    Reply,
+    Source,
+    Tools,
+    read_reply,
+    shorten,
+)
+
+NAME = "fenced_json"
+TOOLS_OPEN = "<tools>"
+TOOLS_CLOSE = "</tools>"
+FENCE = "```"
+BARE_START = r"^[ \t]*+[{\[]"
+
+_OPENINGS = re.compile(f"{CALL_OPEN}|{TOOLS_OPEN}|{THINK_TAGS}|{FENCE}|{BARE_START}", re.MULTILINE)
+_FENCE = re.compile(r"```[ \t]*+(?:(?:json[c5l]?|tool_calls?|tool_code)\b)?\s*+(?=[{\[])", re.IGNORECASE)
+_LOOKS_LIKE_CALL = re.compile(r'(?:\[\s*+)?\{\s*+"(?:name|arguments|parameters|function|type|id)"\s*+:')
+_SEPARATOR = re.compile(r"[\s,;]*+")
+_BLANK_LINE = re.compile(r"[ \t]*+(?:\r?\n|\Z)")
+
+
+def render(calls: Sequence[ToolCall], tools: Tools = None) -> str:
+    """Each call in a fence of its own. Raises ValueError for what JSON cannot say."""
+    return "\n".join(f"{FENCE}json\n{write_call(call)}\n{FENCE}" for call in calls)
+
+
+def parse(text: str, tools: Tools = None) -> Reply:
+    """Read a reply in this dialect."""
+    return read_reply(Source(text, tools), _OPENINGS, read_block)
+
+
+def read_block(source: Source, start: int) -> Block | None:
+    """Read what opens at `start`: a fence, `<tools>`, or white space and a bracket on a new line.
+
+    A `<tool_call>` is stepped over: JSON in it is another dialect's.
+    """
+    text = source.text
+    if text.startswith(CALL_OPEN, start):
+        problem = f"{NAME}, character {start}: {CALL_OPEN} opens no call of this dialect"
+        return Block(source.end_of_block(start), NAME, problems=[problem])
+    if text.startswith(FENCE, start):
+        return _read_fence(source, start)
+    if text.startswith(TOOLS_OPEN, start):
+        return _read_tools(source, start)
+    return None if start < source.fence_end or source.exhausted else _read_bare(source, start)
+
+
+def _read_values(source: Source, pos: int, problems: list[str], place: str) -> tuple[list[ToolCall], int]:
+    """The calls in the JSON values from `pos` on, and the end of the last value. Raises NotLiteral.
+
+    No calls when one of the values is no call: then the text shows something else, which is a problem
+    only where it has both a name and arguments.
+    """
+    text, end = source.text, pos
+    calls: list[ToolCall] = []
+    while text.startswith(("{", "["), pos) and not source.exhausted:
+        try:
+            value, end, forgiven = read_value(text, pos)
+        except NotLiteral as error:
+            source.budget -= error.reached - pos
+            raise
+        if forgiven:
+            problems.append(f"{place}: {forgiven}")
+        read, wrong = read_calls(value, marked=False)
+        if wrong:
+            if '"name"' in text[pos:end] and '"arguments"' in text[pos:end]:
+                problems.append(f"{place}: {wrong[0]}: {shorten(text[pos:end])}")
+            return [], end
+        calls += read
+        pos = _SEPARATOR.match(text, end).end()  # type: ignore[union-attr]
+    return calls, end
+
+
+def _read_fence(source: Source, start: int) -> Block | None:
+    if start < source.fence_end:
+        return None
+    text, place = source.text, f"{NAME}, character {start}"
+    fence = _FENCE.match(text, start)
+    skip_fence(source, start)
+    if fence is None or _LOOKS_LIKE_CALL.match(text, fence.end()) is None:
+        return None
+    problems: list[str] = []
+    try:
+        calls, end = _read_values(source, fence.end(), problems, place)
+    except NotLiteral as error:
+        return Block(
+            source.fence_end, NAME, problems=[f"{place}: invalid JSON ({error} at character {error.pos})"]
+        )
+    if not calls:
+        return Block(source.fence_end, NAME, problems=problems) if problems else None
+    pos = source.skip_space(end)
+    if text.startswith(FENCE, pos):
+        end = pos + len(FENCE)
+    else:
+        problems.append(f"{place}: no closing {FENCE}")
+    source.fence_end = end
+    return Block(end, NAME, calls, problems)
+
+
+def _read_tools(source: Source, start: int) -> Block:
+    text, place = source.text, f"{NAME}, character {start}"
+    pos = source.skip_space(start + len(TOOLS_OPEN))
+    problems: list[str] = []
+    try:
+        calls, end = _read_values(source, pos, problems, place)
+    except NotLiteral as error:
+        problems.append(f"{place}: invalid JSON ({error} at character {error.pos})")
+        calls, end = [], pos
+    if not calls:
+        return Block(end, NAME, problems=problems or [f"{place}: no JSON object in {TOOLS_OPEN}"])
+    pos = source.skip_space(end)
+    if text.startswith(TOOLS_CLOSE, pos):
+        end = pos + len(TOOLS_CLOSE)
+    else:
+        problems.append(f"{place}: no {TOOLS_CLOSE}")
+    return Block(end, NAME, calls, problems)
+
+
+def _read_bare(source: Source, start: int) -> Block | None:
+    text, place = source.text, f"{NAME}, character {start}"
+    begin = source.skip_space(start)
+    if _LOOKS_LIKE_CALL.match(text, begin) is None:
+        return None
+    problems: list[str] = []
+    try:
+        calls, end = _read_values(source, begin, problems, place)
+    except NotLiteral as error:
+        problem = f"{place}: invalid JSON ({error} at character {error.pos})"
+        return Block(max(error.pos, begin + 1), NAME, problems=[problem])
+    if not calls:
+        return Block(end, NAME, problems=problems)
+    closing = source.skip_space(end)
+    for tag in (CALL_CLOSE, TOOLS_CLOSE):
+        if text.startswith(tag, closing):
+            problems.append(f"{place}: {tag} without its opening tag")
+            return Block(closing + len(tag), NAME, calls, problems)
+    if _BLANK_LINE.match(text, end) is None:
+        return Block(end, NAME, problems=[f"{place}: JSON in the middle of prose is no call"])
+    return Block(end, NAME, calls, problems)

@@ -1,0 +1,85 @@
+"""JSON inside `<tool_call>` tags: the dialect of Qwen2.5, Qwen3 and Hermes.
+
+The end of the JSON decides where a call ends, so a `</tool_call>` inside a string is data.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from stages.core.chat import ToolCall
+from stages.core.dialects.json_calls import read_calls, read_value, write_call
+from stages.core.dialects.literals import NotLiteral
+from stages.core.dialects.scanning import (
+    CALL_CLOSE,
+    CALL_OPEN,
+    THINK_TAGS,
+    Block,
+    Reply,
+    Source,
+    Tools,
+    read_reply,
+    shorten,
+)
+
+NAME = "hermes"
+_OPENINGS = re.compile(f"{CALL_OPEN}|{THINK_TAGS}")
+
+
+def render(calls: Sequence[ToolCall], tools: Tools = None) -> str:
+    """The calls as Qwen2.5's and Qwen3's templates write them, one block a call, a newline between.
+
+    Raises ValueError for what JSON cannot say.
+    """
+    return "\n".join(f"{CALL_OPEN}\n{write_call(call)}\n{CALL_CLOSE}" for call in calls)
+
+
+def parse(text: str, tools: Tools = None) -> Reply:
+    """Read a reply in this dialect."""
+    return read_reply(Source(text, tools), _OPENINGS, read_block)
+
+
+def read_block(source: Source, start: int) -> Block:
+    """Read the block whose `<tool_call>` is at `start`: one object, several, or an array of them."""
+    text, place = source.text, f"{NAME}, character {start}"
+    calls: list[ToolCall] = []
+    problems: list[str] = []
+    leftovers: list[str] = []
+    end = pos = source.skip_space(start + len(CALL_OPEN))
+    while text.startswith(("{", "["), pos) and not source.exhausted:
+        try:
+            value, end, forgiven = read_value(text, pos)
+        except NotLiteral as error:
+            problems.append(f"{place}: invalid JSON ({error} at character {error.pos})")
+            source.budget -= error.reached - pos
+            break
+        if forgiven:
+            problems.append(f"{place}: {forgiven}")
+        read, wrong = read_calls(value)
+        calls += read
+        if wrong:
+            leftovers.append(text[pos:end])
+            problems += [f"{place}: {reason}: {shorten(text[pos:end])}" for reason in wrong]
+        pos = source.skip_space(end)
+    if not calls:
+        problems = problems or [f"{place}: no JSON object in {CALL_OPEN}"]
+        return Block(source.end_of_block(start), NAME, problems=problems)
+    end, leftover, problem = close_block(source, pos, end)
+    if problem:
+        problems.append(f"{place}: {problem}")
+    return Block(end, NAME, calls, problems, "".join(leftovers) + leftover)
+
+
+def close_block(source: Source, pos: int, end: int) -> tuple[int, str, str]:
+    """The end of a block whose last call ended at `end` with white space up to `pos`.
+
+    Returns the end, text between the call and the closing tag, and a problem or nothing.
+    """
+    if source.text.startswith(CALL_CLOSE, pos):
+        return pos + len(CALL_CLOSE), "", ""
+    close, following = source.find(CALL_CLOSE, pos), source.find(CALL_OPEN, pos)
+    if close == -1 or -1 < following < close:
+        return end, "", f"no {CALL_CLOSE}"
+    leftover = source.text[pos:close]
+    return close + len(CALL_CLOSE), leftover, f"text before {CALL_CLOSE}: {shorten(leftover)}"

@@ -1,0 +1,137 @@
+"""Calls written as JSON objects: `{"name": …, "arguments": {…}}`, alone or in an array."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from stages.core.chat import ToolCall
+from stages.core.dialects.literals import NotLiteral, read_json, read_literal
+
+_START = re.compile(r"\[|\{\s*+[\"'}rRuU]")
+_CALL_KEYS = frozenset(("name", "arguments", "parameters", "id", "type"))
+
+
+class NotCall(ValueError):
+    """The value is not a call; the message says why."""
+
+
+def read_value(text: str, pos: int) -> tuple[Any, int, str]:
+    """The JSON value at `pos`, its end, and what had to be forgiven (empty when it was JSON).
+
+    Raises NotLiteral, with the strict reader's message, when no reading helps.
+    """
+    if _START.match(text, pos) is None:
+        raise NotLiteral("Expecting a key in double quotes", pos + 1)
+    try:
+        return (*read_json(text, pos), "")
+    except NotLiteral as error:
+        strict = error
+    try:
+        if str(strict).startswith("Invalid control character"):
+            return (*read_json(text, pos, strict=False), "raw control characters in a string")
+        value, end = read_literal(text, pos)
+    except NotLiteral as error:
+        strict.reached = max(strict.reached, error.reached)
+        raise strict from None
+    if not isinstance(value, dict | list):
+        raise strict
+    return value, end, "Python, not JSON"
+
+
+def read_call(value: Any, *, marked: bool = True) -> ToolCall:
+    """The call that a JSON value is.
+
+    `parameters` stands for `arguments` (Llama), the OpenAI wrapping is taken off, arguments that are
+    a JSON string are decoded once, missing ones are {}. Where no tag marks the value as a call, it
+    needs arguments, no foreign keys, and must not be the definition of a tool. Raises NotCall.
+    """
+    if not isinstance(value, Mapping):
+        raise NotCall("not an object")
+    if isinstance(value.get("function"), Mapping):
+        value = value["function"]
+    name = value.get("name")
+    if not isinstance(name, str) or not name:
+        raise NotCall("no name")
+    key = "arguments" if "arguments" in value else "parameters"
+    if not marked and (key not in value or not _CALL_KEYS.issuperset(value)):
+        raise NotCall("not only a name and arguments")
+    if key == "parameters" and ("description" in value or _is_schema(value.get(key))):
+        raise NotCall("the definition of a tool")
+    return ToolCall(name, _read_arguments(value.get(key)))
+
+
+def read_calls(value: Any, *, marked: bool = True) -> tuple[list[ToolCall], list[str]]:
+    """The calls in a JSON value or an array of them, and why the others are none."""
+    calls, wrong = [], []
+    for item in value if isinstance(value, list) else (value,):
+        try:
+            calls.append(read_call(item, marked=marked))
+        except NotCall as error:
+            wrong.append(str(error))
+    return calls, wrong
+
+
+def _is_schema(value: Any) -> bool:
+    return isinstance(value, Mapping) and value.get("type") == "object" and "properties" in value
+
+
+def _read_arguments(value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        text = value.strip() or "{}"
+        try:
+            value, end = read_json(text, 0, strict=False)
+        except NotLiteral as error:
+            raise NotCall(f"arguments are a string that is not JSON ({error})") from None
+        if end != len(text):
+            raise NotCall("arguments are a string with more than one value")
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise NotCall("arguments are not an object")
+    return value
+
+
+def write_json(value: Any) -> str:
+    """The text that a chat template's `tojson` writes: no ASCII escapes, `, ` and `: ` between.
+
+    A lone surrogate, which no file can hold, is escaped. Raises ValueError for what JSON cannot say:
+    NaN and infinities, keys that are not strings, other types.
+    """
+    _check_json(value)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        raise ValueError("the value is nested too deeply") from None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value)
+    return text
+
+
+def _check_json(value: Any) -> None:
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            if not all(isinstance(key, str) for key in item):
+                raise ValueError("JSON cannot write a key that is not text")
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise ValueError(f"JSON cannot write {item}")
+        elif item is not None and not isinstance(item, str | int | float):
+            raise ValueError(f"JSON cannot write a {type(item).__name__}")
+
+
+def write_call(call: ToolCall) -> str:
+    """The call as Qwen's templates write it. Raises ValueError for what JSON cannot say."""
+    try:
+        return f'{{"name": {write_json(call.name)}, "arguments": {write_json(call.arguments)}}}'
+    except ValueError as error:
+        raise ValueError(f"call of {call.name!r}: {error}") from None

@@ -1,0 +1,102 @@
+"""Find the calls of a reply whatever its dialect, and name the dialect.
+
+Tags mark a call wherever they stand. What lies between `<tool_call>` tags is JSON, XML or Python by
+its form. Where nothing but its form marks a piece of text as a call, it must name an offered tool,
+if tools are known.
+"""
+
+from __future__ import annotations
+
+import re
+
+from stages.core.dialects import bare_python, fenced_json, hermes, pythonic, qwen3_coder
+from stages.core.dialects.scanning import (
+    CALL_OPEN,
+    THINK_TAGS,
+    Block,
+    Reply,
+    Source,
+    Tools,
+    read_reply,
+    shorten,
+)
+
+_TAGS = "|".join(
+    (CALL_OPEN, qwen3_coder.FUNCTION_OPEN, fenced_json.TOOLS_OPEN, pythonic.WRAPPER_START, THINK_TAGS)
+)
+_TAGS_ONLY = re.compile(_TAGS)
+_ALL = re.compile(f"{_TAGS}|{fenced_json.FENCE}|{fenced_json.BARE_START}|{pythonic.LIST_START}", re.MULTILINE)
+_CALL = re.compile(r"\w\(")
+
+
+def parse(text: str, tools: Tools = None) -> Reply:
+    """Read a reply in any dialect. The first call's dialect is named; a mixture is a problem."""
+    source = Source(text, tools)
+    return read_reply(source, _ALL if "{" in text or "[" in text else _TAGS_ONLY, _read_block)
+
+
+def _read_block(source: Source, start: int) -> Block | None:
+    text = source.text
+    if text.startswith(CALL_OPEN, start):
+        return _read_tagged(source, start)
+    if text.startswith(qwen3_coder.FUNCTION_OPEN, start):
+        return qwen3_coder.read_block(source, start)
+    if text.startswith(fenced_json.TOOLS_OPEN, start):
+        return fenced_json.read_block(source, start)
+    if text.startswith(fenced_json.FENCE, start):
+        return _keep_offered(source, fenced_json.read_block(source, start), start)
+    if text.startswith("<", start):
+        return pythonic.read_block(source, start)
+    bracket = source.skip_space(start)
+    if pythonic.starts_list(text, bracket):
+        return _keep_offered(source, pythonic.read_block(source, bracket), start)
+    return _keep_offered(source, fenced_json.read_block(source, start), start)
+
+
+def _read_tagged(source: Source, start: int) -> Block:
+    """Read a `<tool_call>` block in the dialect that its first characters show."""
+    body = source.skip_space(start + len(CALL_OPEN))
+    if source.text.startswith("<function", body):
+        return qwen3_coder.read_block(source, start)
+    is_json = source.text.startswith(("{", "["), body)
+    if is_json:
+        block = hermes.read_block(source, start)
+        if block.calls or source.text.startswith("{", body):
+            return block
+    if not source.tools or bare_python.TOOL in source.schemas:
+        code = _read_code(source, start)
+        if code is not None:
+            return code
+    if is_json:
+        return block
+    end = source.end_of_block(start)
+    found = shorten(source.text[start : min(end, start + 100)])
+    return Block(end, hermes.NAME, problems=[f"character {start}: neither JSON nor XML nor Python: {found}"])
+
+
+def _read_code(source: Source, start: int) -> Block | None:
+    """Read a block as code if it is Python, or at least calls something where code may be sent.
+
+    What this interpreter cannot parse may still be meant as code, as in a newer Python.
+    """
+    block = bare_python.read_block(source, start)
+    if not block.calls:
+        return None
+    code = block.calls[0].arguments[bare_python.ARGUMENT]
+    if bare_python.does_something(code):
+        return block
+    if bare_python.TOOL not in source.schemas or _CALL.search(code) is None:
+        return None
+    problem = f"{bare_python.NAME}, character {start}: the code does not parse as Python"
+    return Block(block.end, block.dialect, block.calls, [*block.problems, problem])
+
+
+def _keep_offered(source: Source, block: Block | None, start: int) -> Block | None:
+    """Drop a block whose calls nothing marks and that names a tool nobody offered."""
+    if block is None or not block.calls or not source.tools:
+        return block
+    foreign = [call.name for call in block.calls if call.name not in source.schemas]
+    if not foreign:
+        return block
+    problem = f"{block.dialect}, character {start}: {foreign[0]!r} is not an offered tool, so not a call"
+    return Block(block.end, block.dialect, problems=[problem])

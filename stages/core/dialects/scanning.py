@@ -1,0 +1,257 @@
+"""What every dialect shares: the reply that comes out, and the one pass over a text that finds its calls.
+
+A dialect says what opens a block (a regular expression) and reads the block at an opening. The pass
+here keeps the prose around the blocks, separates the reasoning, and never looks at a character more
+than a fixed number of times: a search that found something, or nothing, is remembered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stages.core.chat import Tool, ToolCall
+
+CALL_OPEN = "<tool_call>"
+CALL_CLOSE = "</tool_call>"
+THINK_OPEN = "<think>"
+THINK_CLOSE = "</think>"
+THINK_TAGS = "</?think>"
+
+Tools = Iterable[Tool | Mapping[str, Any]] | None
+
+_SPACE = re.compile(r"\s*+")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An assistant's turn, taken apart."""
+
+    content: str
+    """The prose, and the raw text of every malformed call."""
+    calls: list[ToolCall]
+    """The calls in the order of the text."""
+    dialect: str | None
+    """The dialect of the first call; None where there is no call."""
+    problems: list[str] = field(default_factory=list)
+    """What was recovered or could not be read, each with its place. Empty: the text was clean."""
+    reasoning: str = ""
+    """The text of a leading `<think>` block. Calls in it are not calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What a dialect found at an opening. Without calls, its raw text stays in the content."""
+
+    end: int
+    """Where reading goes on."""
+    dialect: str
+    calls: list[ToolCall] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    leftover: str = ""
+    """Text inside a block with calls that belongs to no call; it moves to the content."""
+    gap: int = 1
+    """How many newlines the dialect's template writes between the prose and the block."""
+
+
+class Source:
+    """A text under reading, with the searches already made in it."""
+
+    __slots__ = ("_found", "_schemas", "budget", "fence_end", "tags", "text", "tools")
+
+    def __init__(self, text: str, tools: Tools = None) -> None:
+        self.text = text
+        self.tools = () if tools is None else tuple(tools)
+        self.fence_end = 0
+        """Before this position a code fence shows text that is not meant as a call."""
+        self.budget = 4 * len(text) + 10_000
+        """Characters that may still be read in vain. Reading that fails far from its start may have to
+        be done again from the next one: a text made for that would take quadratic time."""
+        self.tags: Any = None
+        """The XML dialect's index of its tags, made when it is first needed."""
+        self._found: dict[str, tuple[int, int]] = {}
+        self._schemas: dict[str, dict[str, Any]] | None = None
+
+    def find(self, needle: str, start: int) -> int:
+        """`text.find(needle, start)`, remembered: starts that grow walk the text once per needle."""
+        since, known = self._found.get(needle, (0, -2))
+        if known == -2:
+            known = self.text.find(needle, start)
+        elif start < since:
+            earlier = self.text.find(needle, start, since + len(needle) - 1)
+            known = known if earlier == -1 else earlier
+        elif known == -1 or start <= known:
+            return known
+        else:
+            known = self.text.find(needle, start)
+        self._found[needle] = start, known
+        return known
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether so much was read in vain that nothing further is tried: no real reply comes near."""
+        return self.budget < 0
+
+    def skip_space(self, pos: int) -> int:
+        """The first position at or after `pos` that is not white space."""
+        return _SPACE.match(self.text, pos).end()  # type: ignore[union-attr]
+
+    def end_of_block(self, start: int) -> int:
+        """Where a `<tool_call>` that cannot be read ends: after its close, or before the next open."""
+        close = self.find(CALL_CLOSE, start)
+        following = self.find(CALL_OPEN, start + 1)
+        if close != -1 and (following == -1 or close < following):
+            return close + len(CALL_CLOSE)
+        return len(self.text) if following == -1 else following
+
+    @property
+    def schemas(self) -> dict[str, dict[str, Any]]:
+        """The JSON Schema of the parameters by tool name; an entry without a name is no function."""
+        if self._schemas is None:
+            self._schemas = dict(_read_schema(tool) for tool in self.tools)
+            self._schemas.pop("", None)
+        return self._schemas
+
+
+def _read_schema(tool: Tool | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    if isinstance(tool, Tool):
+        return tool.name, tool.parameters
+    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        return "", {}
+    parameters = function.get("parameters")
+    return function["name"], dict(parameters) if isinstance(parameters, Mapping) else {}
+
+
+class _Draft:
+    """A reply while it is being read."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.calls: list[ToolCall] = []
+        self.problems: list[str] = []
+        self.dialects: list[str] = []
+        self.reasoning = ""
+        self.thought = False
+        self.done = 0
+        """The text before this position is accounted for."""
+
+    def add(self, text: str, start: int, block: Block) -> None:
+        self.parts.append(_drop_gap(text[self.done : start], block.gap))
+        self.parts.append(block.leftover)
+        self.calls += block.calls
+        if block.dialect not in self.dialects:
+            self.dialects.append(block.dialect)
+        self.done = block.end
+
+    def think(self, text: str, begin: int, close: int) -> int:
+        """Take everything up to `close` as the reasoning and say where the answer begins."""
+        self.problems = []
+        if self.calls:
+            self.problems.append(f"reasoning: {len(self.calls)} calls before character {close} are not calls")
+        self.parts, self.calls, self.dialects = [], [], []
+        self.reasoning, self.thought = text[begin:close].strip("\r\n"), True
+        end = close + len(THINK_CLOSE)
+        while end < len(text) and text[end] in "\r\n":
+            end += 1
+        self.done = end
+        return end
+
+    def finish(self, text: str) -> Reply:
+        tail = text[self.done :]
+        if self.calls and tail.isspace():
+            tail = ""
+        if not self.calls and not self.problems and (stray := _find_stray(text, self.done)):
+            self.problems.append(stray)
+        if len(self.dialects) > 1:
+            self.problems.append(f"calls in several dialects: {', '.join(self.dialects)}")
+        dialect = self.dialects[0] if self.dialects else None
+        return Reply("".join(self.parts) + tail, self.calls, dialect, self.problems, self.reasoning)
+
+
+def _find_stray(text: str, start: int) -> str:
+    """A tag that stands alone in a text without calls, as a problem; empty when there is none."""
+    for tag, what in ((CALL_OPEN, "opens no call of this dialect"), (CALL_CLOSE, "closes nothing")):
+        if (pos := text.find(tag, start)) != -1:
+            return f"character {pos}: {tag} {what}"
+    return ""
+
+
+def _drop_gap(prose: str, gap: int) -> str:
+    """The prose before a block without the newlines that the template puts between the two."""
+    if not prose or prose.isspace():
+        return ""
+    for _ in range(gap):
+        if not prose.endswith("\n"):
+            break
+        prose = prose[:-2] if prose.endswith("\r\n") else prose[:-1]
+    return prose
+
+
+def read_reply(
+    source: Source, openings: re.Pattern[str], read: Callable[[Source, int], Block | None]
+) -> Reply:
+    """Read every block of a text. `openings` must also match the two think tags.
+
+    `read` gets the position of an opening and returns None where nothing of the dialect is there.
+    """
+    text, draft, pos = source.text, _Draft(), 0
+    last_close = -2
+    while (match := openings.search(text, pos)) is not None:
+        start = match.start()
+        if match.group() in (THINK_OPEN, THINK_CLOSE):
+            if last_close == -2:
+                last_close = text.rfind(THINK_CLOSE)
+            pos = _read_thought(draft, text, start, last_close)
+            continue
+        block = read(source, start)
+        if block is None:
+            pos = start + 1
+            continue
+        draft.problems += block.problems
+        if block.calls:
+            draft.add(text, start, block)
+        pos = max(block.end, start + 1)
+    return draft.finish(text)
+
+
+def _read_thought(draft: _Draft, text: str, start: int, last_close: int) -> int:
+    """Read a think tag in the prose and say where reading goes on.
+
+    A leading block is the reasoning. So is everything before a lone closing tag, since a template
+    may put the opening tag in the prompt. A block further on stays in the content, unread.
+    """
+    first = not draft.thought and (draft.done == 0 or bool(draft.calls))
+    if text.startswith(THINK_CLOSE, start):
+        return draft.think(text, 0, start) if first else start + len(THINK_CLOSE)
+    begin = start + len(THINK_OPEN)
+    leading = first and not draft.calls and not text[:start].strip()
+    if last_close > start:
+        close = text.find(THINK_CLOSE, begin)
+        if leading:
+            return draft.think(text, begin, close)
+        if text.find(CALL_OPEN, begin, close) != -1:
+            draft.problems.append(f"reasoning: calls in {THINK_OPEN} at character {start} are not calls")
+        return close + len(THINK_CLOSE)
+    if leading:
+        draft.problems.append(f"reasoning: {THINK_OPEN} at character {start} is never closed")
+        return len(text)
+    return begin
+
+
+def unwrap(value: str) -> str:
+    """A value without the one newline that wraps it on each side; CRLF when it opens with CRLF."""
+    if value.startswith("\n"):
+        return value[1:-1] if value.endswith("\n") and len(value) > 1 else value[1:]
+    if value.startswith("\r\n"):
+        value = value[2:]
+    if value.endswith("\r\n"):
+        return value[:-2]
+    return value[:-1] if value.endswith("\n") else value
+
+
+def shorten(text: str, width: int = 60) -> str:
+    """A piece of a text for a problem's message, on one line."""
+    return repr(text if len(text) <= width else text[: width - 1] + "…")

@@ -1,0 +1,99 @@
+"""The five fixes, the arms made of them, and the stage in which each acts.
+
+An arm is a set of fixes. Two arms share the work of a stage when the fixes that act there or
+before are the same, and that is exactly when `arm_slug` gives both the same name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stages.core.errors import StageError
+
+PIPELINE = ("convert_data", "audit", "train", "fuse", "quantize", "eval", "report")
+
+
+@dataclass(frozen=True)
+class Fix:
+    """One repair of the set-up."""
+
+    name: str
+    repairs: str
+    stages: tuple[str, ...]
+    off: str
+    on: str
+
+
+FIXES: dict[str, Fix] = {
+    f.name: f
+    for f in (
+        Fix(
+            "json",
+            "flaws 1-3: split <tool_response>, XML calls, two formats mixed",
+            ("convert_data",),
+            "legacy text as it is",
+            "one format: what the target's own template writes",
+        ),
+        Fix(
+            "tools",
+            "flaw 4: no tool definitions",
+            ("convert_data", "eval"),
+            "bare system prompt",
+            "tool schemas and Code Mode instructions in training and evaluation",
+        ),
+        Fix(
+            "eos",
+            "flaw 5: stop token differs from training",
+            ("fuse",),
+            "the base's eos id alone",
+            "what ends an assistant turn in training, in every config file",
+        ),
+        Fix(
+            "parser",
+            "evaluation expects the other model's format",
+            ("eval",),
+            "the source dialect's parser",
+            "the target dialect's parser",
+        ),
+        Fix("six_bit", "5 bits unproven on a dense model", ("quantize",), "5 bits", "6 bits"),
+    )
+}
+
+FixSet = tuple[str, ...]  # names in the order of FIXES, without repeats
+FAIR: FixSet = tuple(FIXES)
+FLAWED: FixSet = ()
+ARMS: dict[str, FixSet] = {"flawed": FLAWED, "fair": FAIR}
+
+
+def parse_fixes(text: str) -> FixSet:
+    """`fair`, `flawed`, or names joined by `,` or `+`. Raises StageError for an unknown name."""
+    if text in ARMS:
+        return ARMS[text]
+    names = {name.strip() for name in text.replace("+", ",").split(",") if name.strip()}
+    unknown = sorted(names - FIXES.keys())
+    if unknown or not names:
+        raise StageError(
+            f"unknown fix {', '.join(unknown) or repr(text)}: use fair, flawed, or any of {', '.join(FIXES)}"
+        )
+    return tuple(name for name in FIXES if name in names)
+
+
+def arm_name(fixes: FixSet) -> str:
+    """`fair`, `flawed`, or the names joined by `+`."""
+    return next((name for name, arm in ARMS.items() if arm == fixes), "+".join(fixes))
+
+
+def fixes_until(fixes: FixSet, stage: str) -> FixSet:
+    """The fixes of an arm that decide the output of `stage`.
+
+    Those that act there or before; for the audit all of them, since its subject is the whole plan.
+    """
+    if stage == "audit":
+        return fixes
+    done = set(PIPELINE[: PIPELINE.index(stage) + 1])
+    return tuple(name for name in fixes if done.intersection(FIXES[name].stages))
+
+
+def arm_slug(fixes: FixSet, stage: str) -> str:
+    """The folder name of an arm's output of a stage, equal for arms that share the work."""
+    return "+".join(fixes_until(fixes, stage)) or "none"

@@ -1,0 +1,50 @@
+"""A preset's model as a local folder: embedded, a path, or from the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stages.core.embedded import build_embedded_model
+from stages.core.errors import StageError
+from stages.core.preset import Preset
+
+EMBEDDED = "bundled:smollm2-135m"
+FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]  # never code
+
+
+def find_model(preset: Preset, artifacts: Path) -> Path:
+    """The folder of the preset's base model; the embedded one is built below `artifacts` once.
+
+    Raises StageError when a hub model is neither cached nor reachable, or a folder is missing.
+    """
+    source = preset.model.source
+    if source == EMBEDDED:
+        folder = artifacts / "models" / "smollm2-135m"
+        build_embedded_model(folder)
+        return folder
+    if source.startswith("bundled:"):
+        raise StageError(f"no embedded model {source.removeprefix('bundled:')!r}: there is smollm2-135m")
+    folder = Path(source).expanduser()
+    if (folder / "config.json").is_file():
+        return folder
+    if folder.is_absolute() or source.count("/") != 1:
+        raise StageError(f"no model folder {source} (a folder with config.json): check model.source or --model")
+    return _find_hub_model(source, preset.name)
+
+
+def _find_hub_model(repository: str, name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=FILES, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return Path(snapshot_download(repository, allow_patterns=FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:80]
+        raise StageError(
+            f"model {name} needs {repository}, which is not in the Hugging Face cache and cannot be fetched "
+            f"({type(error).__name__}: {reason}): fetch it with a network, or pass its folder with --source FOLDER"
+        ) from None

@@ -1,0 +1,176 @@
+"""Presets: one TOML file is one model's whole set-up.
+
+Option names are unique over the sections, so a flag such as `--iters` means the same in every
+command. An unknown or missing key in a file is an error: there are no defaults to forget.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from stages.core.errors import StageError
+
+PRESETS = Path(__file__).parent / "presets"
+TEMPLATES = Path(__file__).parent / "templates"
+OWN_FOLDER = "folder"  # the preset that a bare model folder is run with
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSetup(_Section):
+    """Which model, and how it speaks."""
+
+    source: str = Field(description="hub id, folder, or bundled:NAME for the embedded model")
+    dialect: str = Field(description="tool-call dialect of the model's own chat template")
+    legacy_dialect: str = Field(description="dialect that the flawed arm's parser expects")
+    chat_template: str = Field(description="own, or a template of stages/core/templates for a model that lacks tools")
+    tool_response: Literal["template", "user"] = Field(
+        description="tool results as the template writes them, or as a user turn with a text prefix"
+    )
+    system: str = Field(description="the system prompt, without the tools")
+    billions: float = Field(gt=0, description="parameters in billions, for the estimate of disk and memory")
+    reference: str = Field(description="the preset of the large model to compare with")
+
+
+class TrainSetup(_Section):
+    """LoRA fine-tuning."""
+
+    iters: int = Field(ge=1, description="optimizer steps")
+    batch_size: int = Field(ge=1, description="rows per step")
+    num_layers: int = Field(ge=1, description="layers that get LoRA, counted from the last")
+    learning_rate: float = Field(gt=0, description="peak learning rate")
+    warmup: int = Field(ge=0, description="steps of linear warm-up")
+    schedule: Literal["constant", "cosine", "linear"] = Field(description="learning rate after the warm-up")
+    rank: int = Field(ge=1, description="LoRA rank")
+    scale: float = Field(gt=0, description="LoRA scale")
+    dropout: float = Field(ge=0, lt=1, description="LoRA dropout")
+    lora_keys: tuple[str, ...] = Field(description="modules of a layer that get LoRA; empty: every linear one")
+    max_seq_length: int = Field(ge=16, description="tokens; a longer row is rejected, never cut")
+    save_every: int = Field(ge=1, description="steps between checkpoints")
+    eval_every: int = Field(ge=1, description="steps between validations")
+    grad_checkpoint: bool = Field(description="trade compute for memory in the backward pass")
+
+
+class QuantizeSetup(_Section):
+    """Quantization of the fused model."""
+
+    bits: Literal[3, 4, 5, 6, 8] = Field(description="bits of the fix six_bit")
+    legacy_bits: Literal[3, 4, 5, 6, 8] = Field(description="bits without the fix six_bit")
+    group_size: Literal[32, 64, 128] = Field(description="weights that share a scale")
+
+
+class EvalSetup(_Section):
+    """Evaluation."""
+
+    suites: tuple[str, ...] = Field(min_length=1, description="names under datasets/suites, or .json paths")
+    max_tokens: int = Field(ge=1, description="limit of a reply; reaching it counts as runaway")
+    completion_batch: int = Field(ge=1, description="queries answered at the same time")
+
+    @field_validator("suites")
+    @classmethod
+    def _distinct(cls, suites: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(suites)) != len(suites):
+            raise ValueError("a suite is named twice")
+        return suites
+
+
+class Preset(_Section):
+    """One model's whole set-up; `name` is the file's name and the folder of its artifacts."""
+
+    name: str
+    title: str = Field(description="how reports call the model")
+    arms: tuple[str, ...] = Field(min_length=1, description="arms that retest_fair runs unless --arms says otherwise")
+    model: ModelSetup
+    train: TrainSetup
+    quantize: QuantizeSetup
+    eval: EvalSetup
+
+
+SECTIONS: dict[str, type[_Section]] = {
+    "model": ModelSetup,
+    "train": TrainSetup,
+    "quantize": QuantizeSetup,
+    "eval": EvalSetup,
+}
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the project."""
+    return sorted(p.stem for p in PRESETS.glob("*.toml") if p.stem != OWN_FOLDER)
+
+
+def load_preset(model: str, overrides: Mapping[str, Any] | None = None) -> Preset:
+    """The set-up for `--model`: a preset's name, a TOML file, or a model folder.
+
+    `overrides` maps option names to values and wins over the file. Raises StageError in one line
+    for an unknown preset, and for an unknown, missing or unusable key.
+    """
+    path, extra = _find_preset(model)
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StageError(f"preset {path} is not valid TOML: {error}") from None
+    data["name"] = path.stem
+    data.update({k: v for k, v in extra.items() if k != "model"})
+    if isinstance(data.get("model"), dict):
+        data["model"] |= extra.get("model", {})
+    for option, value in (overrides or {}).items():
+        section = section_of(option)
+        if not isinstance(data.get(section), dict):
+            raise StageError(f"preset {path} has no section [{section}]")
+        data[section][option] = value
+    try:
+        return Preset.model_validate(data)
+    except ValidationError as error:
+        raise StageError(f"preset {path.name}: {_first_problem(error)}") from None
+
+
+def section_of(option: str) -> str:
+    """The section in which an option lives. Raises StageError for an unknown one."""
+    for section, setup in SECTIONS.items():
+        if option in setup.model_fields:
+            return section
+    raise StageError(f"no option {option!r} in any section of a preset")
+
+
+def option_type(annotation: Any) -> type:
+    """The Python type that a flag for this field parses: int, float, bool or str."""
+    if get_origin(annotation) is Literal:
+        return type(get_args(annotation)[0])
+    if get_origin(annotation) is tuple:
+        return tuple
+    return annotation if isinstance(annotation, type) else str
+
+
+def _find_preset(model: str) -> tuple[Path, dict[str, Any]]:
+    """The TOML file for `--model`, and what a bare model folder adds to it."""
+    if model in preset_names():
+        return PRESETS / f"{model}.toml", {}
+    path = Path(model).expanduser()
+    if path.suffix == ".toml":
+        if path.is_file():
+            return path, {}
+        raise StageError(f"no preset file {model}: check the path")
+    if (path / "config.json").is_file():
+        name = path.resolve().name
+        own = {"name": name, "title": name, "model": {"source": str(path.resolve())}}
+        return PRESETS / f"{OWN_FOLDER}.toml", own
+    if path.is_dir():
+        raise StageError(f"{model} has no config.json: --model takes a model folder, a .toml file or a preset")
+    raise StageError(
+        f"unknown model {model!r}: use one of {', '.join(preset_names())}, a .toml file or a model folder"
+    )
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    reason = {"missing": "this key is missing", "extra_forbidden": "no such key"}.get(first["type"], first["msg"])
+    return f"{where}: {reason}"

@@ -1,0 +1,116 @@
+"""What a user sees while work goes on: lines, bars, and one log file per run."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+import orjson
+import psutil
+from tqdm import tqdm
+
+LOG_VARIABLE = "FAIR_RETEST_LOG"  # set for the stages of one retest, so that they share its log
+LINE_EVERY = 15.0  # seconds between progress lines where there is no terminal
+MEMORY_EVERY = 2.0  # seconds between memory samples
+
+_stream: TextIO = sys.stdout
+
+
+def talk_on(stream: TextIO) -> None:
+    """Choose the stream for lines and bars."""
+    global _stream
+    _stream = stream
+
+
+def say(text: str) -> None:
+    """Print one line above any bar."""
+    tqdm.write(text, file=_stream)
+    _stream.flush()
+
+
+class Bar:
+    """A progress bar on a terminal, and a line now and then anywhere else."""
+
+    def __init__(self, label: str, total: int, unit: str, done: int = 0) -> None:
+        self._live = _stream.isatty()
+        self._next_line = time.monotonic() + LINE_EVERY
+        self._tqdm = tqdm(
+            total=total, initial=done, desc=f"  {label}", unit=unit, file=_stream, disable=not self._live, leave=False
+        )
+        self._label, self._total, self._done, self._unit = label, total, done, unit
+        self._first, self._started = done, time.monotonic()
+
+    def advance(self, by: int = 1, note: str = "") -> None:
+        """Count `by` more units; `note` is shown behind the bar."""
+        self._done += by
+        if self._live:
+            self._tqdm.set_postfix_str(note, refresh=False)
+            self._tqdm.update(by)
+        elif time.monotonic() >= self._next_line and self._done < self._total:
+            rate = (self._done - self._first) / (time.monotonic() - self._started)
+            left = (self._total - self._done) / rate
+            say(f"  {self._label} {self._done}/{self._total} {self._unit}, {left:.0f} s left {note}".rstrip())
+            self._next_line = time.monotonic() + LINE_EVERY
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._tqdm.close()
+
+
+@contextmanager
+def bar(label: str, total: int, unit: str, done: int = 0) -> Iterator[Bar]:
+    """A bar for the block."""
+    shown = Bar(label, total, unit, done)
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+@contextmanager
+def run_log(stage: str, folder: Path, **about: Any) -> Iterator[dict[str, Any]]:
+    """Log the stage's start, its memory over time and its end, with its duration.
+
+    The file is the one that FAIR_RETEST_LOG names, else a new one below `folder`. What the block
+    puts into the mapping is logged with the end.
+    """
+    path = Path(os.environ.get(LOG_VARIABLE) or new_log_file(folder, stage))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stop, notes, started = threading.Event(), {"ok": False}, time.perf_counter()
+    sampler = threading.Thread(target=_sample_memory, args=(path, stage, stop), daemon=True)
+    write_log(path, stage, "start", **about)
+    sampler.start()
+    try:
+        yield notes
+        notes["ok"] = True
+    finally:
+        stop.set()
+        sampler.join()
+        write_log(path, stage, "end", seconds=round(time.perf_counter() - started, 3), **notes)
+
+
+def new_log_file(folder: Path, name: str) -> Path:
+    """A log file named after the moment and the command."""
+    return folder / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name}.jsonl"
+
+
+def write_log(path: Path, stage: str, event: str, **facts: Any) -> None:
+    """Append one event as a JSON line."""
+    line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "stage": stage, "event": event, **facts}
+    with path.open("ab") as file:
+        file.write(orjson.dumps(line, default=str) + b"\n")
+
+
+def _sample_memory(path: Path, stage: str, stop: threading.Event) -> None:
+    process = psutil.Process()
+    while True:
+        write_log(path, stage, "memory", rss_gb=round(process.memory_info().rss / 1e9, 3))
+        if stop.wait(MEMORY_EVERY):
+            return

@@ -1,0 +1,237 @@
+"""The schema of every JSON file that crosses a stage boundary."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stages.core.errors import StageError
+
+SCHEMA_VERSION = 1
+
+
+class Record(BaseModel):
+    """A JSON file with a known shape: an unknown or missing key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
+class Recipe(Record):
+    """What decides the content of an artifact."""
+
+    schema_version: int = SCHEMA_VERSION
+    stage: str = Field(description="the stage that makes it")
+    settings: dict[str, Any] = Field(description="the resolved settings that the stage uses")
+    inputs: dict[str, str] = Field(description="fingerprint of every input, by its role")
+
+
+class Manifest(Record):
+    """The last file written into an artifact."""
+
+    recipe: Recipe
+    content: str = Field(description="SHA-256 over the artifact's files")
+    created: str = Field(description="UTC, ISO 8601")
+    seconds: float = Field(description="wall time of the stage")
+    peak_memory_gb: float = Field(description="highest resident memory of the process, 1e9 bytes")
+    platform: str
+    packages: dict[str, str] = Field(description="versions that decide a result")
+    commit: str = Field(description="commit of the code, with + when files differed")
+    facts: dict[str, Any] = Field(description="what the stage found out, such as stop ids")
+
+
+class Finding(Record):
+    """One thing that the audit found."""
+
+    check: str = Field(description="the check's name, such as mixed_dialects")
+    severity: Literal["critical", "warning", "info"]
+    place: Literal["data", "tokenizer", "template", "config", "plan"]
+    flaw: int | None = Field(None, description="number of the published flaw, 1 to 5, where it is one")
+    message: str = Field(description="what is wrong, with the count")
+    count: int = Field(description="rows or files concerned")
+    total: int = Field(description="of how many")
+    fix: str = Field(description="what to do, in one line")
+    examples: list[str] = Field(default_factory=list, description="file:line, or a short excerpt")
+
+
+class AuditReport(Record):
+    """The audit of one arm's set-up, before any training."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: str
+    arm: str
+    checks: list[str] = Field(description="every check that ran, found something or not")
+    findings: list[Finding]
+
+    @property
+    def critical(self) -> list[Finding]:
+        """The findings that make any verdict inconclusive."""
+        return [f for f in self.findings if f.severity == "critical"]
+
+
+class LossPoint(Record):
+    """One line of a training log."""
+
+    step: int = Field(description="optimizer steps done")
+    kind: Literal["train", "valid"]
+    loss: float = Field(description="mean cross-entropy per supervised token, in nats")
+    learning_rate: float | None = None
+    tokens_per_second: float | None = Field(None, description="tokens of the rows, padding left out")
+    seconds: float = Field(description="since the start of the run, earlier parts included")
+
+
+class Reply(Record):
+    """One raw answer of a model. Scoring reads these again and needs no model."""
+
+    id: str = Field(description="the query's id")
+    text: str = Field(description="the reply without its stop token, special tokens kept as text")
+    tokens: int = Field(description="tokens generated, the stop token included")
+    finish: Literal["stop", "length"] = Field(description="length: hit the token limit, a runaway reply")
+    seconds: float = Field(description="from the start of the run until this reply was finished")
+
+
+class Parsed(Record):
+    """One reading of a reply, strict (one dialect) or lenient (any dialect)."""
+
+    dialect: str | None = Field(description="the dialect found, None without a call")
+    calls: list[dict[str, Any]] = Field(description="name and arguments of each call")
+    problems: list[str]
+    decision: bool = Field(description="tool or direct, as the query wants")
+    tool: bool | None = Field(description="an accepted function was called; None for direct queries")
+    arguments: bool | None = Field(description="its arguments match as well; None for direct queries")
+
+
+class Score(Record):
+    """The scores of one reply."""
+
+    id: str
+    category: str
+    kind: Literal["tool", "direct"]
+    strict: Parsed
+    lenient: Parsed
+    clean: bool | None = Field(description="what looks like a call parses strictly; None when nothing does")
+    runaway: bool
+
+
+class Timing(Record):
+    """What the run cost, measured in the same way for every model."""
+
+    load_seconds: float | None = Field(description="loading the model")
+    seconds_per_query: float | None = Field(description="generation time over the number of queries")
+    tokens_per_second: float | None = Field(description="generated tokens over the generation time")
+    generated_tokens: int | None = None
+    peak_memory_gb: float | None = Field(description="highest resident or device memory, 1e9 bytes")
+    disk_gb: float | None = Field(description="size of the model folder, 1e9 bytes")
+
+
+class Rate(Record):
+    """A count out of a total."""
+
+    k: int = Field(ge=0)
+    n: int = Field(ge=1)
+
+    @property
+    def value(self) -> float:
+        """k / n."""
+        return self.k / self.n
+
+
+class EvalSummary(Record):
+    """The result of one model, arm and suite."""
+
+    schema_version: int = SCHEMA_VERSION
+    scorer_version: int = Field(description="raised by every change of the rules that can change a score")
+    model: str = Field(description="the preset's name")
+    title: str
+    arm: str
+    seed: int
+    suite: str
+    suite_version: int
+    dialect: str = Field(description="dialect of the strict parser")
+    source: Literal["measured", "recorded"] = "measured"
+    decision: Rate = Field(description="tool or direct decided right, strict")
+    decision_lenient: Rate | None = None
+    tool_queries: Rate | None = Field(None, description="decision on tool queries, strict")
+    direct_queries: Rate | None = Field(None, description="decision on direct queries, strict")
+    right_tool: Rate | None = Field(None, description="an accepted function called, of the tool queries, strict")
+    right_tool_lenient: Rate | None = None
+    right_arguments: Rate | None = Field(None, description="function and arguments right, strict")
+    right_arguments_lenient: Rate | None = None
+    clean_calls: Rate | None = Field(None, description="replies with a call that parse strictly")
+    runaway: Rate | None = Field(None, description="replies that hit the token limit")
+    by_category: dict[str, Rate] = Field(default_factory=dict, description="decision per category, strict")
+    timing: Timing
+
+
+def write_record(path: Path, record: BaseModel) -> None:
+    """Write a record as JSON, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(orjson.dumps(record.model_dump(mode="json"), option=orjson.OPT_INDENT_2) + b"\n")
+    os.replace(partial, path)
+
+
+def read_record(path: Path, kind: type[R]) -> R:
+    """Read a record. Raises StageError when the file is missing or not of this kind."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise StageError(f"no file {path}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StageError(f"{path} is not a valid {kind.__name__} at {where or 'top'}: {first['msg']}") from None
+
+
+def write_lines(path: Path, records: list[R]) -> None:
+    """Write records as JSON lines."""
+    path.write_bytes(b"".join(orjson.dumps(r.model_dump(mode="json")) + b"\n" for r in records))
+
+
+def read_lines(path: Path, kind: type[R]) -> list[R]:
+    """Read JSON lines. Raises StageError naming the line that is not of this kind."""
+    records = []
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        raise StageError(f"no file {path}") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(kind.model_validate_json(line))
+        except ValidationError as error:
+            raise StageError(f"{path}:{number} is not a valid {kind.__name__}: {error.errors()[0]['msg']}") from None
+    return records
+
+
+Answer = Literal["use small", "split", "stay with large", "inconclusive"]
+Cause = Literal["flawed set-up", "too few queries", "no comparable reference"]
+
+
+class Verdict(Record):
+    """What a report concludes; the ratio is the candidate's decision rate over the reference's."""
+
+    schema_version: int = SCHEMA_VERSION
+    report: str = Field(description="the report's name, reports/NAME.md")
+    candidate: str = Field(description="title of the small model")
+    arm: str
+    seed: int | None = Field(description="None where it was not published")
+    reference: str | None = Field(description="title of the large model, None when nothing was comparable")
+    reference_source: Literal["measured", "recorded"] | None
+    suite: str = Field(description="the suite that decides: the comparable one with the most queries")
+    suite_version: int
+    candidate_decision: Rate
+    reference_decision: Rate | None
+    ratio: float | None = Field(description="point estimate; None without a reference or when its rate is 0")
+    ratio_low: float | None = Field(description="95 % score interval of the ratio, lower limit")
+    ratio_high: float | None = Field(description="upper limit; None where there is none")
+    point_answer: Answer | None = Field(description="the rule applied to the point estimate")
+    supported_answer: Answer = Field(description="what the evidence supports")
+    cause: Cause | None = Field(description="why inconclusive, None for a clear answer")
+    reasons: list[str] = Field(description="what led to the supported answer, one sentence each")
+    queries_needed: int | None = Field(description="estimate, per model, where more queries would decide")
+    queries_note: str = Field(description="how the estimate was made, or why there is none")

@@ -1,0 +1,107 @@
+"""Rows as the target's own chat template writes them, and which tokens are the assistant's.
+
+The spans are found in the text that is trained on, never by counting tokens of a shorter render:
+some templates rewrite earlier turns, and a tokenizer may merge across a cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stages.core.errors import StageError
+from stages.core.tokenizer import Tokenizer
+
+_PROBE = [
+    {"role": "system", "content": "s0"},
+    {"role": "user", "content": "u1"},
+    {"role": "assistant", "content": "a1"},
+    {"role": "user", "content": "u2"},
+    {"role": "assistant", "content": "a2"},
+]
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How a template opens and closes an assistant's turn, as text."""
+
+    opening: str
+    closing: str
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One row as tokens; `supervised[i]` says whether token i is the assistant's."""
+
+    tokens: list[int]
+    supervised: list[bool]
+
+
+def render_row(row: Mapping[str, Any], tokenizer: Tokenizer, *, prompt: bool = False) -> str:
+    """The text of a row. A `{"text"}` row is already text; `prompt` opens the assistant's turn."""
+    if "text" in row:
+        return str(row["text"])
+    text: str = tokenizer.apply_chat_template(
+        row["messages"], tools=row.get("tools") or None, tokenize=False, add_generation_prompt=prompt
+    )
+    return text
+
+
+def encode_text(text: str, tokenizer: Tokenizer) -> list[int]:
+    """Token ids of rendered text; nothing is added, since the template has written it all."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def find_turns(tokenizer: Tokenizer) -> Turns:
+    """Learn from the template itself how an assistant's turn opens and closes.
+
+    Raises StageError when the template writes no generation prompt or no end of turn.
+    """
+    asked = tokenizer.apply_chat_template(_PROBE[:2], tokenize=False)
+    prompted = tokenizer.apply_chat_template(_PROBE[:2], tokenize=False, add_generation_prompt=True)
+    answered = tokenizer.apply_chat_template(_PROBE, tokenize=False)
+    opening = prompted[len(asked) :] if prompted.startswith(asked) else ""
+    after_last = answered.rsplit("a2", 1)[-1]
+    after_first = answered.split("a1", 1)[-1] if "a1" in answered else ""
+    closing = _common_prefix(after_last, after_first).rstrip("\n") or after_last.rstrip("\n")
+    if not opening or not closing:
+        raise StageError("the chat template marks no start or no end of an assistant's turn: pass another template")
+    return Turns(opening, closing)
+
+
+def encode_row(row: Mapping[str, Any], tokenizer: Tokenizer, turns: Turns) -> Encoded:
+    """Tokens of a row, supervised where the assistant speaks: its words, its calls, its end token."""
+    text = render_row(row, tokenizer).rstrip("\n")
+    spans = assistant_spans(text, turns)
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    supervised, span = [], 0
+    for start, end in encoding["offset_mapping"]:
+        while span < len(spans) and start >= spans[span][1]:
+            span += 1
+        supervised.append(span < len(spans) and spans[span][0] <= start and end > start)
+    return Encoded(list(encoding["input_ids"]), supervised)
+
+
+def assistant_spans(text: str, turns: Turns) -> list[tuple[int, int]]:
+    """Character ranges of the assistant's turns, each with its closing mark."""
+    spans, at = [], 0
+    while (found := text.find(turns.opening, at)) >= 0:
+        start = found + len(turns.opening)
+        end = text.find(turns.closing, start)
+        at = len(text) if end < 0 else end + len(turns.closing)
+        spans.append((start, at))
+    return spans
+
+
+def stop_ids(tokenizer: Tokenizer, turns: Turns) -> list[int]:
+    """The ids that end an assistant's turn in training data: the first token of the closing mark."""
+    return encode_text(turns.closing, tokenizer)[:1]
+
+
+def _common_prefix(a: str, b: str) -> str:
+    length = 0
+    while length < min(len(a), len(b)) and a[length] == b[length]:
+        length += 1
+    return a[:length]

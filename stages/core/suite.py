@@ -1,0 +1,96 @@
+"""Query suites: what is asked, and which calls count as right.
+
+A suite is one JSON file: `{"name", "version", "description", "queries": [...]}`. A comparison is
+only made between results of the same suite name and version.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stages.core.errors import StageError
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Matcher(_Record):
+    """What one argument must be. Exactly one of the fields is given."""
+
+    exact: str | None = Field(None, description="equal, character for character")
+    path: str | None = Field(None, description="the same path: ./a, a and a/ are equal")
+    contains: tuple[str, ...] | None = Field(None, description="holds all of these texts")
+    regex: str | None = Field(None, description="the pattern is found in it")
+    any_of: tuple[Matcher, ...] | None = Field(None, description="at least one of these matches")
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Matcher:
+        if len(self.model_fields_set) != 1:
+            raise ValueError("a matcher has exactly one of exact, path, contains, regex, any_of")
+        return self
+
+
+class Expected(_Record):
+    """One accepted call: a Code Mode function and a matcher for each argument that matters."""
+
+    function: str = Field(description="such as typecheck")
+    arguments: dict[str, Matcher] = Field(
+        default_factory=dict, description="by parameter name; an argument not named here may be anything"
+    )
+
+
+class Query(_Record):
+    """One question to the model."""
+
+    id: str = Field(description="unique in the suite")
+    category: str = Field(description="typecheck, ruff_check, …, concept, comparison, best_practice")
+    kind: Literal["tool", "direct"] = Field(description="whether a tool must be called")
+    query: str = Field(description="the user's text")
+    accept: tuple[Expected, ...] = Field((), description="accepted calls; any one of them is right")
+    terms: tuple[str, ...] = Field((), description="words of which a direct answer uses at least one")
+
+    @model_validator(mode="after")
+    def _kind_fits(self) -> Query:
+        if (self.kind == "tool") != bool(self.accept):
+            raise ValueError(f"query {self.id}: a tool query has accepted calls, a direct one has none")
+        return self
+
+
+class Suite(_Record):
+    """A versioned set of queries."""
+
+    name: str = Field(description="such as core20")
+    version: int = Field(description="raised by every change that can change a score")
+    description: str = Field(description="what it measures, in a sentence")
+    queries: tuple[Query, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _unique_ids(self) -> Suite:
+        ids = [q.id for q in self.queries]
+        if len(set(ids)) != len(ids):
+            raise ValueError("two queries have the same id")
+        return self
+
+
+SUITES = Path(__file__).resolve().parents[2] / "datasets" / "suites"
+
+
+def load_suite(name: str) -> Suite:
+    """A suite by its name under `datasets/suites`, or by the path of a JSON file.
+
+    Raises StageError when there is none or it is not well formed.
+    """
+    path = Path(name) if name.endswith(".json") else SUITES / f"{name}.json"
+    try:
+        return Suite.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        known = ", ".join(sorted(p.stem for p in SUITES.glob("*.json")))
+        raise StageError(f"no suite {name!r}: use one of {known}, or the path of a .json file") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise StageError(f"suite {path} is not valid at {where or 'top'}: {first['msg']}") from None

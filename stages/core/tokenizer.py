@@ -1,0 +1,44 @@
+"""The target's tokenizer with the chat template that the preset names."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from stages.core.errors import StageError
+from stages.core.preset import TEMPLATES, ModelSetup
+
+Tokenizer = Any  # transformers' fast tokenizers have no usable static type
+
+
+def load_tokenizer(folder: Path, setup: ModelSetup | None = None) -> Tokenizer:
+    """The tokenizer of a model folder; with `setup`, its chat template unless that says `own`.
+
+    Raises StageError when there is no template or no fast tokenizer, since spans need offsets.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    if not tokenizer.is_fast:
+        raise StageError(f"{folder} has no tokenizer.json: convert it to a fast tokenizer first")
+    if setup is not None and setup.chat_template != "own":
+        tokenizer.chat_template = read_template(setup.chat_template)
+    if not tokenizer.chat_template:
+        raise StageError(f"{folder} has no chat template: name one with --chat-template (such as chatml_hermes)")
+    return tokenizer
+
+
+def read_template(name: str) -> str:
+    """The text of a template of `stages/core/templates`, or of a .jinja file."""
+    path = Path(name) if name.endswith(".jinja") else TEMPLATES / f"{name}.jinja"
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError:
+        known = ", ".join(sorted(p.stem for p in TEMPLATES.glob("*.jinja")))
+        raise StageError(f"no chat template {name!r}: use own, {known}, or the path of a .jinja file") from None
+
+
+def template_hash(tokenizer: Tokenizer) -> str:
+    """SHA-256 of the chat template, the first 16 hex digits."""
+    return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()[:16]

@@ -1,0 +1,22 @@
+"""Command line of eval."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from stages import eval as package
+from stages.core.blas import ensure_fast_blas
+from stages.core.cli import artifacts_root, run_stage
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the options and evaluate."""
+    from stages.eval.stage import evaluate
+
+    return run_stage("eval", package.__doc__, evaluate, argv, sections=("eval",))
+
+
+if __name__ == "__main__":
+    print(ensure_fast_blas(artifacts_root() / "blas"))
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""The stage: every suite of the plan, one artifact each."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from stages.core import progress
+from stages.core.artifact import build_artifact, fingerprint_json, fingerprint_model, is_current, read_manifest
+from stages.core.cli import Options, Outcome
+from stages.core.compute import device_peak_gb
+from stages.core.errors import StageError
+from stages.core.platform import folder_size_gb, peak_memory_gb, require_disk
+from stages.core.prompts import offered_tools, query_row, system_message
+from stages.core.records import EvalSummary, Rate, Recipe, Reply, Score, Timing, read_lines, write_lines, write_record
+from stages.core.suite import Suite, load_suite
+from stages.eval.generate import Engine
+from stages.eval.score import SCORER_VERSION, rate, rates_by_category, score_replies
+
+
+def evaluate(options: Options) -> Outcome:
+    """Evaluate one arm's model on every suite of its preset."""
+    run = _Run(options)
+    place = options.output("eval")
+    current, lines = True, []
+    for suite in [load_suite(name) for name in options.preset.eval.suites]:
+        target, recipe = place / suite.name, run.recipe(suite)
+        if not is_current(target, recipe, force=options.force):
+            current = False
+            require_disk(target, 0.01, "the replies")
+            with build_artifact(target, recipe) as build:
+                summary = run.evaluate(suite, build.folder)
+                build.facts |= {"generation": run.generation(suite)}
+        else:
+            summary = EvalSummary.model_validate_json((target / "summary.json").read_bytes())
+        lines.append(_line(summary))
+    return Outcome(place, up_to_date=current, lines=tuple(lines))
+
+
+class _Run:
+    """One model under evaluation; it is loaded when the first reply is needed."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.folder = options.input("quantize")
+        manifest = read_manifest(self.folder)
+        if manifest is not None:
+            self.content = manifest.content
+        elif (self.folder / "config.json").is_file():
+            self.content = fingerprint_model(self.folder)
+        else:
+            raise StageError(f"no model in {self.folder}: run {options.command('quantize')}")
+        setup = options.preset.model
+        self.dialect = setup.dialect if "parser" in options.fixes else setup.legacy_dialect
+        self._engine: Engine | None = None
+
+    def generation(self, suite: Suite) -> str:
+        """Fingerprint of all that decides the raw replies; parser and scorer are not part of it."""
+        setup, fixes = self.options.preset.model, self.options.fixes
+        return fingerprint_json(
+            {
+                "model": self.content,
+                "system": system_message(setup, fixes).content,
+                "tools": [tool.to_json() for tool in offered_tools(fixes)],
+                "queries": [[query.id, query.query] for query in suite.queries],
+                "max_tokens": self.options.preset.eval.max_tokens,
+            }
+        )
+
+    def recipe(self, suite: Suite) -> Recipe:
+        """What decides the result on a suite."""
+        return Recipe(
+            stage="eval",
+            settings={
+                "fixes": list(self.options.fixes),
+                "suite": suite.name,
+                "suite_version": suite.version,
+                "scorer_version": SCORER_VERSION,
+                "dialect": self.dialect,
+                "max_tokens": self.options.preset.eval.max_tokens,
+            },
+            inputs={"model": self.content, "suite": fingerprint_json(suite.model_dump(mode="json"))},
+        )
+
+    def evaluate(self, suite: Suite, folder: Path) -> EvalSummary:
+        """Replies, scores and summary of one suite, written into `folder`."""
+        replies, timing = self._earlier_replies(suite) or self._new_replies(suite)
+        scores = score_replies(suite, replies, self.dialect)
+        summary = self._summarize(suite, scores, timing)
+        write_lines(folder / "replies.jsonl", replies)
+        write_lines(folder / "scores.jsonl", scores)
+        write_record(folder / "summary.json", summary)
+        return summary
+
+    def _earlier_replies(self, suite: Suite) -> tuple[list[Reply], Timing] | None:
+        """The replies of another arm that asked the same model the same, if there are any."""
+        if self.options.force:
+            return None
+        wanted = self.generation(suite)
+        for manifest_path in sorted(self.options.place("eval").parents[1].glob(f"*/*/{suite.name}/manifest.json")):
+            folder = manifest_path.parent
+            manifest = read_manifest(folder)
+            if manifest is not None and manifest.facts.get("generation") == wanted:
+                progress.say(f"  {suite.name}: the replies in {folder} are scored again")
+                summary = EvalSummary.model_validate_json((folder / "summary.json").read_bytes())
+                return read_lines(folder / "replies.jsonl", Reply), summary.timing
+        return None
+
+    def _new_replies(self, suite: Suite) -> tuple[list[Reply], Timing]:
+        if self._engine is None:
+            self._engine = Engine.load(self.folder)
+        setup, fixes = self.options.preset.model, self.options.fixes
+        rows: list[dict[str, Any]] = [query_row(query.query, setup, fixes) for query in suite.queries]
+        started = time.perf_counter()
+        ids = [query.id for query in suite.queries]
+        replies = self._engine.answer(rows, ids, self.options.preset.eval, suite.name)
+        seconds = time.perf_counter() - started
+        generated = sum(reply.tokens for reply in replies)
+        return replies, Timing(
+            load_seconds=round(self._engine.load_seconds, 3),
+            seconds_per_query=round(seconds / len(replies), 4),
+            tokens_per_second=round(generated / seconds, 2),
+            generated_tokens=generated,
+            peak_memory_gb=max(peak_memory_gb(), device_peak_gb()),
+            disk_gb=folder_size_gb(self.folder),
+        )
+
+    def _summarize(self, suite: Suite, scores: list[Score], timing: Timing) -> EvalSummary:
+        options = self.options
+        decision = rate(s.strict.decision for s in scores)
+        assert decision is not None  # a suite has at least one query
+        return EvalSummary(
+            scorer_version=SCORER_VERSION,
+            model=options.preset.name,
+            title=options.preset.title,
+            arm=options.arm,
+            seed=options.seed,
+            suite=suite.name,
+            suite_version=suite.version,
+            dialect=self.dialect,
+            decision=decision,
+            decision_lenient=rate(s.lenient.decision for s in scores),
+            tool_queries=rate(s.strict.decision for s in scores if s.kind == "tool"),
+            direct_queries=rate(s.strict.decision for s in scores if s.kind == "direct"),
+            right_tool=rate(s.strict.tool for s in scores),
+            right_tool_lenient=rate(s.lenient.tool for s in scores),
+            right_arguments=rate(s.strict.arguments for s in scores),
+            right_arguments_lenient=rate(s.lenient.arguments for s in scores),
+            clean_calls=rate(s.clean for s in scores),
+            runaway=rate(s.runaway for s in scores),
+            by_category=rates_by_category(scores),
+            timing=timing,
+        )
+
+
+def _line(summary: EvalSummary) -> str:
+    shown: dict[str, Rate | None] = {
+        "decision": summary.decision,
+        "right tool": summary.right_tool,
+        "arguments": summary.right_arguments,
+        "clean calls": summary.clean_calls,
+        "runaway": summary.runaway,
+    }
+    words = [f"{name} {r.k}/{r.n} ({r.value:.0%})" for name, r in shown.items() if r is not None]
+    return f"{summary.suite}: {', '.join(words)}; {summary.timing.seconds_per_query:.2f} s a query"

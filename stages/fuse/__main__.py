@@ -1,0 +1,22 @@
+"""Command line of fuse."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from stages import fuse as package
+from stages.core.blas import ensure_fast_blas
+from stages.core.cli import artifacts_root, run_stage
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the options and fuse."""
+    from stages.fuse.stage import fuse
+
+    return run_stage("fuse", package.__doc__, fuse, argv)
+
+
+if __name__ == "__main__":
+    print(ensure_fast_blas(artifacts_root() / "blas"))
+    sys.exit(main())

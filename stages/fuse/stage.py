@@ -1,0 +1,111 @@
+"""The stage: adapter and base model to one model folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_unflatten
+from mlx_lm.tuner.utils import load_adapters
+from mlx_lm.utils import dequantize_model, save_config, save_model
+
+from stages.core import progress
+from stages.core.artifact import build_artifact, fingerprint_model, is_current, read_manifest, require_artifact
+from stages.core.cli import Options, Outcome, artifacts_root
+from stages.core.compute import Model, load_model
+from stages.core.errors import StageError
+from stages.core.fixes import fixes_until
+from stages.core.models import find_model
+from stages.core.platform import require_disk
+from stages.core.records import Recipe
+from stages.core.render import find_turns, stop_ids
+from stages.core.tokenizer import load_tokenizer, template_hash
+
+TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "added_tokens.json", "*.jinja")
+
+
+def fuse(options: Options) -> Outcome:
+    """Fuse one arm's adapter."""
+    adapter, target = options.input("train"), options.output("fuse")
+    trained = require_artifact(adapter, "train", options.command("train"))
+    base = find_model(options.preset, artifacts_root())
+    recipe = Recipe(
+        stage="fuse",
+        settings={"fixes": list(fixes_until(options.fixes, "fuse")), "chat_template": options.preset.model.chat_template},
+        inputs={"adapter": trained.content, "model": fingerprint_model(base)},
+    )
+    if is_current(target, recipe, force=options.force):
+        manifest = read_manifest(target)
+        return Outcome(target, up_to_date=True, facts=dict(manifest.facts) if manifest else {})
+    require_disk(target, options.preset.model.billions * 2.1 + 0.02, "the fused model")
+    tokenizer = load_tokenizer(base, options.preset.model)
+    model, config = load_model(base)
+    stops = choose_stop_ids(config, stop_ids(tokenizer, find_turns(tokenizer)), fixed="eos" in options.fixes)
+    progress.say(f"  stop tokens: {', '.join(f'{i} {tokenizer.convert_ids_to_tokens(i)}' for i in stops)}")
+    model = fuse_adapter(model, adapter)
+    model.set_dtype(stored_dtype(base))
+    with build_artifact(target, recipe) as build:
+        save_model(build.folder, model, donate_model=True)
+        write_configs(build.folder, base, config, stops)
+        write_tokenizer(build.folder, base, tokenizer, stops)
+        build.facts |= {"stop_ids": stops, "template": template_hash(tokenizer)}
+    return Outcome(target, facts=build.facts)
+
+
+def fuse_adapter(model: Model, adapter: Path) -> Model:
+    """The model with every LoRA layer replaced by one linear layer that holds its sum."""
+    try:
+        model = load_adapters(model, str(adapter))
+    except (ValueError, FileNotFoundError, KeyError) as error:
+        raise StageError(f"{adapter} does not fit this model: {' '.join(str(error).split())[:160]}") from None
+    fused = [(name, m.fuse(dequantize=True)) for name, m in model.named_modules() if hasattr(m, "fuse")]
+    model.update_modules(tree_unflatten(fused))
+    return dequantize_model(model)
+
+
+def choose_stop_ids(config: dict[str, Any], turn_ends: list[int], *, fixed: bool) -> list[int]:
+    """The ids at which the fused model stops.
+
+    Fixed: what ends a turn in training first, then the base's own. Not fixed: the base's id alone.
+    """
+    eos = config.get("eos_token_id")
+    own = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    return list(dict.fromkeys([*turn_ends, *own])) if fixed else own[:1]
+
+
+def stored_dtype(folder: Path) -> mx.Dtype:
+    """The floating type in which a model folder keeps its scales, or its weights when not quantized."""
+    weights = {name: array for path in sorted(folder.glob("*.safetensors")) for name, array in mx.load(str(path)).items()}
+    scales = [a.dtype for name, a in weights.items() if name.endswith(".scales")]
+    floats = [a.dtype for a in weights.values() if a.dtype in (mx.float16, mx.bfloat16, mx.float32)]
+    return (scales or floats)[0]
+
+
+def write_configs(folder: Path, base: Path, config: dict[str, Any], stops: list[int]) -> None:
+    """`config.json` without the base's quantization and `generation_config.json`, with the stop ids."""
+    fused = {k: v for k, v in config.items() if k not in ("quantization", "quantization_config")}
+    save_config(fused | {"eos_token_id": stops}, folder / "config.json")
+    source = base / "generation_config.json"
+    generation = json.loads(source.read_text("utf-8")) if source.is_file() else {}
+    _write_json(folder / "generation_config.json", generation | {"eos_token_id": stops})
+
+
+def write_tokenizer(folder: Path, base: Path, tokenizer: Any, stops: list[int]) -> None:
+    """The base's tokenizer files with the chat template that was trained on and the stop token."""
+    for pattern in TOKENIZER_FILES:
+        for path in base.glob(pattern):
+            shutil.copyfile(path, folder / path.name)
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    settings["chat_template"] = tokenizer.chat_template
+    if stops:
+        settings["eos_token"] = tokenizer.convert_ids_to_tokens(stops[0])
+    _write_json(path, settings)
+    (folder / "chat_template.jinja").write_text(tokenizer.chat_template, "utf-8")
+
+
+def _write_json(path: Path, data: Any) -> None:
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -1,0 +1,22 @@
+"""Command line of quantize."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from stages import quantize as package
+from stages.core.blas import ensure_fast_blas
+from stages.core.cli import artifacts_root, run_stage
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the options and quantize."""
+    from stages.quantize.stage import quantize
+
+    return run_stage("quantize", package.__doc__, quantize, argv, sections=("quantize",))
+
+
+if __name__ == "__main__":
+    print(ensure_fast_blas(artifacts_root() / "blas"))
+    sys.exit(main())

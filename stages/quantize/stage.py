@@ -1,0 +1,72 @@
+"""The stage: fused model to quantized model."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mlx_lm.utils import compute_bits_per_weight, load_model, quantize_model, save_config, save_model
+
+from stages.core.artifact import build_artifact, is_current, read_manifest, require_artifact
+from stages.core.cli import Options, Outcome
+from stages.core.errors import StageError
+from stages.core.fixes import fixes_until
+from stages.core.platform import folder_size_gb, require_disk
+from stages.core.records import Recipe
+
+WEIGHTS = (".safetensors", ".safetensors.index.json")
+
+
+def quantize(options: Options) -> Outcome:
+    """Quantize one arm's fused model."""
+    fused, target, setup = options.input("fuse"), options.output("quantize"), options.preset.quantize
+    manifest = require_artifact(fused, "fuse", options.command("fuse"))
+    bits = setup.bits if "six_bit" in options.fixes else setup.legacy_bits
+    recipe = Recipe(
+        stage="quantize",
+        settings={
+            "fixes": list(fixes_until(options.fixes, "quantize")),
+            "bits": bits,
+            "group_size": setup.group_size,
+        },
+        inputs={"model": manifest.content},
+    )
+    if is_current(target, recipe, force=options.force):
+        made = read_manifest(target)
+        return Outcome(target, up_to_date=True, facts=dict(made.facts) if made else {})
+    require_disk(target, folder_size_gb(fused) * bits / 16 + 0.02, "the quantized model")
+    with build_artifact(target, recipe) as build:
+        per_weight = quantize_folder(fused, build.folder, bits=bits, group_size=setup.group_size)
+        build.facts |= {
+            "bits": bits,
+            "bits_per_weight": round(per_weight, 3),
+            "disk_gb": folder_size_gb(build.folder),
+            "stop_ids": manifest.facts.get("stop_ids"),
+        }
+    line = f"{bits} bits, {per_weight:.2f} per weight with scales, {build.facts['disk_gb']:.3f} GB"
+    return Outcome(target, lines=(line,), facts=build.facts)
+
+
+def quantize_folder(source: Path, target: Path, *, bits: int, group_size: int) -> float:
+    """Write the quantized copy of a model folder; returns bits per weight, scales included."""
+    model, config = load_model(source, lazy=True)
+    if "quantization" in config:
+        raise StageError(f"{source} is quantized already: give the output of fuse")
+    with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm prints what we say ourselves
+        model, settings = quantize_model(model, config, group_size, bits)
+    per_weight = float(compute_bits_per_weight(model))
+    save_model(target, model, donate_model=True)
+    save_config(settings, target / "config.json")
+    _copy_rest(source, target)
+    return per_weight
+
+
+def _copy_rest(source: Path, target: Path) -> None:
+    """Tokenizer, template and generation config: everything but weights, config and bookkeeping."""
+    for path in source.iterdir():
+        known: Any = path.name in ("config.json", "manifest.json") or path.name.endswith(WEIGHTS)
+        if path.is_file() and not known:
+            shutil.copyfile(path, target / path.name)

@@ -1,0 +1,92 @@
+"""The first screen of a report: the verdict, why, what to do next, and the decision matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stages.core.records import Answer, Verdict
+from stages.report.cells import NONE, plain, share_of, table
+
+
+def write_verdict(verdict: Verdict, asides: Sequence[str], large: str, again: str) -> str:
+    """The verdict in a few lines; `large` names the reference, `again` is the command that repeats it all."""
+    headline = name_answer(verdict.supported_answer, large)
+    because = f" ({verdict.cause})" if verdict.cause else ""
+    lines = [f"**Verdict: {headline}**{because}", "", *_point_lines(verdict, large)]
+    lines += [line for aside in asides if aside for line in ("", aside)]
+    lines += ["", "Why:", "", *(f"- {plain(reason)}" for reason in verdict.reasons)]
+    lines += ["", f"Next: {_next_step(verdict, large, again)}"]
+    return "\n".join(lines)
+
+
+def name_answer(answer: Answer, large: str) -> str:
+    """An answer as the headline has it."""
+    named = {"stay with large": f"stay with large ({large})", "inconclusive": "INCONCLUSIVE"}
+    return named.get(answer, answer)
+
+
+def write_matrix(verdict: Verdict, large: str) -> str:
+    """The rule as a table, with the rows that apply marked."""
+    rows: list[tuple[str, Answer]] = [
+        ("90 % or more", "use small"),
+        ("70 % up to 90 %", "split"),
+        ("less than 70 %", "stay with large"),
+        ("any, with a flawed set-up or an interval that crosses a limit", "inconclusive"),
+    ]
+    cells = [
+        [band, name_answer(answer, large), _mark_point(verdict, answer), _mark_supported(verdict, answer)]
+        for band, answer in rows
+    ]
+    heads = [
+        f"Right decisions, as a share of {large}'s",
+        "Answer",
+        "Point estimate",
+        "What the evidence supports",
+    ]
+    return "## Decision matrix\n\n" + table(heads, cells)
+
+
+def _mark_point(verdict: Verdict, answer: Answer) -> str:
+    if answer != verdict.point_answer or verdict.ratio is None:
+        return ""
+    return f"**← {100 * verdict.ratio:.1f} %**"
+
+
+def _mark_supported(verdict: Verdict, answer: Answer) -> str:
+    if answer != verdict.supported_answer:
+        return ""
+    return f"**← this one: {verdict.cause}**" if verdict.cause else "**← this one**"
+
+
+def _point_lines(verdict: Verdict, large: str) -> list[str]:
+    decision, reference = verdict.candidate_decision, verdict.reference_decision
+    mine = f"{decision.k} of {decision.n} queries of {plain(verdict.suite)} decided right"
+    if reference is None or verdict.ratio is None or verdict.point_answer is None:
+        return [f"The rule gives no answer: {mine}, and no ratio to {large} can be formed."]
+    high = NONE if verdict.ratio_high is None else f"{100 * verdict.ratio_high:.0f} %"
+    low = f"{100 * (verdict.ratio_low or 0):.0f} %"
+    return [
+        f"The rule's answer to the point estimate: **{name_answer(verdict.point_answer, large)}**. "
+        f"{mine}, {large} {reference.k} of {reference.n} ({verdict.reference_source}): "
+        f"**{share_of(decision.value, reference.value)} of {large}**, 95 % interval {low} to {high}."
+    ]
+
+
+def _next_step(verdict: Verdict, large: str, again: str) -> str:
+    if verdict.cause == "flawed set-up":
+        return f"repair what is listed above and run `{again}` again; no number from this set-up decides."
+    if verdict.cause == "no comparable reference":
+        return f"measure {large} on the same suite, with a set-up that works; see above."
+    if verdict.cause == "too few queries":
+        if verdict.queries_needed is None:
+            return f"use a larger suite or a better candidate; {verdict.queries_note}."
+        return (
+            f"put about {verdict.queries_needed} queries to each model and repeat the run: that many would "
+            f"decide at the observed rates ({verdict.queries_note})."
+        )
+    return {
+        "use small": "put the small model to work, and keep the suite as a regression test.",
+        "split": f"route the categories that the small model decides well to it and the rest to {large}; "
+        "see the categories below.",
+        "stay with large": f"stay with {large}; another candidate or more training data may be worth a run.",
+    }[verdict.supported_answer]

@@ -1,0 +1,159 @@
+"""What the stages left below `artifacts` about one model: every arm with its records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stages.core.artifact import read_manifest, require_artifact
+from stages.core.cli import Options, artifacts_root
+from stages.core.errors import StageError
+from stages.core.fixes import FAIR, FIXES, FixSet, arm_name, parse_fixes
+from stages.core.preset import Preset, load_preset
+from stages.core.records import (
+    AuditReport,
+    EvalSummary,
+    LossPoint,
+    Manifest,
+    Reply,
+    Score,
+    read_lines,
+    read_record,
+)
+
+CHAIN = ("convert_data", "audit", "train", "fuse", "quantize")
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """One arm's result on one suite."""
+
+    summary: EvalSummary
+    scores: list[Score]
+    replies: list[Reply]
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm with one seed: its results, and the records of the stages that led to them."""
+
+    options: Options
+    suites: dict[str, SuiteResult]
+    audit: AuditReport | None
+    losses: list[LossPoint]
+    manifests: dict[str, Manifest] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The arm's name, with its seed unless that is 0."""
+        return self.options.arm + (f", seed {self.options.seed}" if self.options.seed else "")
+
+    @property
+    def largest(self) -> SuiteResult:
+        """The result on the suite with the most queries."""
+        return max(self.suites.values(), key=lambda s: (s.summary.decision.n, s.summary.suite))
+
+
+def find_arms(preset: Preset) -> list[Arm]:
+    """Every evaluated arm and seed of a model, the least repaired first."""
+    found = {
+        (parse_fixes(summary.arm), summary.seed)
+        for folder in _find_results(preset.name)
+        for summary in [read_record(folder / "summary.json", EvalSummary)]
+    }
+    return [
+        _read_arm(Options(preset, fixes, seed))
+        for fixes, seed in sorted(found, key=lambda a: (rank(a[0]), a[1]))
+    ]
+
+
+def rank(fixes: FixSet) -> tuple[int, list[int]]:
+    """Sorts arms: fewer fixes first, then in the order of the fixes."""
+    return len(fixes), [list(FIXES).index(name) for name in fixes]
+
+
+def choose_arm(arms: Sequence[Arm], preset: Preset, fixes: str | None, seed: int | None) -> Arm:
+    """The arm that the verdict is about: as asked, else fair, else the most repaired; the lowest seed.
+
+    Raises StageError naming the command that makes a missing one.
+    """
+    wanted = parse_fixes(fixes) if fixes else None
+    fitting = [
+        arm for arm in arms if wanted in (None, arm.options.fixes) and seed in (None, arm.options.seed)
+    ]
+    if not fitting:
+        missing = Options(preset, FAIR if wanted is None else wanted, seed or 0)
+        raise StageError(f"no evaluation of {preset.name}, arm {missing.arm}: run {missing.command('eval')}")
+    most = max(rank(arm.options.fixes) for arm in fitting)
+    return next(arm for arm in fitting if rank(arm.options.fixes) == most)
+
+
+def require_audit(arm: Arm) -> AuditReport:
+    """The arm's audit: without one nobody can say that the set-up was sound."""
+    if arm.audit is None:
+        command = arm.options.command("audit")
+        raise StageError(f"no audit of {arm.options.preset.name}, arm {arm.options.arm}: run {command}")
+    return arm.audit
+
+
+def evaluated_models() -> list[str]:
+    """The models with an evaluation below `artifacts`, by their folder's name."""
+    root = artifacts_root()
+    names = sorted(p.parent.name for p in root.glob("*/eval") if not p.parent.name.startswith("."))
+    return [name for name in names if _find_results(name)]
+
+
+def load_model_preset(model: str, reference: str | None) -> Preset:
+    """The preset, with another reference when one was asked for."""
+    return load_preset(model, {"reference": reference} if reference else None)
+
+
+def _find_results(name: str) -> list[Path]:
+    folders = (p.parent for p in (artifacts_root() / name / "eval").glob("*/seed*/*/summary.json"))
+    return sorted(f for f in folders if not any(part.startswith(".") for part in f.parts[-3:]))
+
+
+def _read_arm(options: Options) -> Arm:
+    place = options.place("eval")
+    suites = {}
+    for folder in sorted(p.parent for p in place.glob("*/summary.json") if not p.parent.name.startswith(".")):
+        result = _read_suite(folder, options)
+        suites[result.summary.suite] = result
+    losses = options.place("train") / "log.jsonl"
+    manifests = {stage: read_manifest(options.place(stage)) for stage in CHAIN}
+    return Arm(
+        options=options,
+        suites=suites,
+        audit=_read_audit(options),
+        losses=read_lines(losses, LossPoint) if losses.is_file() else [],
+        manifests={stage: manifest for stage, manifest in manifests.items() if manifest},
+    )
+
+
+def _read_audit(options: Options) -> AuditReport | None:
+    """The audit of exactly this arm: what it says of the plan holds for no other one."""
+    path = options.place("audit") / "audit.json"
+    audit = read_record(path, AuditReport) if path.is_file() else None
+    return audit if audit and audit.arm == options.arm else None
+
+
+def _read_suite(folder: Path, options: Options) -> SuiteResult:
+    command = options.command("eval")
+    manifest = require_artifact(folder, "eval", command)
+    for name in ("scores.jsonl", "replies.jsonl"):
+        if not (folder / name).is_file():
+            raise StageError(f"{folder} has no {name}: run {command} --force")
+    summary = read_record(folder / "summary.json", EvalSummary)
+    scores = read_lines(folder / "scores.jsonl", Score)
+    replies = read_lines(folder / "replies.jsonl", Reply)
+    right = sum(score.strict.decision for score in scores)
+    if (right, len(scores)) != (summary.decision.k, summary.decision.n):
+        raise StageError(
+            f"{folder}: the summary says {summary.decision.k} of {summary.decision.n}, the scores say "
+            f"{right} of {len(scores)}: run {command} --force"
+        )
+    if arm_name(parse_fixes(summary.arm)) != options.arm or summary.seed != options.seed:
+        raise StageError(f"{folder} holds arm {summary.arm}, seed {summary.seed}: run {command} --force")
+    return SuiteResult(summary, scores, replies, manifest)

@@ -1,0 +1,162 @@
+"""The rule, and how much of its answer the evidence supports."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from stages.core.records import Answer, Cause, EvalSummary, Rate, Verdict
+from stages.report.intervals import Count, Interval, ratio_interval
+
+USE_SMALL, SPLIT = 0.90, 0.70  # the rule of the first experiment: limits that belong to the upper band
+MOST_QUERIES = 100_000  # beyond this no suite will be written
+
+
+@dataclass(frozen=True)
+class Match:
+    """A candidate's result beside the reference's on one suite, or why there is no comparison."""
+
+    candidate: EvalSummary
+    reference: EvalSummary | None
+    problem: str = ""
+
+
+def apply_rule(ratio: float) -> Answer:
+    """The answer of the decision matrix to a ratio of decision rates."""
+    if ratio >= USE_SMALL:
+        return "use small"
+    return "split" if ratio >= SPLIT else "stay with large"
+
+
+def rate_ratio(candidate: Rate, reference: Rate) -> float | None:
+    """Candidate over reference, rounded once, so that 18/20 to 20/20 is 0.9; None for a rate of 0."""
+    return (candidate.k * reference.n) / (candidate.n * reference.k) if reference.k else None
+
+
+def refuse_comparison(candidate: EvalSummary, reference: EvalSummary) -> str:
+    """Why two results may not be compared, or nothing.
+
+    A recorded reference has the scorer of its publishers; it holds decision rates only, and these
+    mean the same under every version of ours.
+    """
+    if candidate.suite != reference.suite:
+        return f"suite {candidate.suite} against {reference.suite}"
+    if candidate.suite_version != reference.suite_version:
+        return f"suite {candidate.suite} version {candidate.suite_version} against {reference.suite_version}"
+    if candidate.source == reference.source and candidate.scorer_version != reference.scorer_version:
+        return f"scorer version {candidate.scorer_version} against {reference.scorer_version}"
+    return ""
+
+
+def choose_match(matches: Sequence[Match]) -> Match:
+    """The comparison that decides: of those with a reference, the one with the most queries."""
+    return max(matches, key=lambda m: (m.reference is not None, m.candidate.decision.n, m.candidate.suite))
+
+
+@dataclass
+class _Weighed:
+    """What the evidence supports, and why."""
+
+    answer: Answer = "inconclusive"
+    cause: Cause | None = None
+    reasons: list[str] = field(default_factory=list)
+    needed: int | None = None
+    note: str = ""
+
+
+def reach_verdict(report: str, match: Match, flaws: Sequence[str], seed: int | None) -> Verdict:
+    """The rule's answer to the point estimate, and the answer that the evidence supports.
+
+    `flaws` are the findings that make any result inconclusive, whatever the numbers say.
+    """
+    candidate, reference = match.candidate, match.reference
+    limits, weighed = _limits(match), _weigh(match, flaws)
+    ratio = rate_ratio(candidate.decision, reference.decision) if reference else None
+    return Verdict(
+        report=report,
+        candidate=candidate.title,
+        arm=candidate.arm,
+        seed=seed,
+        reference=reference.title if reference else None,
+        reference_source=reference.source if reference else None,
+        suite=candidate.suite,
+        suite_version=candidate.suite_version,
+        candidate_decision=candidate.decision,
+        reference_decision=reference.decision if reference else None,
+        ratio=ratio,
+        ratio_low=limits.low if reference else None,
+        ratio_high=limits.high if reference and math.isfinite(limits.high) else None,
+        point_answer=None if ratio is None else apply_rule(ratio),
+        supported_answer=weighed.answer,
+        cause=weighed.cause,
+        reasons=weighed.reasons,
+        queries_needed=weighed.needed,
+        queries_note=weighed.note,
+    )
+
+
+def _weigh(match: Match, flaws: Sequence[str]) -> _Weighed:
+    """Numbers first, then the flaws, which outweigh them."""
+    candidate, reference = match.candidate, match.reference
+    if reference is None:
+        weighed = _Weighed(cause="no comparable reference", reasons=[match.problem])
+    elif reference.decision.k == 0:
+        useless = f"{reference.title} decided no query right: that is no reference to compare with."
+        weighed = _Weighed(cause="no comparable reference", reasons=[useless])
+    elif answer := _one_band(limits := _limits(match)):
+        weighed = _Weighed(
+            answer, reasons=[f"The whole 95 % interval of the ratio lies in the band of {answer!r}."]
+        )
+    else:
+        needed, note = plan_queries(candidate.decision, reference.decision)
+        weighed = _Weighed(cause="too few queries", reasons=[_spanned(limits)], needed=needed, note=note)
+    if flaws:
+        aside = f"The interval alone would support {weighed.answer!r}, and says nothing about a sound set-up."
+        weighed.reasons = [*flaws, *(weighed.reasons if weighed.cause else [aside])]
+        weighed.answer, weighed.cause = "inconclusive", "flawed set-up"
+    if reference is not None and reference.source != candidate.source:
+        weighed.reasons.append(
+            f"{reference.title} is recorded, not measured here: its {reference.decision.n} queries had "
+            "the same kinds and counts, not the same texts."
+        )
+    return weighed
+
+
+def plan_queries(candidate: Rate, reference: Rate) -> tuple[int | None, str]:
+    """How many queries put to each model would decide, should both rates stay as observed."""
+    method = "the 95 % score interval of the ratio at the observed rates, the same number put to each model"
+    if rate_ratio(candidate, reference) in (USE_SMALL, SPLIT):
+        return None, "the ratio lies on a limit of the rule: at these rates no number of queries decides"
+    if not _decides(candidate, reference, MOST_QUERIES):
+        return None, f"more than {MOST_QUERIES} queries ({method})"
+    few, enough = 0, MOST_QUERIES
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        if _decides(candidate, reference, middle):
+            enough = middle
+        else:
+            few = middle
+    return enough, f"estimate: {method}"
+
+
+def _decides(candidate: Rate, reference: Rate, queries: int) -> bool:
+    counts = (Count(rate.k * queries / rate.n, queries) for rate in (candidate, reference))
+    return _one_band(ratio_interval(*counts)) is not None
+
+
+def _limits(match: Match) -> Interval:
+    if match.reference is None:
+        return Interval(0.0, math.inf)
+    return ratio_interval(Count.of(match.candidate.decision), Count.of(match.reference.decision))
+
+
+def _one_band(limits: Interval) -> Answer | None:
+    """The answer that holds for every ratio of the interval, if there is one."""
+    low, high = apply_rule(limits.low), apply_rule(limits.high)
+    return low if low == high else None
+
+
+def _spanned(limits: Interval) -> str:
+    low, high = apply_rule(limits.low), apply_rule(limits.high)
+    return f"Too few queries: the 95 % interval of the ratio reaches from {low!r} to {high!r}."

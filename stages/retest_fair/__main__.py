@@ -1,0 +1,31 @@
+"""Command line of retest_fair."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from stages import retest_fair as package
+from stages.core.cli import build_parser, guard, read_options
+from stages.core.fixes import parse_fixes
+from stages.retest_fair.stage import Plan, retest
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the options and run the retest."""
+    parser = build_parser("retest_fair", package.__doc__ or "", ("train", "quantize", "eval"))
+    parser.add_argument("--arms", help="arms to run, such as flawed,fair (default: what the preset names)")
+    parser.add_argument("--despite-audit", action="store_true", help="train even if the fair arm's audit is critical")
+    return guard("retest_fair", lambda: retest(_read_plan(parser.parse_args(argv))))
+
+
+def _read_plan(args: argparse.Namespace) -> Plan:
+    options = read_options(args)
+    names = args.arms.split(",") if args.arms else list(options.preset.arms)
+    arms = tuple(dict.fromkeys(parse_fixes(name.strip()) for name in names))
+    return Plan(options, arms, model=args.model, despite_audit=args.despite_audit)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""The plan of a retest and its execution, stage by stage."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.core import progress
+from stages.core.cli import Options, artifacts_root
+from stages.core.errors import StageError
+from stages.core.fixes import FAIR, FIXES, FixSet, arm_name, arm_slug
+from stages.core.platform import folder_size_gb, require_disk
+from stages.core.preset import SECTIONS
+from stages.core.records import AuditReport, read_record
+
+TRAINING = ("train", "fuse", "quantize", "eval")
+STOP_SECONDS = 60.0  # an interrupted stage may save its work for so long
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run: the options that all stages share, and the arms in their order."""
+
+    options: Options
+    arms: tuple[FixSet, ...]
+    model: str
+    despite_audit: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage for one arm."""
+
+    stage: str
+    fixes: FixSet
+
+
+def retest(plan: Plan) -> int:
+    """Run the plan; returns 0, or raises StageError when a stage fails."""
+    if plan.options.out is not None:
+        os.environ["FAIR_RETEST_ARTIFACTS"] = str(plan.options.out)
+    root = artifacts_root()
+    log = progress.new_log_file(root / "logs", "retest_fair")
+    os.environ[progress.LOG_VARIABLE] = str(log.absolute())
+    started = time.perf_counter()
+    _announce(plan, log)
+    require_disk(root, estimate_disk_gb(plan), "the whole retest")
+    done: list[tuple[str, float]] = []
+    for step in list_steps(plan):
+        before = time.perf_counter()
+        _run_stage(step.stage, stage_arguments(plan, step))
+        done.append((f"{step.stage} {arm_name(step.fixes)}", time.perf_counter() - before))
+        if step.stage == "audit":
+            _heed_audit(plan, step)
+    _run_stage("report", ["--model", plan.model])
+    progress.say(f"retest_fair: done in {time.perf_counter() - started:.0f} s, timings and memory in {log}")
+    return 0
+
+
+def list_steps(plan: Plan) -> Iterator[Step]:
+    """All data is converted and audited before any arm is trained; shared work appears once."""
+    seen: set[tuple[str, str]] = set()
+    for stages in (("convert_data", "audit"), TRAINING):
+        for fixes in plan.arms:
+            for stage in stages:
+                if (stage, arm_slug(fixes, stage)) not in seen:
+                    seen.add((stage, arm_slug(fixes, stage)))
+                    yield Step(stage, fixes)
+
+
+def stage_arguments(plan: Plan, step: Step) -> list[str]:
+    """The command-line options of one stage: the common ones and those of its preset sections."""
+    options = plan.options
+    arguments = ["--model", plan.model, "--fixes", ",".join(step.fixes) or "flawed", "--seed", str(options.seed)]
+    if step.stage == "convert_data" and options.data is not None:
+        arguments += ["--data", str(options.data)]
+    if options.force:
+        arguments.append("--force")
+    sections = SECTIONS if step.stage == "audit" else ("model", step.stage)
+    for name, value in options.overrides.items():
+        if any(section in SECTIONS and name in SECTIONS[section].model_fields for section in sections):
+            arguments += _flag(name, value)
+    return arguments
+
+
+def estimate_disk_gb(plan: Plan) -> float:
+    """Disk that is still needed: 16-bit and quantized models and checkpoints per arm, less what is there."""
+    needed = 0.1 + plan.options.preset.model.billions * (2.1 + 1.0 + 0.5) * len(plan.arms)
+    place = artifacts_root() / plan.options.preset.name
+    return max(0.1, needed - (folder_size_gb(place) if place.exists() else 0.0))
+
+
+def stage_python(stage: str) -> str:
+    """The interpreter of a stage's own environment, beside the one that runs here; else this one."""
+    own = Path(sys.prefix).parent / stage / "bin" / "python"
+    return str(own) if own.exists() else sys.executable
+
+
+def _announce(plan: Plan, log: Path) -> None:
+    options = plan.options
+    progress.say(f"retest_fair: {options.preset.title}, arms {', '.join(arm_name(a) for a in plan.arms)}")
+    progress.say(f"  seed {options.seed}, reference {options.preset.model.reference}, log {log}")
+    for fixes in plan.arms:
+        off = [name for name in FIXES if name not in fixes]
+        progress.say(f"  arm {arm_name(fixes)}: " + (f"without {', '.join(off)}" if off else "all five fixes"))
+
+
+def _flag(name: str, value: object) -> list[str]:
+    flag = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [flag if value else flag.replace("--", "--no-", 1)]
+    return [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+
+
+def _run_stage(stage: str, arguments: list[str]) -> None:
+    """Run one stage to its end. Ctrl-C reaches it as well; it gets time to save its work."""
+    command = [stage_python(stage), "-m", f"stages.{stage}", *arguments]
+    process = subprocess.Popen(command)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
+    if code == 130:
+        raise KeyboardInterrupt
+    if code:
+        raise StageError(f"{stage} ended with exit code {code}; what was finished before it is kept")
+
+
+def _heed_audit(plan: Plan, step: Step) -> None:
+    """Stop before hours are spent when the set-up that is meant to be fair is not."""
+    if step.fixes != FAIR or plan.despite_audit:
+        return
+    folder = artifacts_root() / plan.options.preset.name / "audit" / arm_slug(step.fixes, "audit")
+    found = read_record(folder / "audit.json", AuditReport).critical
+    if found:
+        raise StageError(
+            f"the audit found {len(found)} critical flaws in the fair arm, see {folder / 'audit.md'}: "
+            "mend them, or go on with --despite-audit"
+        )

@@ -1,0 +1,137 @@
+"""Rows as tokens, and the batches of a run: which rows each step sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from stages.core.errors import StageError
+from stages.core.render import Encoded, Turns, encode_row
+from stages.core.tokenizer import Tokenizer
+
+BUCKET = 16  # batches whose rows are sorted by length together
+PAD_TO = 16  # padded lengths are multiples of this, so that few shapes occur
+
+Ints = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that are computed together, without the prefix that all rows of the run share.
+
+    `inputs` (B, T) follows the prefix, right-padded. `where` (M,) are flat positions in (B, T)
+    whose next token is supervised, `targets` (M,) those tokens, and `weights` (M,) is 1, or 0
+    where M was padded. `tokens` counts the rows' own tokens, prefix included.
+    """
+
+    inputs: Ints
+    where: Ints
+    targets: Ints
+    weights: npt.NDArray[np.float32]
+    tokens: int
+
+
+def load_rows(path: Path, tokenizer: Tokenizer, turns: Turns, limit: int) -> list[Encoded]:
+    """Encode a JSONL file. Raises StageError for an unreadable, unsupervised or too long row."""
+    rows, too_long = [], []
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        raise StageError(f"no file {path}: run nox -s convert_data, or give its folder with --data") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            row = encode_row(orjson.loads(line), tokenizer, turns)
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            raise StageError(f"{path}:{number} is not a converted row: run nox -s convert_data on this data") from None
+        if not any(row.supervised[1:]):
+            raise StageError(f"{path}:{number} has no assistant's turn to learn from: remove the row")
+        if len(row.tokens) > limit:
+            too_long.append(number)
+        rows.append(row)
+    if too_long:
+        raise StageError(
+            f"{path}: {len(too_long)} rows are longer than {limit} tokens, the first in line {too_long[0]} "
+            f"({len(rows[too_long[0] - 1].tokens)}): raise --max-seq-length or shorten them"
+        )
+    if not rows:
+        raise StageError(f"{path} is empty: nothing to train on")
+    return rows
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Which rows step s (counted from 0) trains on; a function of the seed alone, so it resumes.
+
+    Every epoch sees every row once: rows are shuffled, sorted by length inside buckets of a few
+    batches so that little is padded, and the batches are shuffled again.
+    """
+
+    lengths: tuple[int, ...]
+    batch_size: int
+    seed: int
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch, a smaller last one included."""
+        return -(-len(self.lengths) // self.batch_size)
+
+    def rows_of(self, step: int) -> list[int]:
+        """Indices of the rows of one step."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        return self._epoch(epoch)[position]
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        if epoch not in self._cache:
+            self._cache.clear()
+            random = np.random.default_rng([self.seed, epoch])
+            order = random.permutation(len(self.lengths)).tolist()
+            size, batches = self.batch_size * BUCKET, []
+            for start in range(0, len(order), size):
+                bucket = sorted(order[start : start + size], key=lambda row: self.lengths[row])
+                batches += [bucket[i : i + self.batch_size] for i in range(0, len(bucket), self.batch_size)]
+            self._cache[epoch] = [batches[i] for i in random.permutation(len(batches)).tolist()]
+        return self._cache[epoch]
+
+    @cached_property
+    def _cache(self) -> dict[int, list[list[int]]]:
+        return {}
+
+
+def make_batch(rows: Sequence[Encoded], prefix: int) -> Batch:
+    """Cut rows behind the `prefix` tokens that all of the run's rows share, and list what counts."""
+    length = _round_up(max(len(r.tokens) for r in rows) - prefix)
+    inputs = np.zeros((len(rows), length), np.int32)
+    where, targets = [], []
+    for index, row in enumerate(rows):
+        inputs[index, : len(row.tokens) - prefix] = row.tokens[prefix:]
+        for position in range(prefix + 1, len(row.tokens)):
+            if row.supervised[position]:
+                where.append(index * length + position - 1 - prefix)
+                targets.append(row.tokens[position])
+    padding = [0] * (_round_up(len(where)) - len(where))
+    return Batch(
+        inputs=inputs,
+        where=np.array(where + padding, np.int32),
+        targets=np.array(targets + padding, np.int32),
+        weights=np.array([1.0] * len(where) + [0.0] * len(padding), np.float32),
+        tokens=sum(len(r.tokens) for r in rows),
+    )
+
+
+def shared_prefix(rows: Sequence[Encoded]) -> list[int]:
+    """The tokens that all rows begin with, ending before anything supervised is predicted."""
+    first = rows[0].tokens
+    length = min(row.supervised.index(True) - 1 for row in rows)
+    for row in rows[1:]:
+        length = next((i for i in range(length) if row.tokens[i] != first[i]), length)
+    return first[: max(length, 0)]
+
+
+def _round_up(count: int) -> int:
+    return -(-count // PAD_TO) * PAD_TO

@@ -1,0 +1,108 @@
+"""The model cut into what stays frozen and what is trained.
+
+Below the first layer that has LoRA nothing changes during a run, so the hidden states that come
+out there are the same for a row in every epoch: they are computed once and kept. The prefix that
+all rows share is computed once for the run below the cut, and once per step above it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import psutil
+from mlx_lm.models.base import create_attention_mask
+from mlx_lm.models.cache import ConcatenateKVCache, KVCache, make_prompt_cache
+
+from stages.core.compute import Model
+from stages.core.render import Encoded
+
+KEEP_SHARE = 0.15  # of the machine's memory, for the hidden states that are kept
+
+
+class PrefixCache(ConcatenateKVCache):  # type: ignore[misc]
+    """One layer's keys and values of the prefix, (1, heads, P, width), laid under later rows."""
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Keep what the first call brings; put it before what a later call brings."""
+        if self.keys is None:
+            kept: tuple[mx.array, mx.array] = super().update_and_fetch(keys, values)
+            return kept
+        return _lay_under(self.keys, keys), _lay_under(self.values, values)
+
+
+def _lay_under(kept: mx.array, new: mx.array) -> mx.array:
+    return mx.concatenate([mx.broadcast_to(kept, (new.shape[0], *kept.shape[1:])), new], axis=2)
+
+
+class SplitModel:
+    """A model as `trunk` (embedding and frozen layers) and `top` (trained layers)."""
+
+    def __init__(self, model: Model, trained_layers: int) -> None:
+        self.model = model
+        cut = len(model.layers) - trained_layers
+        self._below, self._above = model.layers[:cut], model.layers[cut:]
+
+    @property
+    def can_split(self) -> bool:
+        """Whether every layer simply attends to all earlier positions."""
+        return all(type(cache) is KVCache for cache in make_prompt_cache(self.model))
+
+    def caches(self) -> tuple[list[PrefixCache], list[PrefixCache]]:
+        """Fresh prefix caches for the layers below and above the cut."""
+        return [PrefixCache() for _ in self._below], [PrefixCache() for _ in self._above]
+
+    def trunk(self, tokens: mx.array, cache: Sequence[PrefixCache]) -> mx.array:
+        """Hidden states (B, T, width) at the cut for token ids (B, T)."""
+        return _run_layers(self._below, self.model.model.embed_tokens(tokens), cache)
+
+    def top(self, hidden: mx.array, cache: Sequence[PrefixCache]) -> mx.array:
+        """Final hidden states (B, T, width), before the norm, from those at the cut."""
+        return _run_layers(self._above, hidden, cache)
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """Logits (M, vocabulary) for hidden states (M, width)."""
+        normed = self.model.model.norm(hidden)
+        head = getattr(self.model, "lm_head", None)
+        out: mx.array = head(normed) if head is not None else self.model.model.embed_tokens.as_linear(normed)
+        return out
+
+
+def _run_layers(layers: Sequence[Model], hidden: mx.array, cache: Sequence[PrefixCache]) -> mx.array:
+    if not layers:
+        return hidden
+    mask = create_attention_mask(hidden, cache[0])
+    for layer, kept in zip(layers, cache, strict=True):
+        hidden = layer(hidden, mask, cache=kept)
+    return hidden
+
+
+class Trunk:
+    """The hidden states at the cut: of the prefix (1, P, width), and of rows, each computed once."""
+
+    def __init__(self, split: SplitModel, prefix: Sequence[int]) -> None:
+        self._split, self._cache = split, split.caches()[0]
+        self.size = len(prefix)
+        self.prefix: mx.array | None = None
+        if prefix:
+            self.prefix = split.trunk(mx.array([list(prefix)]), self._cache)
+            mx.eval(self.prefix)
+        self._kept: dict[int, mx.array] = {}
+        self._bytes, self._limit = 0, KEEP_SHARE * psutil.virtual_memory().total
+
+    def hidden(self, rows: Sequence[Encoded], inputs: mx.array) -> mx.array:
+        """Hidden states (B, T, width) at the cut for the rows behind `inputs` (B, T)."""
+        keys = [id(row) for row in rows]
+        if all(key in self._kept for key in keys):
+            length = inputs.shape[1]
+            parts = [self._kept[key] for key in keys]
+            return mx.stack([mx.pad(part, [(0, length - part.shape[0]), (0, 0)]) for part in parts])
+        hidden = self._split.trunk(inputs, self._cache)
+        mx.eval(hidden)
+        for key, row, states in zip(keys, rows, hidden, strict=True):
+            if key not in self._kept and self._bytes < self._limit:
+                part = mx.contiguous(states[: len(row.tokens) - self.size])
+                mx.eval(part)
+                self._kept[key] = part
+                self._bytes += part.nbytes
+        return hidden

@@ -1,0 +1,523 @@
+"""The report's pages, from real records: replies scored by eval's scorer, artifacts as stages build them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.core.artifact import build_artifact
+from stages.core.cli import Options
+from stages.core.errors import StageError
+from stages.core.fixes import FAIR, FLAWED, FixSet
+from stages.core.preset import load_preset
+from stages.core.records import (
+    AuditReport,
+    EvalSummary,
+    Finding,
+    LossPoint,
+    Recipe,
+    Reply,
+    Timing,
+    Verdict,
+    read_lines,
+    read_record,
+    write_lines,
+    write_record,
+)
+from stages.core.suite import Query, load_suite
+from stages.eval.score import SCORER_VERSION, rate, rates_by_category, score_replies
+from stages.report.__main__ import main
+from stages.report.cells import compare_size, compare_speed, fenced, inline_code, plain, sparkline, table
+from stages.report.recorded import load_recorded
+from stages.report.stage import Request, write_reports
+
+NASTY = (
+    "a | b\n```\n# heading\n| x | y |\n````` \x1b[31mred\x07 \u202eabc "
+    "<img src=x> [l](http://e) \\| *b* __i__"
+)
+DIRECT = "A plain answer."
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def call_for(query: Query) -> str:
+    """A Hermes call that the query accepts."""
+    accepted = query.accept[0]
+    values = []
+    for name, matcher in accepted.arguments.items():
+        best = matcher.any_of[0] if matcher.any_of else matcher
+        value = best.exact or best.path or " ".join(best.contains or ()) or "pytest -q"
+        values.append(f"{name}={value!r}")
+    code = f"result = {accepted.function}({', '.join(values)})"
+    arguments = {"name": "execute_code", "arguments": {"code": code}}
+    return f"<tool_call>\n{json.dumps(arguments)}\n</tool_call>"
+
+
+def answer_right(query: Query) -> str:
+    return call_for(query) if query.kind == "tool" else DIRECT
+
+
+class World:
+    """An artifacts folder that the tests fill as the stages would."""
+
+    def __init__(self, root: Path) -> None:
+        self.reports = root / "reports"
+        self.artifacts = root / "artifacts"
+
+    def evaluate(
+        self,
+        fixes: FixSet,
+        answer: Callable[[Query], str],
+        *,
+        suite: str = "core20",
+        model: str = "smol",
+        seed: int = 0,
+        **changed: Any,
+    ) -> Path:
+        """The output of eval for one arm: scored replies and their summary."""
+        options = Options(load_preset(model), fixes, seed)
+        asked = load_suite(suite)
+        dialect = "hermes" if "parser" in fixes else "qwen3_coder"
+        replies = [
+            Reply(id=q.id, text=answer(q), tokens=20, finish="stop", seconds=0.5) for q in asked.queries
+        ]
+        scores = score_replies(asked, replies, dialect)
+        timing = Timing(
+            load_seconds=0.3, seconds_per_query=0.5, tokens_per_second=40, peak_memory_gb=1.25, disk_gb=0.12
+        )
+        decision = rate(s.strict.decision for s in scores)
+        assert decision is not None
+        summary = EvalSummary(
+            scorer_version=SCORER_VERSION,
+            model=model,
+            title=options.preset.title,
+            arm=options.arm,
+            seed=seed,
+            suite=asked.name,
+            suite_version=asked.version,
+            dialect=dialect,
+            decision=decision,
+            decision_lenient=rate(s.lenient.decision for s in scores),
+            tool_queries=rate(s.strict.decision for s in scores if s.kind == "tool"),
+            direct_queries=rate(s.strict.decision for s in scores if s.kind == "direct"),
+            right_tool=rate(s.strict.tool for s in scores),
+            right_arguments=rate(s.strict.arguments for s in scores),
+            clean_calls=rate(s.clean for s in scores),
+            runaway=rate(s.runaway for s in scores),
+            by_category=rates_by_category(scores),
+            timing=timing,
+        ).model_copy(update=changed)
+        folder = options.place("eval") / asked.name
+        with build_artifact(folder, self.recipe("eval", fixes)) as build:
+            write_lines(build.folder / "replies.jsonl", replies)
+            write_lines(build.folder / "scores.jsonl", scores)
+            write_record(build.folder / "summary.json", summary)
+        return folder
+
+    def audit(self, fixes: FixSet, findings: Sequence[Finding] = (), model: str = "smol") -> None:
+        """The output of audit for one arm."""
+        options = Options(load_preset(model), fixes)
+        report = AuditReport(model=model, arm=options.arm, checks=["mixed_dialects"], findings=list(findings))
+        with build_artifact(options.place("audit"), self.recipe("audit", fixes)) as build:
+            write_record(build.folder / "audit.json", report)
+
+    def train(self, fixes: FixSet, stop_ids: Sequence[int] = (2,)) -> None:
+        """The outputs of train, fuse and quantize for one arm."""
+        options = Options(load_preset("smol"), fixes)
+        losses = [
+            LossPoint(step=step, kind="train", loss=2 / step, tokens_per_second=600, seconds=step)
+            for step in range(10, 241, 10)
+        ]
+        losses += [
+            LossPoint(step=step, kind="valid", loss=loss, tokens_per_second=None, seconds=step)
+            for step, loss in ((0, 2.5), (80, 0.42), (160, 0.34), (240, 0.26))
+        ]
+        with build_artifact(options.place("train"), self.recipe("train", fixes)) as build:
+            write_lines(build.folder / "log.jsonl", losses)
+            build.facts |= {
+                "steps": 240,
+                "train_seconds": 240.0,
+                "rows": 685,
+                "stop_ids": [2],
+                "device_peak_gb": 3.5,
+            }
+        with build_artifact(options.place("fuse"), self.recipe("fuse", fixes)) as build:
+            build.facts |= {"stop_ids": list(stop_ids), "template": "0123456789abcdef"}
+        bits = 6 if "six_bit" in fixes else 5
+        with build_artifact(options.place("quantize"), self.recipe("quantize", fixes, bits=bits)):
+            pass
+
+    @staticmethod
+    def recipe(stage: str, fixes: FixSet, **settings: Any) -> Recipe:
+        return Recipe(stage=stage, settings={"fixes": list(fixes), **settings}, inputs={"data": "d" * 64})
+
+    def write(self, model: str | None = "smol", **request: Any) -> dict[str, Verdict]:
+        return write_reports(Request(model=model, out=self.reports, **request))
+
+    def page(self, name: str = "smol") -> str:
+        return (self.reports / f"{name}.md").read_text("utf-8")
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
+    return World(tmp_path)
+
+
+@pytest.fixture
+def two_arms(world: World) -> World:
+    """The flawed arm answers everything in prose, the fair one is always right."""
+    world.evaluate(FLAWED, lambda _: DIRECT)
+    world.evaluate(FAIR, answer_right)
+    finding = Finding(
+        check="mixed_dialects",
+        severity="critical",
+        place="data",
+        flaw=3,
+        message="419 rows with XML | 62 with bare Python",
+        count=481,
+        total=685,
+        fix="convert with the fix json",
+    )
+    world.audit(FLAWED, [finding])
+    world.audit(FAIR)
+    for fixes in (FLAWED, FAIR):
+        world.train(fixes)
+    return world
+
+
+def check_tables(page: str) -> int:
+    """Every row of every table has as many cells as its header; returns the number of rows outside fences."""
+    width, rows, fence = 0, 0, ""
+    for line in page.splitlines():
+        if fence or line.startswith("```"):
+            marks = line[: len(line) - len(line.lstrip("`"))]
+            if not fence:
+                fence = marks
+            elif line.strip("`") == "" and len(line) >= len(fence):
+                fence = ""
+            continue
+        if not line.startswith("|"):
+            width = 0
+            continue
+        width = width or line.count("|")
+        assert line.count("|") == width, line
+        assert line.endswith("|"), line
+        rows += 1
+    assert not fence, "a fence was left open"
+    return rows
+
+
+def test_first_experiment_says_what_was_published(world: World) -> None:
+    verdict = world.write(model=None)["first-experiment"]
+    page = world.page("first-experiment")
+    assert (verdict.supported_answer, verdict.point_answer) == ("inconclusive", "stay with large")
+    assert (verdict.cause, verdict.ratio, verdict.seed) == ("flawed set-up", 0.35, None)
+    head = page.split("## Decision matrix")[0]
+    for text in ("INCONCLUSIVE", "stay with large (30B)", "35 % of 30B", "Flaw 5", "Flaw 1", "398 of 685"):
+        assert text in head, text
+    rows = {row[1].strip(): [cell.strip() for cell in row[2:5]] for row in map(split_row, table_lines(page))}
+    assert rows["time per query"] == ["19.15 s", "1.94 s", "10x slower (9.9)"]
+    assert rows["time to load"] == ["1.43 s", "5.96 s", "4.2x faster"]
+    assert rows["peak memory"] == ["4.88 GB", "19.55 GB", "75 % less"]
+    assert rows["size on disk"] == ["4.89 GB", "19.56 GB", "75 % less"]
+    assert rows["tool or direct decided right"][2] == "35 %"
+    assert rows["tool queries decided right"][0].startswith("0/13 = 0.0 %")
+    assert rows["direct queries decided right"][0].startswith("7/7 = 100.0 %")
+    assert rows["less than 70 %"] == ["stay with large (30B)", "**← 35.0 %**", ""]
+    for text in (
+        "3.640 → 0.549",
+        "0.400",
+        "2139 s",
+        "13.365 GB",
+        "0.293",
+        "recorded, not measured here",
+        "151645",
+    ):
+        assert text in page, text
+    assert check_tables(page) > 30
+
+
+def table_lines(page: str) -> list[str]:
+    return [line for line in page.splitlines() if line.startswith("|")]
+
+
+def split_row(line: str) -> list[str]:
+    return [*line.split("|"), "", "", ""]
+
+
+def test_recorded_figures_agree_with_each_other() -> None:
+    recorded = load_recorded()
+    flaws = {flaw.number: flaw for flaw in recorded.flaws}
+    assert sorted(n for n in flaws if n) == [1, 2, 3, 4, 5]
+    assert [flaws[n].severity for n in range(1, 6)] == [
+        "critical",
+        "critical",
+        "moderate",
+        "moderate",
+        "minor",
+    ]
+    for result in (recorded.candidate, recorded.reference):
+        tools, direct = result.tool_queries, result.direct_queries
+        assert tools is not None
+        assert direct is not None
+        assert (tools.k + direct.k, tools.n + direct.n) == (result.decision.k, result.decision.n)
+        assert sum(r.n for r in result.by_category.values()) == tools.n
+    suite = load_suite("core20")
+    kinds = [query.kind for query in suite.queries]
+    assert (suite.version, len(kinds), kinds.count("tool")) == (recorded.candidate.suite_version, 20, 13)
+    for category, published in recorded.reference.by_category.items():
+        assert sum(query.category == category for query in suite.queries) == published.n
+
+
+def test_a_model_is_compared_with_the_recorded_reference(two_arms: World) -> None:
+    verdict = two_arms.write()["smol"]
+    assert (verdict.reference_source, verdict.suite, verdict.arm) == ("recorded", "core20", "fair")
+    assert (verdict.candidate_decision.k, verdict.ratio) == (20, 1.0)
+    assert (verdict.supported_answer, verdict.point_answer) == ("inconclusive", "use small")
+    assert verdict.queries_needed == 36
+    assert read_record(two_arms.reports / "smol.json", Verdict) == verdict
+    page = two_arms.page()
+    assert "smol (measured)" in page
+    assert "30B (recorded)" in page
+    assert "times were taken on different machines" in page
+    assert "Arms, decided right: core20 flawed 7/20, fair 20/20." in page.split("## Decision matrix")[0]
+    assert check_tables(page) > 60
+
+
+def test_arms_stand_beside_each_other_with_a_paired_test(two_arms: World) -> None:
+    two_arms.write()
+    page = two_arms.page()
+    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in table_lines(page)]
+    # 13 tool queries are right in the fair arm alone: p = 2 / 2^13.
+    assert ["flawed → fair", "decision", "0", "13", f"{2 / 2**13:.2g}"] in rows
+    assert ["`json`", "off", "on"] in [[row[0], *row[-2:]] for row in rows]
+    assert "`eos` has no effect on this model: the fused models of both arms stop at the same ids" in page
+    assert "`six_bit` has no effect" not in page
+    assert "`parser` has no effect" not in page
+
+
+def test_stop_ids_that_differ_are_no_idle_fix(two_arms: World) -> None:
+    shutil.rmtree(two_arms.artifacts / "smol" / "fuse")
+    options = Options(load_preset("smol"), FAIR)
+    for fixes, stops in ((FLAWED, [0]), (FAIR, [2, 0])):
+        place = Options(options.preset, fixes).place("fuse")
+        with build_artifact(place, two_arms.recipe("fuse", fixes)) as build:
+            build.facts["stop_ids"] = stops
+    two_arms.write()
+    assert "`eos` has no effect" not in two_arms.page()
+
+
+def test_findings_and_training_are_shown(two_arms: World) -> None:
+    two_arms.write()
+    page = two_arms.page()
+    assert "**flawed**: 1 critical, 0 warning, 0 info, from 1 check." in page
+    assert "419 rows with XML &#124; 62 with bare Python" in page
+    assert "Validation loss 2.5000 at step 0, 0.2600 at step 240, best 0.2600 at step 240." in page
+    assert "240 steps, 685 rows, 240 s, 600 tokens a second, peak 3.50 GB." in page
+
+
+def test_a_critical_finding_of_the_arm_decides(two_arms: World) -> None:
+    verdict = two_arms.write(fixes="flawed")["smol"]
+    assert (verdict.cause, verdict.supported_answer) == ("flawed set-up", "inconclusive")
+    assert verdict.point_answer == "stay with large"
+    assert "419 rows" in verdict.reasons[0]
+
+
+def test_a_measured_reference_takes_the_place_of_the_recorded_one(two_arms: World) -> None:
+    two_arms.evaluate(FAIR, answer_right, suite="extended")
+    two_arms.evaluate(FAIR, answer_right, suite="extended", model="30b")
+    verdict = two_arms.write()["smol"]
+    assert (verdict.reference_source, verdict.suite) == ("measured", "extended")
+    assert verdict.supported_answer == "use small"
+    assert "30B (measured)" in two_arms.page()
+
+
+def test_a_suite_without_a_reference_is_named(two_arms: World) -> None:
+    two_arms.evaluate(FAIR, answer_right, suite="extended")
+    verdict = two_arms.write()["smol"]
+    assert verdict.suite == "core20"
+    page = two_arms.page()
+    assert "Suite extended is not compared" in page
+    assert "nox -s retest_fair -- --model 30b --arms fair" in page
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"suite_version": 7}, "suite core20 version 7 against 1"),
+        ({"suite": "extended"}, "suite extended against core20"),
+    ],
+)
+def test_other_suites_and_versions_are_not_compared(world: World, changed: dict[str, Any], why: str) -> None:
+    world.evaluate(FAIR, answer_right, **changed)
+    world.audit(FAIR)
+    verdict = world.write()["smol"]
+    assert (verdict.cause, verdict.ratio, verdict.point_answer) == ("no comparable reference", None, None)
+    assert why in verdict.reasons[0]
+    assert why in world.page()
+
+
+def test_arms_of_different_scorers_are_not_paired(two_arms: World) -> None:
+    shutil.rmtree(two_arms.artifacts / "smol" / "eval" / "none")
+    two_arms.evaluate(FLAWED, lambda _: DIRECT, scorer_version=SCORER_VERSION + 1)
+    two_arms.write()
+    assert "flawed and fair are not compared: scorer version 2 against 1" in two_arms.page()
+    assert "exact McNemar" not in two_arms.page()
+
+
+def test_nasty_replies_break_nothing(two_arms: World) -> None:
+    shutil.rmtree(two_arms.artifacts / "smol" / "eval")
+    two_arms.evaluate(FAIR, lambda _: NASTY)
+    two_arms.write()
+    page = two_arms.page()
+    check_tables(page)
+    assert "\x1b" not in page
+    assert "\u202e" not in page
+    assert "``````text" in page
+    assert "\\x1b[31mred\\x07 \\u202eabc" in page
+    assert page.count("### ") >= 5
+    failures = page.split("## Failures")[1].split("## Provenance")[0]
+    assert failures.count("Expected: ") == 5
+
+
+def test_a_failure_says_what_was_asked_and_expected(two_arms: World) -> None:
+    two_arms.write(fixes="flawed")
+    failures = two_arms.page().split("## Failures")[1]
+    assert "13 replies of 20 failed in some way; here are 5." in failures
+    query = load_suite("core20").queries[0]
+    assert f"Asked: {query.query}" in failures
+    assert "Expected: `typecheck(path='src/payments/gateway.py')`" in failures
+
+
+def test_same_records_same_bytes(two_arms: World) -> None:
+    two_arms.write()
+    first = {p.name: p.read_bytes() for p in two_arms.reports.iterdir()}
+    two_arms.write()
+    assert {p.name: p.read_bytes() for p in two_arms.reports.iterdir()} == first
+    assert sorted(first) == ["smol.json", "smol.md"]
+
+
+def test_several_seeds_are_shown_and_the_lowest_decides(two_arms: World) -> None:
+    wrong = load_suite("core20").queries[0].id
+    two_arms.evaluate(FAIR, lambda q: DIRECT if q.id == wrong else answer_right(q), seed=3)
+    assert two_arms.write()["smol"].candidate_decision.k == 20
+    assert "fair, seed 3" in two_arms.page()
+    verdict = two_arms.write(seed=3)["smol"]
+    assert (verdict.seed, verdict.candidate_decision.k) == (3, 19)
+
+
+def test_missing_upstream_is_one_line_with_the_command(world: World) -> None:
+    with pytest.raises(StageError, match=r"no evaluation of smol, arm fair: run nox -s eval -- --model smol"):
+        world.write()
+    folder = world.evaluate(FAIR, answer_right)
+    with pytest.raises(StageError, match=r"no audit of smol, arm fair: run nox -s audit -- --model smol"):
+        world.write()
+    world.audit(FAIR)
+    world.write()
+    assert "No training log here; it would come from `nox -s train -- --model smol" in world.page()
+    with pytest.raises(
+        StageError, match="arm flawed: run nox -s eval -- --model smol --fixes flawed --seed 4"
+    ):
+        world.write(fixes="flawed", seed=4)
+    (folder / "scores.jsonl").unlink()
+    with pytest.raises(StageError, match=r"has no scores\.jsonl: run nox -s eval"):
+        world.write()
+
+
+def test_an_audit_of_another_arm_does_not_count(world: World) -> None:
+    world.evaluate(FAIR, answer_right)
+    place = Options(load_preset("smol"), FAIR).place("audit")
+    other = AuditReport(model="smol", arm="json+tools", checks=[], findings=[])
+    with build_artifact(place, world.recipe("audit", FAIR)) as build:
+        write_record(build.folder / "audit.json", other)
+    with pytest.raises(StageError, match="no audit of smol, arm fair"):
+        world.write()
+
+
+def test_a_summary_that_its_scores_deny_is_refused(two_arms: World) -> None:
+    place = Options(load_preset("smol"), FAIR).place("eval") / "core20"
+    summary = read_record(place / "summary.json", EvalSummary)
+    wrong = summary.decision.model_copy(update={"k": 12})
+    write_record(place / "summary.json", summary.model_copy(update={"decision": wrong}))
+    with pytest.raises(StageError, match="the summary says 12 of 20, the scores say 20 of 20"):
+        two_arms.write()
+
+
+def test_a_broken_line_is_named(two_arms: World) -> None:
+    replies = Options(load_preset("smol"), FAIR).place("eval") / "core20" / "replies.jsonl"
+    assert len(read_lines(replies, Reply)) == 20
+    replies.write_bytes(replies.read_bytes() + b'{"id": 1\n')
+    with pytest.raises(StageError, match=r"replies\.jsonl:21 is not a valid Reply"):
+        two_arms.write()
+
+
+def test_all_reports_are_written_and_a_problem_comes_last(two_arms: World) -> None:
+    assert sorted(two_arms.write(model=None)) == ["first-experiment", "smol"]
+    two_arms.evaluate(FAIR, answer_right, model="8b")
+    shutil.rmtree(two_arms.reports)
+    with pytest.raises(StageError, match="no audit of 8b, arm fair"):
+        two_arms.write(model=None)
+    assert sorted(p.name for p in two_arms.reports.glob("*.md")) == ["first-experiment.md", "smol.md"]
+
+
+def test_command_line(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--out", str(world.reports), "--json"]) == 0
+    printed = capsys.readouterr()
+    answer = json.loads(printed.out)
+    assert answer["reports"]["first-experiment"]["supported_answer"] == "inconclusive"
+    assert "INCONCLUSIVE (flawed set-up)" in printed.err
+    assert main(["--model", "nonsense", "--out", str(world.reports)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("report: unknown model 'nonsense'")
+    assert error.count("\n") == 1
+
+
+def test_the_report_loads_no_numeric_package() -> None:
+    # scipy.stats alone takes longer to import than a report may take.
+    code = (
+        "import sys, stages.report.__main__; print(*{'scipy', 'numpy', 'mlx', 'pandas'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == []
+
+
+def test_figures_in_words() -> None:
+    assert [compare_speed(s, 2.0) for s in (2.0, 3.0, 1.0, 40.0, 0, None)] == [
+        "the same",
+        "1.5x slower",
+        "2.0x faster",
+        "20x slower (20.0)",
+        "–",
+        "–",
+    ]
+    assert [compare_size(s, 10.0) for s in (10.0, 2.5, 12.0, 30.0, 0.04, None)] == [
+        "the same",
+        "75 % less",
+        "20 % more",
+        "3.0x as much",
+        "99.6 % less",
+        "–",
+    ]
+    assert sparkline([0.0, 1.0, 0.5]) in ("▁█▄", "▁█▅")
+    assert sparkline([1.0, 1.0]) == "▁▁"
+
+
+def test_text_is_made_harmless() -> None:
+    cell = plain(NASTY)
+    assert not set(cell) & set("|\n`<[*\x1b")
+    assert inline_code("a `b` | \x1b") == "`` a `b` | \\x1b ``"
+    assert plain("read_file") == "read_file"
+    assert plain("__init__") == "&#95;&#95;init&#95;&#95;"
+    assert check_tables(table(["a", "b"], [[cell, "x"], ["007", "1e5"]])) == 4
+    block = fenced(NASTY)
+    assert block.startswith("``````text\n")
+    assert block.endswith("\n``````")
+    long = fenced("x" * 5000)
+    assert "(cut: 3800 more characters)" in long
