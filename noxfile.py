@@ -155,7 +155,16 @@ def lock(session: nox.Session) -> None:
         session.error("install uv first: pip install uv")
     groups = [g for name in PROJECT["dependency-groups"] for g in ("--group", name)]
     session.run(
-        *("uv", "pip", "compile", "--quiet", "--universal", "--no-emit-index-url", "--no-header", "--no-annotate"),
+        *(
+            "uv",
+            "pip",
+            "compile",
+            "--quiet",
+            "--universal",
+            "--no-emit-index-url",
+            "--no-header",
+            "--no-annotate",
+        ),
         *(*groups, "--python-version", "3.11", "--output-file", CONSTRAINTS),
         external=True,
     )

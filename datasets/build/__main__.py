@@ -11,7 +11,6 @@ the name of a library that other stages import.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -53,7 +52,7 @@ def write_rows(path: Path, rows: list[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text("".join(row + "\n" for row in rows), encoding="utf-8", newline="\n")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def first_difference(path: Path, rows: list[str]) -> str | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from stages.audit.registry import Issue, check
-from stages.audit.subject import Subject, as_ids
+from stages.audit.subject import Subject
+from stages.core.stops import as_ids
 
 
 @check("config", flaw=5)

@@ -13,7 +13,8 @@ from stages.core.cli import Options
 from stages.core.errors import StageError
 from stages.core.fixes import FixSet
 from stages.core.preset import ModelSetup, Preset
-from stages.core.render import Turns, encode_text, find_turns, stop_ids
+from stages.core.render import Turns, encode_text, find_turns
+from stages.core.stops import choose_stop_ids, own_stop_ids, turn_end_ids
 from stages.core.suite import Query, load_suite
 from stages.core.tokenizer import Tokenizer, load_tokenizer
 
@@ -38,7 +39,7 @@ class Base:
     @property
     def stops(self) -> list[int]:
         """The stop ids that mlx-lm takes: those of generation_config.json go before config.json's."""
-        return as_ids((self.generation or {}).get("eos_token_id")) or as_ids(self.config.get("eos_token_id"))
+        return own_stop_ids(self.config, self.generation)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Subject:
     @cached_property
     def turn_ends(self) -> list[int]:
         """The ids that end an assistant's turn in training."""
-        return stop_ids(self.tokenizer, self.turns)
+        return turn_end_ids(self.tokenizer, self.turns)
 
     def pieces(self, text: str) -> int:
         """How many tokens the target's tokenizer makes of a text."""
@@ -105,16 +106,10 @@ def load_subject(options: Options, data: Path, folder: Path) -> Subject:
     plan = Plan(
         parser=preset.model.dialect if "parser" in options.fixes else preset.model.legacy_dialect,
         bits=preset.quantize.bits if "six_bit" in options.fixes else preset.quantize.legacy_bits,
-        stops=plan_stops(base.stops, stop_ids(tokenizer, turns), fixed=fixed),
+        stops=choose_stop_ids(base.stops, turn_end_ids(tokenizer, turns), fixed=fixed),
         queries=tuple(query for name in preset.eval.suites for query in load_suite(name).queries),
     )
     return Subject(preset, options.fixes, read_rows(data, tokenizer, turns), tokenizer, turns, base, plan)
-
-
-def plan_stops(own: list[int], turn_ends: list[int], *, fixed: bool) -> list[int]:
-    """The ids at which fuse makes the model stop: with the fix `eos` what ends a turn in training and
-    the base's own, without it the base's first alone."""
-    return list(dict.fromkeys([*turn_ends, *own])) if fixed else own[:1]
 
 
 def read_base(folder: Path) -> Base:
@@ -140,11 +135,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise StageError(f"{path} is not a JSON object: fetch the model again")
     return data
-
-
-def as_ids(value: Any) -> list[int]:
-    """An `eos_token_id` entry as a list: it may be a number, a list, or nothing."""
-    return [i for i in (value if isinstance(value, list) else [value]) if isinstance(i, int)]
 
 
 def _default_template(value: Any) -> str:

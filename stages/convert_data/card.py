@@ -80,7 +80,11 @@ class Card:
 
 def write_card(card: Card, folder: Path) -> None:
     """Write `card.json` and `card.md`."""
-    data = {"source": card.source, "arm": card.arm, "splits": {n: s.to_json() for n, s in card.splits.items()}}
+    data = {
+        "source": card.source,
+        "arm": card.arm,
+        "splits": {n: s.to_json() for n, s in card.splits.items()},
+    }
     (folder / "card.json").write_bytes(orjson.dumps(data, option=orjson.OPT_INDENT_2) + b"\n")
     (folder / "card.md").write_text(_markdown(card), "utf-8")
 

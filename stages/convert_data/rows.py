@@ -9,7 +9,7 @@ from typing import Any
 
 from stages.core.chat import Conversation, Message, Tool, ToolCall
 from stages.core.chatml import Turn, split_chatml
-from stages.core.dialects import parse_any
+from stages.core.dialects import Reply, parse_any
 from stages.core.fixes import FixSet
 from stages.core.preset import ModelSetup
 from stages.core.prompts import offered_tools, system_message
@@ -89,7 +89,13 @@ def _read_assistant(turn: Turn, converted: Converted) -> Message:
     elif given:
         converted.dialects.append("messages")
     converted.tools += [call.name for call in calls]
-    return Message("assistant", reply.content.strip() if reply.calls else turn.text, calls)
+    return Message("assistant", _words_beside(reply) if reply.calls else turn.text, calls)
+
+
+def _words_beside(reply: Reply) -> str:
+    """What a turn says beside its calls, the reasoning before them included."""
+    thoughts = f"<think>\n{reply.reasoning}\n</think>\n\n" if reply.reasoning else ""
+    return f"{thoughts}{reply.content.strip()}".strip()
 
 
 def _read_results(turn: Turn, waiting: list[str], converted: Converted) -> list[Message]:
@@ -108,7 +114,9 @@ def _read_results(turn: Turn, waiting: list[str], converted: Converted) -> list[
     return results
 
 
-def _set_system(messages: list[Message], setup: ModelSetup, fixes: FixSet, converted: Converted) -> list[Message]:
+def _set_system(
+    messages: list[Message], setup: ModelSetup, fixes: FixSet, converted: Converted
+) -> list[Message]:
     """With the fix `tools`, the system turn that evaluation uses as well; else what the row has."""
     if "tools" not in fixes:
         return messages
@@ -134,7 +142,14 @@ def _keep_legacy(raw: Any, turns: list[Turn], setup: ModelSetup, fixes: FixSet) 
             converted.dialects.append(str(reply.dialect))
             converted.tools += [call.name for call in reply.calls]
     if "tools" in fixes:
-        rest = [{"role": turn.role, "content": turn.text} for turn in turns if turn.role != "system"]
+        rest = [turn for turn in _plain_turns(raw, turns) if turn["role"] != "system"]
         system = {"role": "system", "content": system_message(setup, fixes).content}
         converted.row = {"messages": [system, *rest], "tools": [t.to_json() for t in offered_tools(fixes)]}
     return converted
+
+
+def _plain_turns(raw: Mapping[str, Any], turns: list[Turn]) -> list[dict[str, Any]]:
+    """The turns as messages; those of a `{"messages"}` row as they are, their calls included."""
+    if not any(isinstance(turn, _RichTurn) for turn in turns):
+        return [{"role": turn.role, "content": turn.text} for turn in turns]
+    return [dict(message) for message in raw["messages"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,10 @@ def convert_data(options: Options) -> Outcome:
             arm=options.arm,
             splits={name: _convert_split(name, path, build.folder, options) for name, path in files.items()},
         )
-        if not card.splits["train"].converted:
-            raise StageError(f"no row of {files['train']} could be converted: {_commonest_reason(card)}")
+        for name in NEEDED:
+            if not card.splits[name].converted:
+                reason = _commonest_reason(card.splits[name])
+                raise StageError(f"no row of {files[name]} could be converted: {reason}")
         write_card(card, build.folder)
         build.facts |= card.summary()
     return Outcome(target, lines=card.lines(), facts=card.summary())
@@ -57,7 +60,9 @@ def convert_data(options: Options) -> Outcome:
 
 def _find_splits(source: Path) -> dict[str, Path]:
     if not source.is_dir():
-        raise StageError(f"no data folder {source}: give one with {', '.join(f'{s}.jsonl' for s in SPLITS)} as --data")
+        raise StageError(
+            f"no data folder {source}: give one with {', '.join(f'{s}.jsonl' for s in SPLITS)} as --data"
+        )
     files = {name: source / f"{name}.jsonl" for name in SPLITS if (source / f"{name}.jsonl").is_file()}
     for name in NEEDED:
         if name not in files:
@@ -89,23 +94,35 @@ def _convert_split(name: str, path: Path, folder: Path, options: Options) -> Spl
                 continue
             try:
                 converted = convert_row(orjson.loads(line), options.preset.model, options.fixes)
+                text = _encode(converted.row)
             except ValueError as error:  # orjson.JSONDecodeError is one
                 card.reject(number, str(error))
                 refused.write(_rejected(name, number, str(error), line))
                 continue
             card.accept(converted)
-            kept.write(orjson.dumps(converted.row) + b"\n")
+            kept.write(text)
     return card
 
 
 def _rejected(split: str, number: int, reason: str, line: bytes) -> bytes:
     row = {"split": split, "line": number, "reason": reason, "row": line.decode("utf-8", "backslashreplace")}
-    return orjson.dumps(row) + b"\n"
+    return json.dumps(row).encode() + b"\n"  # a reason may quote half of a surrogate pair
 
 
-def _commonest_reason(card: Card) -> str:
-    reasons: Counter[str] = Counter(reason for _, reason in card.splits["train"].rejected)
-    return reasons.most_common(1)[0][0]
+def _encode(row: dict[str, Any]) -> bytes:
+    """The row as a JSON line. Raises ValueError when it would not be read back as it is."""
+    try:
+        line = orjson.dumps(row)
+    except TypeError as error:  # half of a surrogate pair, a number beyond 64 bits
+        raise ValueError(f"an argument that JSON cannot hold: {error}") from None
+    if orjson.loads(line) != row:
+        raise ValueError("an argument that JSON cannot hold: a number that is not finite")
+    return line + b"\n"
+
+
+def _commonest_reason(split: SplitCard) -> str:
+    reasons: Counter[str] = Counter(reason for _, reason in split.rejected)
+    return reasons.most_common(1)[0][0] if reasons else "it has none"
 
 
 def _facts(target: Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@ artifact is current; a different recipe is reported, never silently reused or ov
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import shutil
 import subprocess
@@ -47,12 +46,16 @@ def is_current(folder: Path, recipe: Recipe, *, force: bool) -> bool:
 
     Raises StageError when it was made by another one and `force` is off.
     """
+    if folder.exists() and not folder.is_dir():
+        raise StageError(f"{folder} is a file: name a folder with --out")
     if force:
         return False
     manifest = read_manifest(folder)
     if manifest is None:
         if folder.exists() and any(folder.iterdir()):
-            raise StageError(f"{folder} holds other files: name an empty --out folder, or --force to replace it")
+            raise StageError(
+                f"{folder} holds other files: name an empty --out folder, or --force to replace it"
+            )
         return False
     if manifest.recipe == recipe:
         return True
@@ -101,8 +104,9 @@ def build_artifact(folder: Path, recipe: Recipe, *, resume: bool = False) -> Ite
             shutil.rmtree(partial, ignore_errors=True)
         raise
     finally:
-        lock.release()
+        # While it is held: afterwards the file may already be the next process's lock.
         (folder.parent / f".{folder.name}.lock").unlink(missing_ok=True)
+        lock.release()
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -184,8 +188,8 @@ def _replace(partial: Path, folder: Path) -> None:
     old = folder.parent / f".{folder.name}.old"
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
-        os.replace(folder, old)
-    os.replace(partial, folder)
+        folder.replace(old)
+    partial.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -200,7 +204,7 @@ def _difference(made: Recipe, wanted: Recipe) -> str:
         else:
             words.append(f"{key.removeprefix('settings.')}={before.get(key)} (now {after.get(key)})")
     more = f" and {len(changed) - 3} more differences" if len(changed) > 3 else ""
-    return ", ".join(words) + more
+    return (", ".join(words) + more) or "other settings"  # such as an empty table instead of none
 
 
 def flatten_json(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

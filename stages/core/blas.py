@@ -211,7 +211,7 @@ def _make_library(path: Path, needed: list[str]) -> str | None:
             return f"patchelf {_last_line(done.stderr)}"
         fault = find_fault(str(library), needed)
         if fault is None:
-            os.replace(library, path)
+            library.replace(path)
         return fault
     finally:
         shutil.rmtree(building, ignore_errors=True)

@@ -55,11 +55,13 @@ class Tool:
     def from_json(cls, data: Mapping[str, Any]) -> Tool:
         """Read the OpenAI shape, or the bare function object inside it.
 
-        Raises ValueError when there is no name.
+        Raises ValueError when there is no name, or parameters that are no object.
         """
         function = data.get("function", data)
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise ValueError("a tool needs a name")
+        if not isinstance(function.get("parameters") or {}, Mapping):
+            raise ValueError(f"the parameters of tool {function['name']} must be an object")
         return cls(
             name=function["name"],
             description=str(function.get("description") or ""),
@@ -108,7 +110,7 @@ class Conversation:
             raise ValueError("no messages")
         return cls(
             messages=tuple(_read_message(m) for m in messages),
-            tools=tuple(Tool.from_json(t) for t in row.get("tools") or ()),
+            tools=tuple(Tool.from_json(t) for t in _list_of_objects(row, "tools")),
         )
 
 
@@ -119,10 +121,22 @@ def _read_message(data: Any) -> Message:
     if content is not None and not isinstance(content, str):
         raise ValueError("content must be text")
     calls = []
-    for call in data.get("tool_calls") or ():
+    for call in _list_of_objects(data, "tool_calls"):
         function = call.get("function", call)
+        if not isinstance(function, Mapping):
+            raise ValueError("the function of a tool call must be an object")
         arguments = function.get("arguments")
         if not isinstance(function.get("name"), str) or not isinstance(arguments, dict):
             raise ValueError("a tool call needs a name and arguments that are an object")
         calls.append(ToolCall(function["name"], arguments))
-    return Message(data["role"], content or "", tuple(calls), data.get("name"))
+    name = data.get("name")
+    if name is not None and not isinstance(name, str):
+        raise ValueError("the name of a message must be text")
+    return Message(data["role"], content or "", tuple(calls), name)
+
+
+def _list_of_objects(data: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    items = data.get(key) or []
+    if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
+        raise ValueError(f"{key} must be a list of objects")
+    return items

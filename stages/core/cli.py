@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 
@@ -26,12 +26,16 @@ from stages.core.fixes import FixSet, arm_name, arm_slug, parse_fixes
 from stages.core.preset import SECTIONS, Preset, load_preset, option_type
 
 SEEDLESS = ("convert_data", "audit")  # stages whose output does not depend on the seed
-UNUSABLE_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+UNUSABLE_PLACE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),  # no room
+    *(errno.EACCES, errno.EPERM),  # no right
+    *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG),  # no such place possible
+}
 
 
 def artifacts_root() -> Path:
     """The folder of all outputs: `artifacts`, or what FAIR_RETEST_ARTIFACTS names."""
-    return Path(os.environ.get("FAIR_RETEST_ARTIFACTS", "artifacts"))
+    return Path(os.environ.get("FAIR_RETEST_ARTIFACTS") or "artifacts")
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Options:
     force: bool = False
     json: bool = False
     overrides: dict[str, Any] = field(default_factory=dict)
+    model: str | None = None  # what --model said; None: the preset's name
 
     @property
     def arm(self) -> str:
@@ -68,7 +73,7 @@ class Options:
     def command(self, stage: str) -> str:
         """The command that makes the output of an upstream stage for these options."""
         seed = "" if stage in SEEDLESS or self.seed == 0 else f" --seed {self.seed}"
-        return f"nox -s {stage} -- --model {self.preset.name} --fixes {self.arm}{seed}"
+        return f"nox -s {stage} -- --model {self.model or self.preset.name} --fixes {self.arm}{seed}"
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def run_stage(
 ) -> int:
     """Parse, run, and turn a mistake into one line. `prepare` runs first and returns a line."""
     parser = build_parser(stage, summary or "", sections)
-    signal.signal(signal.SIGTERM, _interrupt)
+    catch_interrupts()
     return guard(stage, lambda: _run(stage, work, parser.parse_args(argv), prepare))
 
 
@@ -109,28 +114,43 @@ def guard(stage: str, body: Callable[[], int]) -> int:
     except OSError as error:
         if error.errno not in UNUSABLE_PLACE:
             raise
-        print(f"{stage}: cannot write {error.filename or ''}: {error.strerror}; use another --out", file=sys.stderr)
+        print(
+            f"{stage}: cannot use {error.filename or 'the disk of the output'}: {error.strerror}; "
+            "check it, or use another --out",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print(f"{stage}: interrupted; finished work is kept, the same command goes on", file=sys.stderr)
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line, like that of any other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        raise StageError(f"{message}; --help lists the options")
+
+
 def build_parser(stage: str, summary: str, sections: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The common options and one flag for every option of the named preset sections."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"python -m stages.{stage}",
         description=summary,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--model", default="smol", help="preset, .toml file or model folder (default: smol)")
-    parser.add_argument("--fixes", default="fair", help="fair, flawed, or a list such as json,tools (default: fair)")
+    parser.add_argument(
+        "--fixes", default="fair", help="fair, flawed, or a list such as json,tools (default: fair)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="decides everything that is random (default: 0)")
     parser.add_argument("--data", type=Path, help="input folder instead of the upstream stage's output")
     parser.add_argument("--out", type=Path, help="output folder instead of the default below artifacts/")
     parser.add_argument("--force", action="store_true", help="do it again, replacing an existing output")
-    parser.add_argument("--json", action="store_true", help="print the outcome as JSON on stdout, all else on stderr")
+    parser.add_argument(
+        "--json", action="store_true", help="print the outcome as JSON on stdout, all else on stderr"
+    )
     for section in ("model", *sections):
         _add_section(parser, section)
     return parser
@@ -151,15 +171,18 @@ def read_options(args: argparse.Namespace) -> Options:
         force=args.force,
         json=args.json,
         overrides=overrides,
+        model=args.model,
     )
 
 
 def _run(stage: str, work: Work, args: argparse.Namespace, prepare: Callable[[], str] | None) -> int:
-    progress.talk_on(sys.stderr if args.json else sys.stdout)
+    progress.talk_on_stderr(args.json)
     options = read_options(args)
     started = time.perf_counter()
     progress.say(f"{stage}: {options.preset.name}, arm {options.arm}, seed {options.seed}")
-    with progress.run_log(stage, artifacts_root() / "logs", model=options.preset.name, arm=options.arm) as log:
+    with progress.run_log(
+        stage, artifacts_root() / "logs", model=options.preset.name, arm=options.arm
+    ) as log:
         if prepare:
             progress.say(f"  {prepare()}")
         outcome = work(options)
@@ -196,6 +219,12 @@ def _add_section(parser: argparse.ArgumentParser, section: str) -> None:
 
 def _comma_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def catch_interrupts() -> None:
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt, also where a shell started us with them ignored."""
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

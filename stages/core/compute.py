@@ -38,6 +38,14 @@ def load_model(folder: Path) -> tuple[Model, dict[str, Any]]:
     return model, config
 
 
+def load_arrays(path: Path) -> dict[str, Any]:
+    """The arrays of a safetensors file by name."""
+    import mlx.core as mx
+
+    arrays: Any = mx.load(str(path))
+    return dict(arrays)
+
+
 def cross_entropy(logits: Any, targets: Any) -> Any:
     """Cross-entropy in nats, (M,), of logits (M, V) and targets (M,), on whatever computes here."""
     if accelerator() == "cpu":

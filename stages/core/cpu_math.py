@@ -19,6 +19,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 HIDDEN = np.float32(-1e30)  # the score of a position that must not be seen
+# A training that diverges is reported by its loss, in one line, and not by NumPy's warnings.
+quietly = np.errstate(over="ignore", invalid="ignore")
 
 
 def use_fast_functions(model: Any) -> None:
@@ -31,27 +33,34 @@ def use_fast_functions(model: Any) -> None:
     plain = getattr(module, "scaled_dot_product_attention", None)
     if plain is not None and not hasattr(plain, "fast"):
         module.scaled_dot_product_attention = _make_attention(plain)  # type: ignore[attr-defined]
-    if hasattr(module, "swiglu"):
-        module.swiglu = _make_swiglu()  # type: ignore[attr-defined]
+    plain = getattr(module, "swiglu", None)
+    if plain is not None and not hasattr(plain, "fast"):
+        module.swiglu = _make_swiglu(plain)  # type: ignore[attr-defined]
 
 
 def _make_attention(plain: Callable[..., Any]) -> Callable[..., Any]:
     """An attention with mlx-lm's signature that falls back to `plain` for what it does not cover."""
     import mlx.core as mx
 
-    def attention(queries: Any, keys: Any, values: Any, cache: Any, scale: float, mask: Any, sinks: Any = None) -> Any:
-        if sinks is not None or hasattr(cache, "bits") or queries.dtype != mx.float32:
+    def attention(
+        queries: Any, keys: Any, values: Any, cache: Any, scale: float, mask: Any, sinks: Any = None
+    ) -> Any:
+        added = isinstance(mask, mx.array) and mask.dtype != mx.bool_  # scores, maybe with a gradient
+        if added or sinks is not None or hasattr(cache, "bits") or queries.dtype != mx.float32:
             return plain(queries, keys, values, cache, scale, mask, sinks)
         seen = _visible(mask, queries.shape, keys.shape)
 
         @mx.custom_function
+        @quietly
         def attend(q: Any, k: Any, v: Any) -> Any:
-            return mx.array(_attend(*_views(q, k, v), scale, seen))
+            queries, keys, values = _views(q, k, v)
+            return mx.array(_attend(queries, keys, values, scale, seen))
 
         @attend.vjp
+        @quietly
         def attend_vjp(primals: Any, cotangent: Any, output: Any) -> Any:
-            gradients = _attend_back(*_views(*primals, cotangent, output), scale, seen)
-            return tuple(mx.array(g) for g in gradients)
+            q, k, v, upstream, out = _views(*primals, cotangent, output)
+            return tuple(mx.array(g) for g in _attend_back(q, k, v, upstream, out, scale, seen))
 
         return attend(queries, keys, values)
 
@@ -59,20 +68,22 @@ def _make_attention(plain: Callable[..., Any]) -> Callable[..., Any]:
     return attention
 
 
-@cache
-def _make_swiglu() -> Callable[..., Any]:
+def _make_swiglu(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """A SwiGLU with mlx-lm's signature that leaves other types than float32 to `plain`."""
     import mlx.core as mx
 
     @mx.custom_function
-    def swiglu(gate: Any, x: Any) -> Any:
+    @quietly
+    def fast(gate: Any, x: Any) -> Any:
         g, up = _views(gate, x)
         out = _sigmoid(g)
         out *= g
         out *= up
         return mx.array(out)
 
-    @swiglu.vjp
-    def swiglu_vjp(primals: Any, cotangent: Any, _output: Any) -> Any:
+    @fast.vjp
+    @quietly
+    def fast_vjp(primals: Any, cotangent: Any, _output: Any) -> Any:
         gate, up, upstream = _views(*primals, cotangent)
         sigmoid = _sigmoid(gate)
         silu = gate * sigmoid
@@ -84,7 +95,11 @@ def _make_swiglu() -> Callable[..., Any]:
         silu *= upstream
         return mx.array(slope), mx.array(silu)
 
-    return swiglu  # type: ignore[no-any-return]
+    def swiglu(gate: Any, x: Any) -> Any:
+        return fast(gate, x) if gate.dtype == x.dtype == mx.float32 else plain(gate, x)
+
+    swiglu.fast = True  # type: ignore[attr-defined]
+    return swiglu
 
 
 @cache
@@ -93,6 +108,7 @@ def make_cross_entropy() -> Callable[..., Any]:
     import mlx.core as mx
 
     @mx.custom_function
+    @quietly
     def cross_entropy(logits: Any, targets: Any) -> Any:
         scores, wanted = _views(logits, targets)
         top = scores.max(axis=-1, keepdims=True)
@@ -100,6 +116,7 @@ def make_cross_entropy() -> Callable[..., Any]:
         return mx.array(np.log(np.exp(scores - top).sum(axis=-1)) + top[:, 0] - chosen)
 
     @cross_entropy.vjp
+    @quietly
     def cross_entropy_vjp(primals: Any, cotangent: Any, _output: Any) -> Any:
         scores, wanted, upstream = _views(*primals, cotangent)
         slope = scores - scores.max(axis=-1, keepdims=True)
@@ -109,10 +126,10 @@ def make_cross_entropy() -> Callable[..., Any]:
         slope *= upstream[:, None]
         return mx.array(slope), mx.zeros_like(primals[1])
 
-    return cross_entropy  # type: ignore[no-any-return]
+    return cross_entropy
 
 
-def _views(*arrays: Any) -> tuple[Any, ...]:
+def _views(*arrays: Any) -> Any:
     """MLX arrays as NumPy arrays over the same memory."""
     import mlx.core as mx
 
@@ -135,9 +152,7 @@ def _visible(mask: Any, queries: tuple[int, ...], keys: tuple[int, ...]) -> Bool
     length, total = queries[2], keys[2]
     if isinstance(mask, str):  # "causal": the last query sees every key
         return np.tri(length, total, total - length, dtype=np.bool_)[None, None]
-    seen = np.array(mask)
-    if seen.dtype != np.bool_:
-        seen = seen > HIDDEN / 2
+    seen: Bools = np.array(mask)
     return seen.reshape((1,) * (4 - seen.ndim) + seen.shape)
 
 

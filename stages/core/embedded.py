@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from importlib import metadata
 from pathlib import Path
@@ -91,7 +90,7 @@ def build_embedded_model(folder: Path) -> None:
 
 def _move_into_place(building: Path, folder: Path, record: dict[str, Any]) -> None:
     try:
-        os.replace(building, folder)
+        building.replace(folder)
     except OSError:
         # Another process was faster; what it wrote is the same, byte for byte.
         if not folder.is_dir() or _read_record(folder) != record:

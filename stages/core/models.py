@@ -28,23 +28,28 @@ def find_model(preset: Preset, artifacts: Path) -> Path:
     if (folder / "config.json").is_file():
         return folder
     if folder.is_absolute() or source.count("/") != 1:
-        raise StageError(f"no model folder {source} (a folder with config.json): check model.source or --model")
+        raise StageError(
+            f"no model folder {source} (a folder with config.json): check model.source or --model"
+        )
     return _find_hub_model(source, preset.name)
 
 
 def _find_hub_model(repository: str, name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(repository, allow_patterns=FILES, local_files_only=True))
     except LocalEntryNotFoundError:
         pass
+    except HFValidationError:
+        raise StageError(f"no model folder {repository}, and it is no hub id either: check the path") from None
     try:
         return Path(snapshot_download(repository, allow_patterns=FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:80]
+        reason = next(iter(str(error).strip().splitlines()), "no reason given")[:80]
         raise StageError(
             f"model {name} needs {repository}, which is not in the Hugging Face cache and cannot be fetched "
-            f"({type(error).__name__}: {reason}): fetch it with a network, or pass its folder with --source FOLDER"
+            f"({type(error).__name__}: {reason}): "
+            "fetch it where there is a network, or give a folder with --source FOLDER"
         ) from None

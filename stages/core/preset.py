@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from stages.core.dialects import DIALECTS
 from stages.core.errors import StageError
 
 PRESETS = Path(__file__).parent / "presets"
@@ -21,7 +22,7 @@ OWN_FOLDER = "folder"  # the preset that a bare model folder is run with
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelSetup(_Section):
@@ -30,13 +31,22 @@ class ModelSetup(_Section):
     source: str = Field(description="hub id, folder, or bundled:NAME for the embedded model")
     dialect: str = Field(description="tool-call dialect of the model's own chat template")
     legacy_dialect: str = Field(description="dialect that the flawed arm's parser expects")
-    chat_template: str = Field(description="own, or a template of stages/core/templates for a model that lacks tools")
+    chat_template: str = Field(
+        description="own, or a template of stages/core/templates for a model that lacks tools"
+    )
     tool_response: Literal["template", "user"] = Field(
         description="tool results as the template writes them, or as a user turn with a text prefix"
     )
     system: str = Field(description="the system prompt, without the tools")
     billions: float = Field(gt=0, description="parameters in billions, for the estimate of disk and memory")
     reference: str = Field(description="the preset of the large model to compare with")
+
+    @field_validator("dialect", "legacy_dialect")
+    @classmethod
+    def _known_dialect(cls, dialect: str) -> str:
+        if dialect not in DIALECTS:
+            raise ValueError(f"no dialect {dialect!r}, use one of {', '.join(DIALECTS)}")
+        return dialect
 
 
 class TrainSetup(_Section):
@@ -51,7 +61,9 @@ class TrainSetup(_Section):
     rank: int = Field(ge=1, description="LoRA rank")
     scale: float = Field(gt=0, description="LoRA scale")
     dropout: float = Field(ge=0, lt=1, description="LoRA dropout")
-    lora_keys: tuple[str, ...] = Field(description="modules of a layer that get LoRA; empty: every linear one")
+    lora_keys: tuple[str, ...] = Field(
+        description="modules of a layer that get LoRA; empty: every linear one"
+    )
     max_seq_length: int = Field(ge=16, description="tokens; a longer row is rejected, never cut")
     save_every: int = Field(ge=1, description="steps between checkpoints")
     eval_every: int = Field(ge=1, description="steps between validations")
@@ -86,7 +98,9 @@ class Preset(_Section):
 
     name: str
     title: str = Field(description="how reports call the model")
-    arms: tuple[str, ...] = Field(min_length=1, description="arms that retest_fair runs unless --arms says otherwise")
+    arms: tuple[str, ...] = Field(
+        min_length=1, description="arms that retest_fair runs unless --arms says otherwise"
+    )
     model: ModelSetup
     train: TrainSetup
     quantize: QuantizeSetup
@@ -117,6 +131,8 @@ def load_preset(model: str, overrides: Mapping[str, Any] | None = None) -> Prese
         data = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise StageError(f"preset {path} is not valid TOML: {error}") from None
+    if "name" in data:
+        raise StageError(f"preset {path.name}: name: no such key, the file's name is the preset's name")
     data["name"] = path.stem
     data.update({k: v for k, v in extra.items() if k != "model"})
     if isinstance(data.get("model"), dict):
@@ -163,7 +179,9 @@ def _find_preset(model: str) -> tuple[Path, dict[str, Any]]:
         own = {"name": name, "title": name, "model": {"source": str(path.resolve())}}
         return PRESETS / f"{OWN_FOLDER}.toml", own
     if path.is_dir():
-        raise StageError(f"{model} has no config.json: --model takes a model folder, a .toml file or a preset")
+        raise StageError(
+            f"{model} has no config.json: --model takes a model folder, a .toml file or a preset"
+        )
     raise StageError(
         f"unknown model {model!r}: use one of {', '.join(preset_names())}, a .toml file or a model folder"
     )
@@ -172,5 +190,7 @@ def _find_preset(model: str) -> tuple[Path, dict[str, Any]]:
 def _first_problem(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    reason = {"missing": "this key is missing", "extra_forbidden": "no such key"}.get(first["type"], first["msg"])
+    reason = {"missing": "this key is missing", "extra_forbidden": "no such key"}.get(
+        first["type"], first["msg"]
+    )
     return f"{where}: {reason}"

@@ -20,29 +20,39 @@ LOG_VARIABLE = "FAIR_RETEST_LOG"  # set for the stages of one retest, so that th
 LINE_EVERY = 15.0  # seconds between progress lines where there is no terminal
 MEMORY_EVERY = 2.0  # seconds between memory samples
 
-_stream: TextIO = sys.stdout
+_on_stderr = False
 
 
-def talk_on(stream: TextIO) -> None:
-    """Choose the stream for lines and bars."""
-    global _stream
-    _stream = stream
+def talk_on_stderr(chosen: bool) -> None:
+    """Send lines and bars to stderr, when stdout is for JSON alone."""
+    global _on_stderr
+    _on_stderr = chosen
+
+
+def _stream() -> TextIO:
+    return sys.stderr if _on_stderr else sys.stdout
 
 
 def say(text: str) -> None:
     """Print one line above any bar."""
-    tqdm.write(text, file=_stream)
-    _stream.flush()
+    tqdm.write(text, file=_stream())
+    _stream().flush()
 
 
 class Bar:
     """A progress bar on a terminal, and a line now and then anywhere else."""
 
     def __init__(self, label: str, total: int, unit: str, done: int = 0) -> None:
-        self._live = _stream.isatty()
+        self._live = _stream().isatty()
         self._next_line = time.monotonic() + LINE_EVERY
         self._tqdm = tqdm(
-            total=total, initial=done, desc=f"  {label}", unit=unit, file=_stream, disable=not self._live, leave=False
+            total=total,
+            initial=done,
+            desc=f"  {label}",
+            unit=unit,
+            file=_stream(),
+            disable=not self._live,
+            leave=False,
         )
         self._label, self._total, self._done, self._unit = label, total, done, unit
         self._first, self._started = done, time.monotonic()
@@ -103,7 +113,12 @@ def new_log_file(folder: Path, name: str) -> Path:
 
 def write_log(path: Path, stage: str, event: str, **facts: Any) -> None:
     """Append one event as a JSON line."""
-    line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "stage": stage, "event": event, **facts}
+    line = {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "stage": stage,
+        "event": event,
+        **facts,
+    }
     with path.open("ab") as file:
         file.write(orjson.dumps(line, default=str) + b"\n")
 
@@ -111,6 +126,9 @@ def write_log(path: Path, stage: str, event: str, **facts: Any) -> None:
 def _sample_memory(path: Path, stage: str, stop: threading.Event) -> None:
     process = psutil.Process()
     while True:
-        write_log(path, stage, "memory", rss_gb=round(process.memory_info().rss / 1e9, 3))
+        try:
+            write_log(path, stage, "memory", rss_gb=round(process.memory_info().rss / 1e9, 3))
+        except OSError:
+            return  # a full disk: the work itself will say so
         if stop.wait(MEMORY_EVERY):
             return

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stages.core.errors import StageError
 
@@ -136,6 +135,12 @@ class Rate(Record):
     k: int = Field(ge=0)
     n: int = Field(ge=1)
 
+    @model_validator(mode="after")
+    def _part_of_whole(self) -> Rate:
+        if self.k > self.n:
+            raise ValueError(f"{self.k} out of {self.n}")
+        return self
+
     @property
     def value(self) -> float:
         """k / n."""
@@ -159,7 +164,9 @@ class EvalSummary(Record):
     decision_lenient: Rate | None = None
     tool_queries: Rate | None = Field(None, description="decision on tool queries, strict")
     direct_queries: Rate | None = Field(None, description="decision on direct queries, strict")
-    right_tool: Rate | None = Field(None, description="an accepted function called, of the tool queries, strict")
+    right_tool: Rate | None = Field(
+        None, description="an accepted function called, of the tool queries, strict"
+    )
     right_tool_lenient: Rate | None = None
     right_arguments: Rate | None = Field(None, description="function and arguments right, strict")
     right_arguments_lenient: Rate | None = None
@@ -173,7 +180,7 @@ def write_record(path: Path, record: BaseModel) -> None:
     """Write a record as JSON, whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_bytes(orjson.dumps(record.model_dump(mode="json"), option=orjson.OPT_INDENT_2) + b"\n")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def read_record(path: Path, kind: type[R]) -> R:
@@ -185,7 +192,9 @@ def read_record(path: Path, kind: type[R]) -> R:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise StageError(f"{path} is not a valid {kind.__name__} at {where or 'top'}: {first['msg']}") from None
+        raise StageError(
+            f"{path} is not a valid {kind.__name__} at {where or 'top'}: {first['msg']}"
+        ) from None
 
 
 def write_lines(path: Path, records: list[R]) -> None:
@@ -204,7 +213,9 @@ def read_lines(path: Path, kind: type[R]) -> list[R]:
         try:
             records.append(kind.model_validate_json(line))
         except ValidationError as error:
-            raise StageError(f"{path}:{number} is not a valid {kind.__name__}: {error.errors()[0]['msg']}") from None
+            raise StageError(
+                f"{path}:{number} is not a valid {kind.__name__}: {error.errors()[0]['msg']}"
+            ) from None
     return records
 
 

@@ -67,7 +67,9 @@ def find_turns(tokenizer: Tokenizer) -> Turns:
     after_first = answered.split("a1", 1)[-1] if "a1" in answered else ""
     closing = _common_prefix(after_last, after_first).rstrip("\n") or after_last.rstrip("\n")
     if not opening or not closing:
-        raise StageError("the chat template marks no start or no end of an assistant's turn: pass another template")
+        raise StageError(
+            "the chat template marks no start or no end of an assistant's turn: pass another template"
+        )
     return Turns(opening, closing)
 
 
@@ -93,11 +95,6 @@ def assistant_spans(text: str, turns: Turns) -> list[tuple[int, int]]:
         at = len(text) if end < 0 else end + len(turns.closing)
         spans.append((start, at))
     return spans
-
-
-def stop_ids(tokenizer: Tokenizer, turns: Turns) -> list[int]:
-    """The ids that end an assistant's turn in training data: the first token of the closing mark."""
-    return encode_text(turns.closing, tokenizer)[:1]
 
 
 def _common_prefix(a: str, b: str) -> str:

@@ -6,12 +6,14 @@ only made between results of the same suite name and version.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stages.core.errors import StageError
+from stages.core.tools import FUNCTIONS
 
 
 class _Record(BaseModel):
@@ -31,6 +33,10 @@ class Matcher(_Record):
     def _one_rule(self) -> Matcher:
         if len(self.model_fields_set) != 1:
             raise ValueError("a matcher has exactly one of exact, path, contains, regex, any_of")
+        try:
+            re.compile(self.regex or "")
+        except re.error as error:
+            raise ValueError(f"the regex {self.regex!r} is not valid: {error}") from None
         return self
 
 
@@ -41,6 +47,15 @@ class Expected(_Record):
     arguments: dict[str, Matcher] = Field(
         default_factory=dict, description="by parameter name; an argument not named here may be anything"
     )
+
+    @model_validator(mode="after")
+    def _can_be_called(self) -> Expected:
+        if self.function not in FUNCTIONS:
+            raise ValueError(f"no function {self.function!r}: use one of {', '.join(FUNCTIONS)}")
+        unknown = self.arguments.keys() - set(FUNCTIONS[self.function].parameters)
+        if unknown:
+            raise ValueError(f"{self.function} has no parameter {', '.join(sorted(unknown))}")
+        return self
 
 
 class Query(_Record):

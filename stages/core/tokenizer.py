@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ def load_tokenizer(folder: Path, setup: ModelSetup | None = None) -> Tokenizer:
 
     Raises StageError when there is no template or no fast tokenizer, since spans need offsets.
     """
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would ask for PyTorch
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
@@ -25,7 +27,9 @@ def load_tokenizer(folder: Path, setup: ModelSetup | None = None) -> Tokenizer:
     if setup is not None and setup.chat_template != "own":
         tokenizer.chat_template = read_template(setup.chat_template)
     if not tokenizer.chat_template:
-        raise StageError(f"{folder} has no chat template: name one with --chat-template (such as chatml_hermes)")
+        raise StageError(
+            f"{folder} has no chat template: name one with --chat-template (such as chatml_hermes)"
+        )
     return tokenizer
 
 
@@ -36,7 +40,9 @@ def read_template(name: str) -> str:
         return path.read_text("utf-8")
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in TEMPLATES.glob("*.jinja")))
-        raise StageError(f"no chat template {name!r}: use own, {known}, or the path of a .jinja file") from None
+        raise StageError(
+            f"no chat template {name!r}: use own, {known}, or the path of a .jinja file"
+        ) from None
 
 
 def template_hash(tokenizer: Tokenizer) -> str:

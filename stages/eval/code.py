@@ -6,6 +6,8 @@ The code is read, never run.
 from __future__ import annotations
 
 import ast
+import warnings
+from collections import Counter
 from dataclasses import dataclass
 
 from stages.core.chat import ToolCall
@@ -26,7 +28,9 @@ def functions_called(call: ToolCall) -> list[FunctionCall]:
     if call.name != EXECUTE_CODE.name or not isinstance(code, str):
         return []
     try:
-        tree = ast.parse(code)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an odd escape in a model's code is not the user's concern
+            tree = ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
     names = _literal_names(tree)
@@ -40,19 +44,25 @@ def functions_called(call: ToolCall) -> list[FunctionCall]:
 
 def _literal_names(tree: ast.AST) -> dict[str, str]:
     """Names that are assigned a text, and nothing else, anywhere in the code."""
-    values: dict[str, list[str | None]] = {}
+    texts: dict[str, str] = {}
+    bound: Counter[str] = Counter()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign):
-            for target in node.targets:
-                if isinstance(target, ast.Name):
-                    values.setdefault(target.id, []).append(_literal(node.value, {}))
-    return {name: texts[0] for name, texts in values.items() if len(texts) == 1 and texts[0] is not None}
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            bound[node.id] += 1
+        elif isinstance(node, ast.arg):
+            bound[node.arg] += 1
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            text = _literal(node.value, {})
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            texts |= {t.id: text for t in targets if isinstance(t, ast.Name) and text is not None}
+    return {name: text for name, text in texts.items() if bound[name] == 1}
 
 
 def _read_call(node: ast.Call, names: dict[str, str]) -> FunctionCall:
     name = node.func.id if isinstance(node.func, ast.Name) else ""
     arguments = {
-        parameter: _literal(value, names) for parameter, value in zip(FUNCTIONS[name].parameters, node.args, strict=False)
+        parameter: _literal(value, names)
+        for parameter, value in zip(FUNCTIONS[name].parameters, node.args, strict=False)
     }
     arguments |= {k.arg: _literal(k.value, names) for k in node.keywords if k.arg}
     return FunctionCall(name, arguments)

@@ -18,6 +18,7 @@ from stages.core.errors import StageError
 from stages.core.preset import EvalSetup
 from stages.core.records import Reply
 from stages.core.render import encode_text, render_row
+from stages.core.stops import own_stop_ids
 from stages.core.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -36,14 +37,15 @@ class Engine:
         started = time.perf_counter()
         model, config = load_model(folder)
         seconds = time.perf_counter() - started
-        eos = config.get("eos_token_id")
-        stops = eos if isinstance(eos, list) else [] if eos is None else [eos]
+        stops = own_stop_ids(config)
         if not stops:
             raise StageError(f"{folder}/config.json names no eos_token_id: no reply would ever end")
         model.eval()
         return cls(model, load_tokenizer(folder), stops, seconds)
 
-    def answer(self, rows: Sequence[dict[str, Any]], ids: Sequence[str], setup: EvalSetup, label: str) -> list[Reply]:
+    def answer(
+        self, rows: Sequence[dict[str, Any]], ids: Sequence[str], setup: EvalSetup, label: str
+    ) -> list[Reply]:
         """Greedy replies to prompts given as neutral rows, in their order."""
         prompts = [encode_text(render_row(row, self.tokenizer, prompt=True), self.tokenizer) for row in rows]
         prefix = common_prefix(prompts)
@@ -56,7 +58,9 @@ class Engine:
             prefill_batch_size=setup.completion_batch,
         )
         started = time.perf_counter()
-        uids = generator.insert([p[prefix:] for p in prompts], caches=[cache] * len(prompts) if cache else None)
+        uids = generator.insert(
+            [p[prefix:] for p in prompts], caches=[cache] * len(prompts) if cache else None
+        )
         replies: dict[int, Reply] = {}
         tokens: dict[int, list[int]] = {uid: [] for uid in uids}
         names = dict(zip(uids, ids, strict=True))
@@ -67,14 +71,16 @@ class Engine:
                     if response.finish_reason is not None:
                         elapsed = time.perf_counter() - started
                         ended = response.finish_reason == "stop"
-                        replies[response.uid] = self._reply(names[response.uid], tokens[response.uid], ended, elapsed)
+                        replies[response.uid] = self._reply(
+                            names[response.uid], tokens[response.uid], ended, elapsed
+                        )
                         bar.advance()
         generator.close()
         return [replies[uid] for uid in uids]
 
     def _prefill(self, tokens: list[int]) -> list[Any] | None:
         """The model's cache after the shared prefix; None when its layers cannot share one."""
-        cache = make_prompt_cache(self.model)
+        cache: list[Any] = make_prompt_cache(self.model)
         if not tokens or not all(type(layer) is KVCache for layer in cache):
             return None
         self.model(mx.array([tokens]), cache=cache)
@@ -84,8 +90,13 @@ class Engine:
     def _reply(self, query: str, tokens: list[int], ended: bool, elapsed: float) -> Reply:
         kept = tokens[:-1] if ended else tokens
         text: str = self.tokenizer.decode(kept, skip_special_tokens=False)
-        finish = "stop" if ended else "length"
-        return Reply(id=query, text=text, tokens=len(tokens), finish=finish, seconds=round(elapsed, 3))
+        return Reply(
+            id=query,
+            text=text,
+            tokens=len(tokens),
+            finish="stop" if ended else "length",
+            seconds=round(elapsed, 3),
+        )
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:

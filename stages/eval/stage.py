@@ -7,13 +7,29 @@ from pathlib import Path
 from typing import Any
 
 from stages.core import progress
-from stages.core.artifact import build_artifact, fingerprint_json, fingerprint_model, is_current, read_manifest
+from stages.core.artifact import (
+    build_artifact,
+    fingerprint_json,
+    fingerprint_model,
+    is_current,
+    read_manifest,
+)
 from stages.core.cli import Options, Outcome
 from stages.core.compute import device_peak_gb
 from stages.core.errors import StageError
 from stages.core.platform import folder_size_gb, peak_memory_gb, require_disk
 from stages.core.prompts import offered_tools, query_row, system_message
-from stages.core.records import EvalSummary, Rate, Recipe, Reply, Score, Timing, read_lines, write_lines, write_record
+from stages.core.records import (
+    EvalSummary,
+    Rate,
+    Recipe,
+    Reply,
+    Score,
+    Timing,
+    read_lines,
+    write_lines,
+    write_record,
+)
 from stages.core.suite import Suite, load_suite
 from stages.eval.generate import Engine
 from stages.eval.score import SCORER_VERSION, rate, rates_by_category, score_replies
@@ -98,7 +114,9 @@ class _Run:
         if self.options.force:
             return None
         wanted = self.generation(suite)
-        for manifest_path in sorted(self.options.place("eval").parents[1].glob(f"*/*/{suite.name}/manifest.json")):
+        for manifest_path in sorted(
+            self.options.place("eval").parents[1].glob(f"*/*/{suite.name}/manifest.json")
+        ):
             folder = manifest_path.parent
             manifest = read_manifest(folder)
             if manifest is not None and manifest.facts.get("generation") == wanted:

@@ -13,18 +13,32 @@ from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import dequantize_model, save_config, save_model
 
 from stages.core import progress
-from stages.core.artifact import build_artifact, fingerprint_model, is_current, read_manifest, require_artifact
+from stages.core.artifact import (
+    build_artifact,
+    fingerprint_model,
+    is_current,
+    read_manifest,
+    require_artifact,
+)
 from stages.core.cli import Options, Outcome, artifacts_root
-from stages.core.compute import Model, load_model
+from stages.core.compute import Model, load_arrays, load_model
 from stages.core.errors import StageError
 from stages.core.fixes import fixes_until
 from stages.core.models import find_model
 from stages.core.platform import require_disk
 from stages.core.records import Recipe
-from stages.core.render import find_turns, stop_ids
+from stages.core.render import find_turns
+from stages.core.stops import choose_stop_ids, own_stop_ids, turn_end_ids
 from stages.core.tokenizer import load_tokenizer, template_hash
 
-TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "added_tokens.json", "*.jinja")
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "vocab*",
+    "merges.txt",
+    "added_tokens.json",
+    "*.jinja",
+)
 
 
 def fuse(options: Options) -> Outcome:
@@ -34,7 +48,10 @@ def fuse(options: Options) -> Outcome:
     base = find_model(options.preset, artifacts_root())
     recipe = Recipe(
         stage="fuse",
-        settings={"fixes": list(fixes_until(options.fixes, "fuse")), "chat_template": options.preset.model.chat_template},
+        settings={
+            "fixes": list(fixes_until(options.fixes, "fuse")),
+            "chat_template": options.preset.model.chat_template,
+        },
         inputs={"adapter": trained.content, "model": fingerprint_model(base)},
     )
     if is_current(target, recipe, force=options.force):
@@ -43,7 +60,9 @@ def fuse(options: Options) -> Outcome:
     require_disk(target, options.preset.model.billions * 2.1 + 0.02, "the fused model")
     tokenizer = load_tokenizer(base, options.preset.model)
     model, config = load_model(base)
-    stops = choose_stop_ids(config, stop_ids(tokenizer, find_turns(tokenizer)), fixed="eos" in options.fixes)
+    stops = choose_stop_ids(
+        own_stop_ids(config), turn_end_ids(tokenizer, find_turns(tokenizer)), fixed="eos" in options.fixes
+    )
     progress.say(f"  stop tokens: {', '.join(f'{i} {tokenizer.convert_ids_to_tokens(i)}' for i in stops)}")
     model = fuse_adapter(model, adapter)
     model.set_dtype(stored_dtype(base))
@@ -66,19 +85,11 @@ def fuse_adapter(model: Model, adapter: Path) -> Model:
     return dequantize_model(model)
 
 
-def choose_stop_ids(config: dict[str, Any], turn_ends: list[int], *, fixed: bool) -> list[int]:
-    """The ids at which the fused model stops.
-
-    Fixed: what ends a turn in training first, then the base's own. Not fixed: the base's id alone.
-    """
-    eos = config.get("eos_token_id")
-    own = eos if isinstance(eos, list) else [] if eos is None else [eos]
-    return list(dict.fromkeys([*turn_ends, *own])) if fixed else own[:1]
-
-
 def stored_dtype(folder: Path) -> mx.Dtype:
     """The floating type in which a model folder keeps its scales, or its weights when not quantized."""
-    weights = {name: array for path in sorted(folder.glob("*.safetensors")) for name, array in mx.load(str(path)).items()}
+    weights: dict[str, mx.array] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        weights |= load_arrays(path)
     scales = [a.dtype for name, a in weights.items() if name.endswith(".scales")]
     floats = [a.dtype for a in weights.values() if a.dtype in (mx.float16, mx.bfloat16, mx.float32)]
     return (scales or floats)[0]

@@ -50,7 +50,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
-    progress.talk_on(sys.stderr if args.json else sys.stdout)
+    progress.talk_on_stderr(args.json)
     started = time.perf_counter()
     request = Request(args.model, args.fixes, args.seed, args.reference, args.out)
     with progress.run_log("report", artifacts_root() / "logs", model=args.model):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from stages import retest_fair as package
-from stages.core.cli import build_parser, guard, read_options
+from stages.core.cli import build_parser, catch_interrupts, guard, read_options
 from stages.core.fixes import parse_fixes
 from stages.retest_fair.stage import Plan, retest
 
@@ -16,7 +16,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the options and run the retest."""
     parser = build_parser("retest_fair", package.__doc__ or "", ("train", "quantize", "eval"))
     parser.add_argument("--arms", help="arms to run, such as flawed,fair (default: what the preset names)")
-    parser.add_argument("--despite-audit", action="store_true", help="train even if the fair arm's audit is critical")
+    parser.add_argument(
+        "--despite-audit", action="store_true", help="train even if the fair arm's audit is critical"
+    )
+    catch_interrupts()
     return guard("retest_fair", lambda: retest(_read_plan(parser.parse_args(argv))))
 
 

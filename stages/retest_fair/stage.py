@@ -51,14 +51,11 @@ def retest(plan: Plan) -> int:
     started = time.perf_counter()
     _announce(plan, log)
     require_disk(root, estimate_disk_gb(plan), "the whole retest")
-    done: list[tuple[str, float]] = []
     for step in list_steps(plan):
-        before = time.perf_counter()
         _run_stage(step.stage, stage_arguments(plan, step))
-        done.append((f"{step.stage} {arm_name(step.fixes)}", time.perf_counter() - before))
         if step.stage == "audit":
             _heed_audit(plan, step)
-    _run_stage("report", ["--model", plan.model])
+    _run_stage("report", report_arguments(plan))
     progress.say(f"retest_fair: done in {time.perf_counter() - started:.0f} s, timings and memory in {log}")
     return 0
 
@@ -77,7 +74,14 @@ def list_steps(plan: Plan) -> Iterator[Step]:
 def stage_arguments(plan: Plan, step: Step) -> list[str]:
     """The command-line options of one stage: the common ones and those of its preset sections."""
     options = plan.options
-    arguments = ["--model", plan.model, "--fixes", ",".join(step.fixes) or "flawed", "--seed", str(options.seed)]
+    arguments = [
+        "--model",
+        plan.model,
+        "--fixes",
+        ",".join(step.fixes) or "flawed",
+        "--seed",
+        str(options.seed),
+    ]
     if step.stage == "convert_data" and options.data is not None:
         arguments += ["--data", str(options.data)]
     if options.force:
@@ -86,6 +90,16 @@ def stage_arguments(plan: Plan, step: Step) -> list[str]:
     for name, value in options.overrides.items():
         if any(section in SECTIONS and name in SECTIONS[section].model_fields for section in sections):
             arguments += _flag(name, value)
+    return arguments
+
+
+def report_arguments(plan: Plan) -> list[str]:
+    """The options of the report on this run."""
+    arguments = ["--model", plan.model, "--seed", str(plan.options.seed)]
+    if reference := plan.options.overrides.get("reference"):
+        arguments += ["--reference", str(reference)]
+    if plan.options.out is not None:
+        arguments += ["--out", str(plan.options.out / "reports")]
     return arguments
 
 
@@ -108,14 +122,17 @@ def _announce(plan: Plan, log: Path) -> None:
     progress.say(f"  seed {options.seed}, reference {options.preset.model.reference}, log {log}")
     for fixes in plan.arms:
         off = [name for name in FIXES if name not in fixes]
-        progress.say(f"  arm {arm_name(fixes)}: " + (f"without {', '.join(off)}" if off else "all five fixes"))
+        progress.say(
+            f"  arm {arm_name(fixes)}: " + (f"without {', '.join(off)}" if off else "all five fixes")
+        )
 
 
 def _flag(name: str, value: object) -> list[str]:
     flag = f"--{name.replace('_', '-')}"
     if isinstance(value, bool):
         return [flag if value else flag.replace("--", "--no-", 1)]
-    return [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return [f"{flag}={text}"]  # one word, since a text may begin with a dash
 
 
 def _run_stage(stage: str, arguments: list[str]) -> None:

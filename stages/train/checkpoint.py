@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 from pydantic import Field
 
-from stages.core.compute import Model
+from stages.core.compute import Model, load_arrays
 from stages.core.records import Record, read_record, write_record
 
 KEEP = 2  # checkpoints that stay on disk
@@ -44,11 +44,11 @@ class Checkpoints:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         save_adapter(model, partial / "adapters.safetensors")
-        random = {"random": mx.random.state[0]}
-        mx.save_safetensors(str(partial / "optimizer.safetensors"), dict(tree_flatten(optimizer.state)) | random)
+        arrays = dict(tree_flatten(optimizer.state)) | {"random": _read_random_key()}
+        mx.save_safetensors(str(partial / "optimizer.safetensors"), arrays)
         write_record(partial / "state.json", state)
         shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
+        partial.replace(final)
         for old in self._finished()[:-KEEP]:
             shutil.rmtree(old)
 
@@ -59,8 +59,8 @@ class Checkpoints:
             return None
         last = finished[-1]
         model.load_weights(str(last / "adapters.safetensors"), strict=False)
-        arrays = dict(mx.load(str(last / "optimizer.safetensors")))
-        mx.random.state[0] = arrays.pop("random")
+        arrays = load_arrays(last / "optimizer.safetensors")
+        _set_random_key(arrays.pop("random"))
         optimizer.state = tree_unflatten(list(arrays.items()))
         return read_record(last / "state.json", State)
 
@@ -71,6 +71,18 @@ class Checkpoints:
 
     def _finished(self) -> list[Path]:
         return sorted(p for p in self._root.glob("[0-9]*") if (p / "state.json").is_file())
+
+
+def _read_random_key() -> mx.array:
+    state: Any = mx.random.state
+    key: mx.array = state[0]
+    return key
+
+
+def _set_random_key(key: mx.array) -> None:
+    """MLX's key is the two 32-bit halves of a seed, and its state can only be set by a seed."""
+    high, low = np.array(key).tolist()
+    mx.random.seed(high << 32 | low)
 
 
 def save_adapter(model: Model, path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
+from mlx.nn.utils import value_and_grad
+from mlx.utils import tree_map
 import mlx.optimizers as optim
 import orjson
 
@@ -40,25 +41,30 @@ class Run:
     folder: Path
 
     def __post_init__(self) -> None:
-        self.split = SplitModel(self.model, self.setup.num_layers)
+        self.split = SplitModel(self.model, self.setup.num_layers, checkpoint=self.setup.grad_checkpoint)
         if not self.split.can_split:
-            raise StageError("this architecture has layers with a sliding window or a state, which train cannot do yet")
+            raise StageError(
+                "this architecture has layers with a sliding window or a state, which train cannot do yet"
+            )
         self.trunk = Trunk(self.split, shared_prefix([*self.train, *self.valid]))
         self.plan = BatchPlan(tuple(len(r.tokens) for r in self.train), self.setup.batch_size, self.seed)
         self.optimizer = optim.AdamW(learning_rate=make_schedule(self.setup), weight_decay=0.0)
         self.optimizer.init(self.model.trainable_parameters())
         self.checkpoints = Checkpoints(self.folder)
-        self._gradient = nn.value_and_grad(self.model, lambda *args: sum_loss(self.split, *args))
+        self._gradient = value_and_grad(self.model, lambda *args: sum_loss(self.split, *args))
 
     def verify(self) -> None:
         """Compare the fast loss with the plain one on a few rows, before hours depend on it."""
         rows = self.train[:2]
         batch = make_batch(rows, self.trunk.size)
-        hidden = self.split.trunk(mx.array(batch.inputs), self.trunk._cache)
-        fast = float(sum_loss(self.split, self.trunk.prefix, hidden, batch).item())
+        hidden = self.trunk.hidden(rows, mx.array(batch.inputs))
+        fast = _value(sum_loss(self.split, self.trunk.prefix, hidden, batch))
         plain = plain_loss(self.model, rows)
         if not math.isclose(fast, plain, rel_tol=SAME_LOSS):
-            raise StageError(f"the fast loss {fast:.4f} is not the model's own {plain:.4f}: this architecture is not supported")
+            raise StageError(
+                f"the fast loss {fast:.4f} is not the model's own {plain:.4f}: "
+                "train cannot do this architecture yet"
+            )
 
     def step(self, index: int) -> tuple[float, int, int]:
         """One optimizer step: the summed loss, its supervised tokens, and the rows' tokens."""
@@ -67,15 +73,15 @@ class Run:
         hidden = self.trunk.hidden(rows, mx.array(batch.inputs))
         loss, gradient = self._gradient(self.trunk.prefix, hidden, batch)
         supervised = int(batch.weights.sum())
-        gradient = nn.utils.tree_map(lambda g: g / supervised, gradient)
+        gradient = tree_map(lambda g: g / supervised, gradient)
         self.optimizer.update(self.model, gradient)
         mx.eval(loss, self.model.trainable_parameters(), self.optimizer.state)
-        value = float(loss.item())
+        value = _value(loss)
         if not math.isfinite(value):
             lines = ", ".join(str(i + 1) for i in self.plan.rows_of(index))
             raise StageError(
-                f"the loss is {value} in step {index + 1}, rows {lines} of train.jsonl: lower --learning-rate; "
-                "the last good checkpoint is kept"
+                f"the loss is {value} in step {index + 1}, rows {lines} of train.jsonl: "
+                "lower --learning-rate; the last good checkpoint is kept"
             )
         return value, supervised, batch.tokens
 
@@ -86,7 +92,7 @@ class Run:
         for rows in _by_length(self.valid, size):
             batch = make_batch(rows, self.trunk.size)
             hidden = self.trunk.hidden(rows, mx.array(batch.inputs))
-            total += float(sum_loss(self.split, self.trunk.prefix, hidden, batch).item())
+            total += _value(sum_loss(self.split, self.trunk.prefix, hidden, batch))
             count += int(batch.weights.sum())
         self.model.train()
         return total / count
@@ -94,7 +100,9 @@ class Run:
 
 def train_adapter(run: Run) -> State:
     """Run all steps, from the last checkpoint if there is one; writes log and adapter."""
-    state = run.checkpoints.resume(run.model, run.optimizer) or State(step=0, seconds=0.0, log_bytes=0, best_loss=None)
+    state = run.checkpoints.resume(run.model, run.optimizer) or State(
+        step=0, seconds=0.0, log_bytes=0, best_loss=None
+    )
     log = _Log(run.folder / "log.jsonl", state)
     if state.step:
         progress.say(f"  goes on from the checkpoint of step {state.step}")
@@ -174,8 +182,12 @@ class _Log:
         speed = window.tokens / (time.perf_counter() - window.started)
         self._write(
             LossPoint(
-                step=step, kind="train", loss=round(window.mean, 5), learning_rate=rate,
-                tokens_per_second=round(speed, 1), seconds=self.seconds,
+                step=step,
+                kind="train",
+                loss=round(window.mean, 5),
+                learning_rate=rate,
+                tokens_per_second=round(speed, 1),
+                seconds=self.seconds,
             )
         )
 
@@ -193,3 +205,8 @@ class _Log:
 def _by_length(rows: list[Encoded], size: int) -> list[list[Encoded]]:
     ordered = sorted(rows, key=lambda row: len(row.tokens))
     return [ordered[i : i + size] for i in range(0, len(ordered), size)]
+
+
+def _value(scalar: mx.array) -> float:
+    value: Any = scalar.item()
+    return float(value)

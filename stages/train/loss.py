@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -19,10 +20,7 @@ def sum_loss(split: SplitModel, prefix: mx.array | None, hidden: mx.array, batch
     `prefix` (1, P, width) goes through the trained layers once; its keys and values are broadcast to
     the rows, so gradients flow through them exactly as if each row had carried its own copy.
     """
-    cache = split.caches()[1]
-    if prefix is not None:
-        split.top(prefix, cache)
-    out = split.top(hidden, cache)
+    out = split.top(prefix, hidden)
     chosen = out.reshape(-1, out.shape[-1])[mx.array(batch.where)]
     losses: mx.array = cross_entropy(split.logits(chosen), mx.array(batch.targets)) * mx.array(batch.weights)
     return losses.sum()
@@ -34,5 +32,6 @@ def plain_loss(model: Model, rows: Sequence[Encoded]) -> float:
     for row in rows:
         logits = model(mx.array([row.tokens[:-1]]))[0]
         losses = nn.losses.cross_entropy(logits, mx.array(row.tokens[1:])).astype(mx.float32)
-        total += float((losses * mx.array(row.supervised[1:])).sum().item())
+        value: Any = (losses * mx.array(row.supervised[1:])).sum().item()
+        total += float(value)
     return total

@@ -48,7 +48,9 @@ def load_rows(path: Path, tokenizer: Tokenizer, turns: Turns, limit: int) -> lis
         try:
             row = encode_row(orjson.loads(line), tokenizer, turns)
         except (orjson.JSONDecodeError, KeyError, TypeError):
-            raise StageError(f"{path}:{number} is not a converted row: run nox -s convert_data on this data") from None
+            raise StageError(
+                f"{path}:{number} is not a converted row: run nox -s convert_data on this data"
+            ) from None
         if not any(row.supervised[1:]):
             raise StageError(f"{path}:{number} has no assistant's turn to learn from: remove the row")
         if len(row.tokens) > limit:

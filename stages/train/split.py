@@ -7,7 +7,9 @@ all rows share is computed once for the run below the cut, and once per step abo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import mlx.core as mx
 import psutil
@@ -38,8 +40,8 @@ def _lay_under(kept: mx.array, new: mx.array) -> mx.array:
 class SplitModel:
     """A model as `trunk` (embedding and frozen layers) and `top` (trained layers)."""
 
-    def __init__(self, model: Model, trained_layers: int) -> None:
-        self.model = model
+    def __init__(self, model: Model, trained_layers: int, *, checkpoint: bool = False) -> None:
+        self.model, self._checkpoint = model, checkpoint
         cut = len(model.layers) - trained_layers
         self._below, self._above = model.layers[:cut], model.layers[cut:]
 
@@ -48,17 +50,26 @@ class SplitModel:
         """Whether every layer simply attends to all earlier positions."""
         return all(type(cache) is KVCache for cache in make_prompt_cache(self.model))
 
-    def caches(self) -> tuple[list[PrefixCache], list[PrefixCache]]:
-        """Fresh prefix caches for the layers below and above the cut."""
-        return [PrefixCache() for _ in self._below], [PrefixCache() for _ in self._above]
+    def trunk_cache(self) -> list[PrefixCache]:
+        """Fresh prefix caches for the layers below the cut."""
+        return [PrefixCache() for _ in self._below]
 
-    def trunk(self, tokens: mx.array, cache: Sequence[PrefixCache]) -> mx.array:
-        """Hidden states (B, T, width) at the cut for token ids (B, T)."""
-        return _run_layers(self._below, self.model.model.embed_tokens(tokens), cache)
+    def trunk(self, tokens: mx.array, caches: Sequence[PrefixCache]) -> mx.array:
+        """Hidden states (B, T, width) at the cut for token ids (B, T) behind what the caches hold."""
+        hidden: mx.array = self.model.model.embed_tokens(tokens)
+        for layer, cache in zip(self._below, caches, strict=True):
+            hidden = layer(hidden, create_attention_mask(hidden, cache), cache=cache)
+        return hidden
 
-    def top(self, hidden: mx.array, cache: Sequence[PrefixCache]) -> mx.array:
-        """Final hidden states (B, T, width), before the norm, from those at the cut."""
-        return _run_layers(self._above, hidden, cache)
+    def top(self, prefix: mx.array | None, hidden: mx.array) -> mx.array:
+        """Final hidden states (B, T, width), before the norm, from those at the cut.
+
+        The prefix (1, P, width) goes through each layer as one row, just before the rows that see it.
+        """
+        for layer in self._above:
+            run = _checkpointed(layer) if self._checkpoint else partial(_run_layer, layer)
+            prefix, hidden = run(prefix, hidden)
+        return hidden
 
     def logits(self, hidden: mx.array) -> mx.array:
         """Logits (M, vocabulary) for hidden states (M, width)."""
@@ -68,20 +79,28 @@ class SplitModel:
         return out
 
 
-def _run_layers(layers: Sequence[Model], hidden: mx.array, cache: Sequence[PrefixCache]) -> mx.array:
-    if not layers:
-        return hidden
-    mask = create_attention_mask(hidden, cache[0])
-    for layer, kept in zip(layers, cache, strict=True):
-        hidden = layer(hidden, mask, cache=kept)
-    return hidden
+def _run_layer(layer: Model, prefix: mx.array | None, hidden: mx.array) -> tuple[mx.array | None, mx.array]:
+    cache = PrefixCache()
+    if prefix is not None:
+        prefix = layer(prefix, create_attention_mask(prefix, cache), cache=cache)
+    return prefix, layer(hidden, create_attention_mask(hidden, cache), cache=cache)
+
+
+def _checkpointed(layer: Model) -> Callable[..., tuple[mx.array | None, mx.array]]:
+    """`_run_layer` that keeps only its inputs and computes the rest again in the backward pass."""
+
+    def run(parameters: Any, prefix: mx.array | None, hidden: mx.array) -> tuple[mx.array | None, mx.array]:
+        layer.update(parameters)
+        return _run_layer(layer, prefix, hidden)
+
+    return partial(mx.checkpoint(run), layer.trainable_parameters())
 
 
 class Trunk:
     """The hidden states at the cut: of the prefix (1, P, width), and of rows, each computed once."""
 
     def __init__(self, split: SplitModel, prefix: Sequence[int]) -> None:
-        self._split, self._cache = split, split.caches()[0]
+        self._split, self._cache = split, split.trunk_cache()
         self.size = len(prefix)
         self.prefix: mx.array | None = None
         if prefix:

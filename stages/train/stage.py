@@ -11,7 +11,13 @@ from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from stages.core import progress
-from stages.core.artifact import build_artifact, fingerprint_model, is_current, read_manifest, require_artifact
+from stages.core.artifact import (
+    build_artifact,
+    fingerprint_model,
+    is_current,
+    read_manifest,
+    require_artifact,
+)
 from stages.core.cli import Options, Outcome, artifacts_root
 from stages.core.compute import Model, device_peak_gb, load_model
 from stages.core.errors import StageError
@@ -20,10 +26,14 @@ from stages.core.models import find_model
 from stages.core.platform import require_disk
 from stages.core.preset import TrainSetup
 from stages.core.records import Recipe
-from stages.core.render import Encoded, find_turns, stop_ids
+from stages.core.render import Encoded, find_turns
+from stages.core.stops import turn_end_ids
 from stages.core.tokenizer import Tokenizer, load_tokenizer, template_hash
 from stages.train.loop import Run, train_adapter
 from stages.train.rows import load_rows
+
+
+CACHE_LIMIT = 1 << 30  # bytes of freed buffers that MLX may keep; shapes vary from step to step
 
 
 def train(options: Options) -> Outcome:
@@ -49,13 +59,18 @@ def train(options: Options) -> Outcome:
     train_rows = load_rows(data / "train.jsonl", tokenizer, turns, setup.max_seq_length)
     valid_rows = load_rows(data / "valid.jsonl", tokenizer, turns, setup.max_seq_length)
     if setup.batch_size > len(train_rows):
-        raise StageError(f"batch size {setup.batch_size} is larger than the {len(train_rows)} rows: lower --batch-size")
+        raise StageError(
+            f"batch size {setup.batch_size} is larger than the {len(train_rows)} rows: lower --batch-size"
+        )
     _show_supervision(train_rows, tokenizer)
     mx.random.seed(options.seed)
+    mx.set_cache_limit(CACHE_LIMIT)
     model = add_lora(base, setup)
     with build_artifact(target, recipe, resume=True) as build:
         run = Run(model, setup, options.seed, train_rows, valid_rows, build.folder)
-        progress.say(f"  {run.trunk.size} tokens are shared by all rows; {run.plan.steps_per_epoch} steps an epoch")
+        progress.say(
+            f"  {run.trunk.size} tokens are shared by all rows; {run.plan.steps_per_epoch} steps an epoch"
+        )
         run.verify()
         state = train_adapter(run)
         _write_config(build.folder, base, setup)
@@ -65,7 +80,7 @@ def train(options: Options) -> Outcome:
             "best_valid_loss": state.best_loss,
             "rows": len(train_rows),
             "template": template_hash(tokenizer),
-            "stop_ids": stop_ids(tokenizer, turns),
+            "stop_ids": turn_end_ids(tokenizer, turns),
             "device_peak_gb": device_peak_gb(),
         }
     return Outcome(target, lines=(f"best validation loss {state.best_loss:.4f}",), facts=_facts(target))
@@ -75,14 +90,19 @@ def add_lora(base: Path, setup: TrainSetup) -> Model:
     """The base model, frozen, with fresh LoRA layers that train."""
     model, _ = load_model(base)
     if setup.num_layers > len(model.layers):
-        raise StageError(f"--num-layers {setup.num_layers} is more than the model's {len(model.layers)} layers")
+        raise StageError(
+            f"--num-layers {setup.num_layers} is more than the model's {len(model.layers)} layers"
+        )
     model.freeze()
     linear_to_lora_layers(model, setup.num_layers, lora_parameters(setup))
     model.train()
-    trained = sum(v.size for _, v in tree_flatten(model.trainable_parameters()))
+    parameters: Any = tree_flatten(model.trainable_parameters())
+    trained = sum(array.size for _, array in parameters)
     if not trained:
         raise StageError(f"--lora-keys {','.join(setup.lora_keys)} names no module of this model")
-    progress.say(f"  LoRA on {setup.num_layers} of {len(model.layers)} layers: {trained / 1e6:.2f} M parameters")
+    progress.say(
+        f"  LoRA on {setup.num_layers} of {len(model.layers)} layers: {trained / 1e6:.2f} M parameters"
+    )
     return model
 
 

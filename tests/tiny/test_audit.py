@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
@@ -19,7 +18,6 @@ from stages.audit.__main__ import main
 from stages.audit.registry import CHECKS
 from stages.audit.stage import REPORT, audit
 from stages.convert_data.stage import CORPUS, convert_data
-from stages.core import progress
 from stages.core.cli import Options
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FIXES, FLAWED, FixSet
@@ -79,9 +77,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory, built: BuiltOnce) -> Bench:
 
 @pytest.fixture(autouse=True)
 def keep_to_the_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Logs stay in the test's folder, and lines do not go to the closed stream of an earlier test."""
+    """Logs stay in the test's folder."""
     monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path))
-    progress.talk_on(sys.__stdout__ or sys.stdout)
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,10 @@ from stages.audit.plan import longest_turn
 from stages.audit.registry import CHECKS, Issue, check
 from stages.audit.report import describe_audit, write_markdown
 from stages.audit.rows import EXAMPLES, Row, cite, excerpt, list_lines, stored_turns, tally
-from stages.audit.subject import JINJA, Subject, as_ids, plan_stops, read_base
+from stages.audit.subject import JINJA, Subject, read_base
 from stages.core.errors import StageError
 from stages.core.records import AuditReport, Finding
 from stages.core.render import Encoded
-
-IDS = st.lists(st.integers(0, 9), max_size=4)
 
 
 def make_row(
@@ -124,20 +122,6 @@ def test_normalised_texts_ignore_case_marks_and_width() -> None:
 @given(st.text())
 def test_normalise_is_stable(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
-
-
-@pytest.mark.parametrize(("value", "ids"), [(2, [2]), ([3, 4], [3, 4]), (None, []), ([], []), ("2", [])])
-def test_eos_entries_as_lists(value: Any, ids: list[int]) -> None:
-    assert as_ids(value) == ids
-
-
-@given(IDS, IDS)
-def test_planned_stops(own: list[int], ends: list[int]) -> None:
-    fixed = plan_stops(own, ends, fixed=True)
-    assert set(fixed) == {*own, *ends}
-    assert len(fixed) == len(set(fixed))
-    assert fixed[: len(set(ends))] == list(dict.fromkeys(ends))
-    assert plan_stops(own, ends, fixed=False) == own[:1]
 
 
 def write_base(folder: Path, **files: Any) -> Path:

@@ -148,11 +148,6 @@ def test_an_empty_or_broken_count_is_an_error(k: int, n: int) -> None:
         ratio_interval(Count(k, n), Count(1, 2))
 
 
-def test_a_rate_above_1_is_an_error() -> None:
-    with pytest.raises(StageError, match="3 of 2 is no rate"):
-        rate_interval(Rate(k=3, n=2))
-
-
 @pytest.mark.parametrize(
     ("ratio", "answer"),
     [

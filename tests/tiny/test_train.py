@@ -1,0 +1,445 @@
+"""Training: what is learned, that the fast loss is the plain one, that a stopped run goes on exactly."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx_lm
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlx.utils import tree_flatten, tree_map
+
+from stages.core.compute import load_model
+from stages.core.errors import StageError
+from stages.core.preset import TrainSetup, load_preset
+from stages.core.records import LossPoint, read_lines
+from stages.core.render import Encoded, encode_row, find_turns, render_row
+from stages.core.tokenizer import load_tokenizer, read_template
+from stages.train.__main__ import main
+from stages.train.loop import Run
+from stages.train.loss import plain_loss, sum_loss
+from stages.train.rows import BatchPlan, load_rows, make_batch, shared_prefix
+from stages.train.stage import add_lora
+from tests.models import KINDS, BuiltOnce, Kind
+from tests.pipeline import TRAIN, Pipeline, run_work, start_stage, stock_functions
+
+CALL = {"type": "function", "function": {"name": "execute_code", "arguments": {"code": "print(1 < 2)\n"}}}
+CONVERSATION: list[dict[str, Any]] = [
+    {"role": "system", "content": "You help."},
+    {"role": "user", "content": "Is 1 less than 2? Say <|im_end|> or assistant."},
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": "True\n"},
+    {"role": "assistant", "content": "Yes, it is.\n\nReally 🙂"},
+    {"role": "user", "content": "Thanks"},
+    {"role": "assistant", "content": "You're welcome."},
+]
+WRITTEN_CALL = '<tool_call>\n{"name": "execute_code", "arguments": {"code": "print(1 < 2)\\n"}}\n</tool_call>'
+TURN = re.compile(r"<\|im_start\|>assistant\n(.*?<\|im_end\|>)", re.DOTALL)
+
+
+def make_setup(**overrides: Any) -> TrainSetup:
+    return load_preset("smol", TRAIN | overrides).train
+
+
+def encode_pipeline_rows(run: Pipeline) -> list[Encoded]:
+    preset = run.options("train").preset
+    tokenizer = load_tokenizer(run.model, preset.model)
+    return load_rows(run.folder("convert_data") / "train.jsonl", tokenizer, find_turns(tokenizer), 1024)
+
+
+def supervised_runs(row: Encoded, tokenizer: Any) -> list[str]:
+    """The texts of the unbroken stretches of supervised tokens."""
+    stretches: list[list[int]] = []
+    for i, (token, learned) in enumerate(zip(row.tokens, row.supervised, strict=True)):
+        if learned and (i == 0 or not row.supervised[i - 1]):
+            stretches.append([])
+        if learned:
+            stretches[-1].append(token)
+    return [tokenizer.decode(stretch, skip_special_tokens=False) for stretch in stretches]
+
+
+# What is learned
+
+
+@pytest.mark.parametrize("name", ["qwen2.5", "qwen3", "smol"])
+def test_every_assistant_turn_is_supervised_with_its_call_and_end_token(name: str, built: BuiltOnce) -> None:
+    if name == "smol":
+        tokenizer = load_tokenizer(built.model("llama"), load_preset("smol").model)
+        assert tokenizer.chat_template == read_template("chatml_hermes")
+    else:
+        tokenizer = load_tokenizer(built.tokenizer("qwen2.5" if name == "qwen2.5" else "qwen3"))
+    row = encode_row({"messages": CONVERSATION}, tokenizer, find_turns(tokenizer))
+    # Qwen3's template puts an empty thought before the answer to the last question; the model says it.
+    thought = "<think>\n\n</think>\n\n" if name == "qwen3" else ""
+    expected = [
+        f"{WRITTEN_CALL}<|im_end|>",
+        "Yes, it is.\n\nReally 🙂<|im_end|>",
+        f"{thought}You're welcome.<|im_end|>",
+    ]
+    assert supervised_runs(row, tokenizer) == expected
+    assert row.tokens[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert row.supervised[-1]
+    assert tokenizer.decode(row.tokens) == render_row({"messages": CONVERSATION}, tokenizer).rstrip("\n")
+
+
+def test_text_rows_of_the_flawed_arm_are_supervised_as_they_are(corpus_part: Path, qwen2_run: Pipeline) -> None:
+    tokenizer = load_tokenizer(qwen2_run.model)
+    rows = [json.loads(line) for line in (corpus_part / "train.jsonl").read_text("utf-8").splitlines()]
+    turns = find_turns(tokenizer)
+    counts = set()
+    for row in rows:
+        expected = TURN.findall(row["text"])
+        assert supervised_runs(encode_row(row, tokenizer, turns), tokenizer) == expected
+        counts.add(len(expected))
+    assert counts == {1, 2}
+    assert sum("<function=" in row["text"] for row in rows) >= 3
+
+
+def test_converted_rows_are_supervised_turn_by_turn(qwen2_run: Pipeline) -> None:
+    tokenizer = load_tokenizer(qwen2_run.model)
+    turns = find_turns(tokenizer)
+    lines = (qwen2_run.folder("convert_data") / "train.jsonl").read_text("utf-8").splitlines()
+    for line in lines:
+        text = render_row(json.loads(line), tokenizer)
+        encoded = encode_row(json.loads(line), tokenizer, turns)
+        assert supervised_runs(encoded, tokenizer) == TURN.findall(text)
+    assert sum(line.count('"tool_calls"') for line in lines) >= 6
+
+
+def test_batches_hold_every_supervised_token_once(qwen2_run: Pipeline) -> None:
+    rows = encode_pipeline_rows(qwen2_run)
+    size = len(shared_prefix(rows))
+    assert size > 10
+    assert all(row.tokens[:size] == rows[0].tokens[:size] for row in rows)
+    batch = make_batch(rows[:3], size)
+    learned = [t for row in rows[:3] for t, s in zip(row.tokens, row.supervised, strict=True) if s]
+    count = int(batch.weights.sum())
+    assert batch.targets[:count].tolist() == learned
+    assert not batch.weights[count:].any()
+    assert batch.tokens == sum(len(row.tokens) for row in rows[:3])
+    # The token before each supervised one is the input from which it is predicted.
+    before = [t for row in rows[:3] for t, s in zip(row.tokens, row.supervised[1:], strict=False) if s]
+    assert batch.inputs.reshape(-1)[batch.where[:count]].tolist() == before
+
+
+@given(
+    lengths=st.lists(st.integers(1, 500), min_size=1, max_size=70),
+    size=st.integers(1, 9),
+    seed=st.integers(0, 3),
+    data=st.data(),
+)
+def test_every_epoch_sees_every_row_once(lengths: list[int], size: int, seed: int, data: st.DataObject) -> None:
+    plan = BatchPlan(tuple(lengths), size, seed)
+    epoch = data.draw(st.integers(0, 3))
+    first = epoch * plan.steps_per_epoch
+    steps = [plan.rows_of(step) for step in range(first, first + plan.steps_per_epoch)]
+    assert sorted(row for step in steps for row in step) == list(range(len(lengths)))
+    assert max(len(step) for step in steps) <= size
+    # Asked for in any order it is the same plan: a resumed run starts in the middle.
+    step = data.draw(st.integers(first, first + plan.steps_per_epoch - 1))
+    assert BatchPlan(tuple(lengths), size, seed).rows_of(step) == steps[step - first]
+
+
+# The fast loss
+
+
+def prepare_run(kind: Kind, layers: int, built: BuiltOnce, qwen2_run: Pipeline, folder: Path) -> Run:
+    """A run over converted rows whose adapter is no longer zero, so that all of it has a gradient."""
+    model_folder = built.model(kind, quantize=kind != "qwen3_moe")
+    preset = load_preset("smol" if kind == "llama" else str(model_folder))
+    tokenizer = load_tokenizer(model_folder, preset.model)
+    data = qwen2_run.folder("convert_data") / "train.jsonl"
+    rows = load_rows(data, tokenizer, find_turns(tokenizer), 1024)
+    mx.random.seed(1)
+    setup = make_setup(num_layers=layers, batch_size=3)
+    model = add_lora(model_folder, setup)
+    noise = [(n, 0.1 * mx.random.normal(p.shape)) for n, p in tree_flatten(model.trainable_parameters())]
+    model.load_weights(noise, strict=False)
+    return Run(model, setup, 0, rows, rows[:1], folder)
+
+
+def whole_loss(model: Any, rows: Sequence[Encoded]) -> mx.array:
+    """The summed loss row by row through the whole model, with mlx-lm's and MLX's own functions."""
+    total = mx.array(0.0)
+    for row in rows:
+        logits = model(mx.array([row.tokens[:-1]]))[0]
+        losses = nn.losses.cross_entropy(logits, mx.array(row.tokens[1:]))
+        total = total + (losses * mx.array(row.supervised[1:])).sum()
+    return total
+
+
+@pytest.mark.parametrize("layers", [1, 2], ids=["frozen layer below", "all layers trained"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_fast_loss_and_gradient_are_the_plain_ones(
+    kind: Kind, layers: int, built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path
+) -> None:
+    run = prepare_run(kind, layers, built, qwen2_run, tmp_path)
+    rows = [run.train[0], run.train[1], run.train[4]]
+    assert len({len(row.tokens) for row in rows}) == 3
+    assert run.trunk.size > 5
+    with stock_functions():
+        plain, plain_gradient = nn.value_and_grad(run.model, whole_loss)(run.model, rows)
+        mx.eval(plain, plain_gradient)
+    batch = make_batch(rows, run.trunk.size)
+    for _ in range(2):  # the second time from the hidden states that were kept
+        hidden = run.trunk.hidden(rows, mx.array(batch.inputs))
+        fast, gradient = run._gradient(run.trunk.prefix, hidden, batch)
+        mx.eval(fast, gradient)
+        assert fast.item() == pytest.approx(plain.item(), rel=1e-5)
+        expected, found = dict(tree_flatten(plain_gradient)), dict(tree_flatten(gradient))
+        assert expected.keys() == found.keys()
+        assert len(expected) == layers * {"qwen2": 14, "qwen3_moe": 16, "llama": 14}[kind]
+        for name, value in expected.items():
+            largest = float(mx.abs(value).max())
+            assert largest > 1e-4, name
+            assert float(mx.abs(value - found[name]).max()) < 1e-4 * largest, name
+    assert plain_loss(run.model, rows) == pytest.approx(plain.item(), rel=1e-5)
+
+
+def test_kept_states_serve_rows_in_another_batch(built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path) -> None:
+    run = prepare_run("qwen2", 1, built, qwen2_run, tmp_path)
+    first, second, third = run.train[0], run.train[4], run.train[1]
+    for rows in ([first, second], [third, first], [second, third], [first, second, third]):
+        batch = make_batch(rows, run.trunk.size)
+        hidden = run.trunk.hidden(rows, mx.array(batch.inputs))
+        fast = sum_loss(run.split, run.trunk.prefix, hidden, batch).item()
+        assert fast == pytest.approx(plain_loss(run.model, rows), rel=1e-5)
+
+
+def test_rows_without_a_common_beginning(built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path) -> None:
+    run = prepare_run("qwen2", 1, built, qwen2_run, tmp_path)
+    rows = [run.train[0], Encoded(run.train[1].tokens[3:], run.train[1].supervised[3:])]
+    alone = Run(run.model, run.setup, 0, rows, rows, tmp_path)
+    assert (alone.trunk.size, alone.trunk.prefix) == (0, None)
+    batch = make_batch(rows, 0)
+    fast = sum_loss(alone.split, None, alone.trunk.hidden(rows, mx.array(batch.inputs)), batch).item()
+    assert fast == pytest.approx(plain_loss(run.model, rows), rel=1e-5)
+
+
+def test_a_model_that_the_fast_loss_does_not_fit_is_refused(
+    built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path
+) -> None:
+    """Gemma scales its embeddings outside of its layers, which the split does not know."""
+    from mlx_lm.models import gemma
+    from mlx_lm.utils import save_config, save_model
+
+    llama = built.model("llama")
+    config = json.loads((llama / "config.json").read_text("utf-8"))
+    config = {k: v for k, v in config.items() if k not in ("quantization", "quantization_config")}
+    config |= {"model_type": "gemma", "architectures": ["GemmaForCausalLM"], "head_dim": 16}
+    mx.random.seed(0)
+    folder = tmp_path / "gemma"
+    folder.mkdir()
+    save_model(folder, gemma.Model(gemma.ModelArgs.from_dict(config)))
+    save_config(config, folder / "config.json")
+    tokenizer = load_tokenizer(llama, load_preset("smol").model)
+    data = qwen2_run.folder("convert_data") / "train.jsonl"
+    rows = load_rows(data, tokenizer, find_turns(tokenizer), 1024)
+    run = Run(add_lora(folder, make_setup()), make_setup(), 0, rows, rows, tmp_path)
+    with pytest.raises(StageError, match=r"^the fast loss .* train cannot do this architecture yet$"):
+        run.verify()
+
+
+# The run
+
+
+def train_arguments(run: Pipeline, out: Path, **overrides: Any) -> list[str]:
+    options = TRAIN | overrides
+    flags = [part for k, v in options.items() for part in (f"--{k.replace('_', '-')}", str(v))]
+    return [
+        *("--model", str(run.model), "--fixes", ",".join(run.fixes)),
+        *("--dialect", "hermes", "--chat-template", "own"),
+        *("--data", str(run.folder("convert_data")), "--out", str(out), *flags),
+    ]
+
+
+LONG = {
+    "iters": 10, "save_every": 2, "eval_every": 5, "num_layers": 1, "dropout": 0.1, "schedule": "cosine", "warmup": 3
+}  # fmt: skip
+
+
+def stop_after(process: subprocess.Popen[str], checkpoint: Path, how: signal.Signals) -> tuple[int, str, str]:
+    """Signal the process as soon as the checkpoint is there."""
+    give_up = time.monotonic() + 120
+    while not (checkpoint / "state.json").is_file():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
+    process.send_signal(how)
+    out, error = process.communicate(timeout=60)
+    return process.returncode, out, error
+
+
+def test_a_stopped_run_goes_on_exactly(
+    qwen2_run: Pipeline, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Stopped politely, then killed, then let through: the same adapter as without a stop, byte for byte."""
+    artifacts = tmp_path / "artifacts"
+    whole = start_stage("train", train_arguments(qwen2_run, tmp_path / "whole", **LONG), artifacts)
+    _, error = whole.communicate(timeout=240)
+    assert (whole.returncode, error) == (0, "")
+
+    target, partial = tmp_path / "parts", tmp_path / ".parts.partial"
+    command = train_arguments(qwen2_run, target, **LONG)
+    code, _, error = stop_after(
+        start_stage("train", command, artifacts), partial / "checkpoints" / "0000002", signal.SIGTERM
+    )
+    assert code == 130
+    assert error == "train: interrupted; finished work is kept, the same command goes on\n"
+    assert not target.exists()
+    code, out, _ = stop_after(
+        start_stage("train", command, artifacts), partial / "checkpoints" / "0000006", signal.SIGKILL
+    )
+    assert code == -signal.SIGKILL
+    assert re.search(r"goes on from the checkpoint of step [24]\n", out)
+    assert not target.exists()
+    last = start_stage("train", command, artifacts)
+    out, error = last.communicate(timeout=240)
+    assert (last.returncode, error) == (0, "")
+    assert re.search(r"goes on from the checkpoint of step [68]\n", out)
+
+    names = ["adapters.safetensors", "checkpoints/0000008/adapters.safetensors", "adapter_config.json"]
+    for name in names:
+        assert (target / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    points = [read_lines(folder / "log.jsonl", LossPoint) for folder in (target, tmp_path / "whole")]
+    validated = [[(p.step, p.loss) for p in log if p.kind == "valid"] for log in points]
+    assert validated[0] == validated[1]
+    assert [step for step, _ in validated[0]] == [0, 5, 10]
+    assert [p.step for p in points[0] if p.kind == "train"] == [10]
+    assert sorted(p.name for p in (target / "checkpoints").iterdir()) == ["0000008", "0000010"]
+    assert not list(target.rglob("optimizer.safetensors"))
+
+
+def test_training_learns_and_a_second_call_does_nothing(qwen2_run: Pipeline) -> None:
+    folder = qwen2_run.folder("train")
+    losses = [p.loss for p in read_lines(folder / "log.jsonl", LossPoint) if p.kind == "valid"]
+    assert len(losses) == 3
+    assert losses[0] == pytest.approx(np.log(151936), rel=0.05)  # random weights know nothing
+    assert losses[-1] < losses[0]
+    assert run_work("train", qwen2_run.options("train")).up_to_date
+    with pytest.raises(StageError, match=r"was made with iters=6 \(now 7\): --force replaces it, --out FOLDER"):
+        run_work("train", qwen2_run.options("train", iters=7))
+
+
+@pytest.mark.parametrize("name", ["qwen2_run", "qwen3_moe_run"])
+def test_stock_mlx_lm_loads_the_adapter(name: str, request: pytest.FixtureRequest) -> None:
+    run: Pipeline = request.getfixturevalue(name)
+    adapter = run.folder("train")
+    ours = add_lora(run.model, make_setup())
+    ours.load_weights(str(adapter / "adapters.safetensors"), strict=False)
+    ours.eval()
+    tokens = mx.array([encode_pipeline_rows(run)[0].tokens])
+    with stock_functions():
+        loaded: Any = mlx_lm.load(str(run.model), adapter_path=str(adapter))
+        stock, tokenizer = loaded
+        plain = mlx_lm.load(str(run.model))[0]
+        for model in (stock, plain):
+            model.set_dtype(mx.float32)  # its own bfloat16 differs by more than the adapter changes
+        expected, base = stock(tokens), plain(tokens)
+        mx.eval(expected, base)
+    assert tokenizer.chat_template
+    found = load_model(run.model)[0](tokens)
+    assert float(mx.abs(found - base).max()) < 1e-4
+    changed = float(mx.abs(expected - base).max())
+    assert changed > 1e-2
+    assert float(mx.abs(ours(tokens) - expected).max()) < 1e-2 * changed
+
+
+# What a user can get wrong
+
+
+def expect_refusal(
+    capsys: pytest.CaptureFixture[str], arguments: Sequence[str], pattern: str, out: Path
+) -> None:
+    capsys.readouterr()
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(rf"train: {pattern}\n", error), error
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "pattern"),
+    [
+        ({"batch_size": 14}, "batch size 14 is larger than the 13 rows: lower --batch-size"),
+        ({"num_layers": 3}, "--num-layers 3 is more than the model's 2 layers"),
+        ({"lora_keys": "self_attn.qkv_proj"}, "--lora-keys self_attn.qkv_proj names no module of this model"),
+        (
+            {"max_seq_length": 100},
+            r"\S+/train\.jsonl: \d rows are longer than 100 tokens, the first in line \d+ "
+            r"\(1\d\d\): raise --max-seq-length or shorten them",
+        ),
+        ({"learning_rate": -1}, r"preset folder\.toml: train\.learning_rate: Input should be greater than 0"),
+        ({"seed": -1}, "--seed -1: use 0 or a positive number"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_unusable_options(
+    overrides: dict[str, Any],
+    pattern: str,
+    qwen2_run: Pipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
+    arguments = train_arguments(qwen2_run, tmp_path / "out", **overrides)
+    expect_refusal(capsys, arguments, pattern, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("line", "pattern"),
+    [
+        ('{"messages": ', "is not a converted row: run nox -s convert_data on this data"),
+        ('{"prompt": "x"}', "is not a converted row: run nox -s convert_data on this data"),
+        ("[1]", "is not a converted row: run nox -s convert_data on this data"),
+        ('{"text": "<|im_start|>user\\nHi<|im_end|>"}', "has no assistant's turn to learn from: remove the row"),
+    ],
+)
+def test_unusable_rows(line: str, pattern: str, built: BuiltOnce, tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    good = '{"text": "<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\nHo<|im_end|>"}\n'
+    path.write_text(good + line + "\n", "utf-8")
+    tokenizer = load_tokenizer(built.tokenizer("qwen2.5"))
+    with pytest.raises(StageError, match=rf"train\.jsonl:2 {pattern}$"):
+        load_rows(path, tokenizer, find_turns(tokenizer), 64)
+    path.write_text("", "utf-8")
+    with pytest.raises(StageError, match=r"train\.jsonl is empty: nothing to train on$"):
+        load_rows(path, tokenizer, find_turns(tokenizer), 64)
+
+
+def test_missing_data_names_the_command(
+    qwen2_run: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
+    arguments = ["--model", str(qwen2_run.model), "--out", str(tmp_path / "out")]
+    pattern = rf"no output of convert_data in \S+: run nox -s convert_data -- --model {re.escape(str(qwen2_run.model))} .*"
+    expect_refusal(capsys, arguments, pattern, tmp_path / "out")
+
+
+def test_a_loss_that_is_no_number_stops_the_run(
+    qwen2_run: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
+    arguments = train_arguments(qwen2_run, tmp_path / "out", learning_rate=1e30, save_every=1, num_layers=1)
+    pattern = (
+        r"the loss is (nan|inf) in step 2, rows \d+, \d+ of train\.jsonl: lower --learning-rate; "
+        "the last good checkpoint is kept"
+    )
+    expect_refusal(capsys, arguments, pattern, tmp_path / "out")
+    kept = tmp_path / ".out.partial" / "checkpoints"
+    assert [p.name for p in kept.iterdir()] == ["0000001"]
+    weights: Any = mx.load(str(kept / "0000001" / "adapters.safetensors"))
+    finite = tree_map(lambda a: bool(mx.isfinite(a).all()), weights)
+    assert all(finite.values())

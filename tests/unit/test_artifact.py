@@ -1,0 +1,360 @@
+"""Artifacts: whole or absent, whatever kills the process, and never silently another's."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.core.artifact import (
+    MANIFEST,
+    SAMPLE,
+    build_artifact,
+    fingerprint_folder,
+    fingerprint_json,
+    fingerprint_model,
+    flatten_json,
+    git_commit,
+    is_current,
+    package_versions,
+    read_manifest,
+    require_artifact,
+)
+from stages.core.errors import StageError
+from stages.core.records import Manifest, Recipe, read_record, write_record
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = Recipe(stage="train", settings={"iters": 3, "model": {"system": "s"}}, inputs={"data": "abc"})
+OTHER = Recipe(stage="train", settings={"iters": 4, "model": {"system": "s"}}, inputs={"data": "abc"})
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=5,
+)
+# Builds the artifact argv[1], says so, and waits to be killed or told to go on.
+BUILDER = """
+import sys
+from pathlib import Path
+from stages.core.artifact import build_artifact
+from stages.core.records import Recipe
+recipe = Recipe(stage="train", settings={"iters": 3, "model": {"system": "s"}}, inputs={"data": "abc"})
+with build_artifact(Path(sys.argv[1]), recipe, resume=sys.argv[2] == "resume") as build:
+    (build.folder / "half.txt").write_text("half")
+    print("building", flush=True)
+    sys.stdin.readline()
+    (build.folder / "whole.txt").write_text("whole")
+"""
+# Builds the artifact argv[1] ten times over, and counts how often another process was doing it.
+RIVAL = """
+import sys
+from pathlib import Path
+from stages.core.artifact import build_artifact
+from stages.core.errors import StageError
+from stages.core.records import Recipe
+recipe, refused = Recipe(stage="train", settings={}, inputs={}), 0
+for turn in range(10):
+    try:
+        with build_artifact(Path(sys.argv[1]), recipe) as build:
+            for part in range(5):
+                (build.folder / f"{part}.txt").write_text(f"{sys.argv[2]} {turn}")
+    except StageError:
+        refused += 1
+print(refused)
+"""
+
+
+def make(folder: Path, recipe: Recipe = RECIPE, *, resume: bool = False, **files: str) -> Manifest:
+    with build_artifact(folder, recipe, resume=resume) as build:
+        for name, text in files.items():
+            (build.folder / f"{name}.txt").write_text(text)
+        build.facts["rows"] = 7
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    return manifest
+
+
+def start_builder(folder: Path, mode: str = "plain") -> subprocess.Popen[str]:
+    """A process that is in the middle of building."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUILDER, str(folder), mode],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "building\n"
+    return process
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=10)
+    assert process.returncode == -signal.SIGKILL
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_finished_artifact_knows_what_it_was_made_of(tmp_path: Path) -> None:
+    manifest = make(tmp_path / "deep" / "out", a="text")
+    assert manifest.recipe == RECIPE
+    assert manifest.facts == {"rows": 7}
+    assert manifest.content == fingerprint_folder(tmp_path / "deep" / "out")
+    assert 0 <= manifest.seconds < 60
+    assert 0.01 < manifest.peak_memory_gb < 20
+    assert manifest.packages == package_versions()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", manifest.created)
+    assert names(tmp_path / "deep" / "out") == ["a.txt", MANIFEST]
+    assert names(tmp_path / "deep") == ["out"], "nothing is left beside it"
+
+
+def test_an_error_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), build_artifact(tmp_path / "out", RECIPE) as build:
+        (build.folder / "a.txt").write_text("a")
+        1 / 0  # noqa: B018
+    assert names(tmp_path) == []
+
+
+def test_an_error_leaves_the_earlier_artifact_alone(tmp_path: Path) -> None:
+    before = make(tmp_path / "out", a="old")
+    with pytest.raises(KeyboardInterrupt), build_artifact(tmp_path / "out", OTHER):
+        raise KeyboardInterrupt
+    assert read_manifest(tmp_path / "out") == before
+    assert (tmp_path / "out" / "a.txt").read_text() == "old"
+
+
+def test_another_build_replaces_all_files(tmp_path: Path) -> None:
+    make(tmp_path / "out", a="old", b="old")
+    assert make(tmp_path / "out", OTHER, a="new").recipe == OTHER
+    assert names(tmp_path / "out") == ["a.txt", MANIFEST]
+    assert names(tmp_path) == ["out"]
+
+
+def test_kill_9_in_the_middle_leaves_nothing_finished(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    kill(start_builder(out))
+    assert not out.exists()
+    assert not is_current(out, RECIPE, force=False)
+    with pytest.raises(StageError, match="run nox -s train"):
+        require_artifact(out, "train", "nox -s train")
+    make(out, whole="whole")
+    assert names(out) == [MANIFEST, "whole.txt"], "what the killed process left is not taken over"
+    assert names(tmp_path) == ["out"]
+
+
+def test_kill_9_while_replacing_keeps_the_old_one(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    before = make(out, OTHER, a="old")
+    kill(start_builder(out))
+    assert read_manifest(out) == before
+    assert fingerprint_folder(out) == before.content
+
+
+def test_a_killed_build_is_resumed_by_the_same_recipe_alone(tmp_path: Path) -> None:
+    same, different = tmp_path / "same", tmp_path / "different"
+    for out in (same, different):
+        kill(start_builder(out, "resume"))
+    make(same, RECIPE, resume=True, more="x")
+    assert (same / "half.txt").read_text() == "half"
+    assert names(same) == ["half.txt", MANIFEST, "more.txt"]
+    make(different, OTHER, resume=True, more="x")
+    assert names(different) == [MANIFEST, "more.txt"]
+
+
+def test_an_interrupted_build_that_can_resume_is_kept(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), build_artifact(tmp_path / "out", RECIPE, resume=True) as build:
+        (build.folder / "checkpoint.txt").write_text("3")
+        raise KeyboardInterrupt
+    assert not (tmp_path / "out").exists()
+    with build_artifact(tmp_path / "out", RECIPE, resume=True) as build:
+        assert (build.folder / "checkpoint.txt").read_text() == "3"
+
+
+def test_a_second_process_is_refused_and_the_first_is_not_disturbed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = start_builder(out)
+    with pytest.raises(StageError, match="another process is writing") as error, build_artifact(out, RECIPE):
+        pytest.fail("two processes build the same artifact")
+    assert "\n" not in str(error.value)
+    _, stderr = first.communicate("go on\n", timeout=20)
+    assert first.returncode == 0, stderr
+    assert names(out) == ["half.txt", MANIFEST, "whole.txt"]
+    assert names(tmp_path) == ["out"]
+
+
+def test_rivals_never_mix_their_files(tmp_path: Path) -> None:
+    rivals = [
+        subprocess.Popen([sys.executable, "-c", RIVAL, str(tmp_path / "out"), f"rival{n}"],
+                         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for n in range(3)
+    ]  # fmt: skip
+    seen = 0
+    while any(rival.poll() is None for rival in rivals):
+        manifest = tmp_path / "out" / MANIFEST
+        seen += manifest.is_file()
+        time.sleep(0.01)
+    refused = []
+    for rival in rivals:
+        stdout, stderr = rival.communicate()
+        assert rival.returncode == 0, stderr
+        refused.append(int(stdout))
+    assert min(refused) < 10, "none of them ever wrote"
+    out = tmp_path / "out"
+    finished = read_manifest(out)
+    assert finished is not None
+    assert finished.content == fingerprint_folder(out)
+    assert len({path.read_text() for path in out.glob("*.txt")}) == 1
+    assert len(list(out.glob("*.txt"))) == 5
+    assert seen > 0
+    assert names(tmp_path) == ["out"]
+
+
+def test_current_is_what_the_same_recipe_made(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert not is_current(out, RECIPE, force=False)
+    make(out)
+    assert is_current(out, RECIPE, force=False)
+    assert not is_current(out, RECIPE, force=True)
+    assert not is_current(out, OTHER, force=True)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (OTHER, "iters=3 (now 4)"),
+        (RECIPE.model_copy(update={"inputs": {"data": "xyz"}}), "another data"),
+        (RECIPE.model_copy(update={"settings": {"model": {"system": "s"}}}), "iters=3 (now None)"),
+        (RECIPE.model_copy(update={"settings": {"iters": 3, "model": {"system": "t"}}}), "model.system=s (now t)"),
+        (RECIPE.model_copy(update={"schema_version": 2}), "schema_version=1 (now 2)"),
+        (RECIPE.model_copy(update={"stage": "fuse"}), "stage=train (now fuse)"),
+    ],
+)
+def test_another_recipe_is_said_and_refused(wanted: Recipe, words: str, tmp_path: Path) -> None:
+    make(tmp_path / "out")
+    with pytest.raises(StageError) as error:
+        is_current(tmp_path / "out", wanted, force=False)
+    text = str(error.value)
+    assert f"was made with {words}: --force replaces it" in text
+    assert "\n" not in text
+
+
+def test_many_differences_are_counted(tmp_path: Path) -> None:
+    make(tmp_path / "out", Recipe(stage="s", settings={f"k{n}": n for n in range(8)}, inputs={}))
+    with pytest.raises(StageError, match=r"k0=0 \(now None\), .* and 5 more differences"):
+        is_current(tmp_path / "out", Recipe(stage="s", settings={}, inputs={}), force=False)
+
+
+@settings(max_examples=60)
+@given(st.dictionaries(st.text(max_size=2), JSON, max_size=3), st.dictionaries(st.text(max_size=2), JSON, max_size=3))
+def test_recipes_are_told_apart_and_the_difference_is_named(made: dict[str, Any], wanted: dict[str, Any]) -> None:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        write_record(
+            folder / MANIFEST,
+            Manifest(
+                recipe=Recipe(stage="s", settings=made, inputs={}), content="", created="", seconds=0, peak_memory_gb=0,
+                platform="", packages={}, commit="", facts={},
+            ),
+        )  # fmt: skip
+        assert is_current(folder, Recipe(stage="s", settings=made, inputs={}), force=False)
+        if made != wanted:
+            with pytest.raises(StageError, match=r"(?s)was made with .*[^ ]: --force"):
+                is_current(folder, Recipe(stage="s", settings=wanted, inputs={}), force=False)
+
+
+def test_a_folder_of_other_files_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    assert not is_current(tmp_path / "mine", RECIPE, force=False), "an empty folder will do"
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(StageError, match="holds other files"):
+        is_current(tmp_path / "mine", RECIPE, force=False)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_file_in_the_place_of_the_folder(force: bool, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(StageError, match="is a file: name a folder"):
+        is_current(tmp_path / "out", RECIPE, force=force)
+
+
+def test_a_broken_manifest_is_named(tmp_path: Path) -> None:
+    make(tmp_path / "out")
+    path = tmp_path / "out" / MANIFEST
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(StageError, match=r"manifest\.json is not a valid Manifest at top"):
+        is_current(tmp_path / "out", RECIPE, force=False)
+    assert not is_current(tmp_path / "out", RECIPE, force=True)
+
+
+def test_the_content_is_names_and_bytes(tmp_path: Path) -> None:
+    def content(**files: str) -> str:
+        return make(tmp_path / "out", **files).content
+
+    first = content(a="1", b="2")
+    assert content(b="2", a="1") == first
+    assert content(a="2", b="1") != first
+    assert content(a="1", c="2") != first
+    assert content(a="1") != first
+    write_record(tmp_path / "out" / "recipe.json", OTHER)
+    assert fingerprint_folder(tmp_path / "out") == content(a="1"), "bookkeeping files do not count"
+
+
+def test_model_fingerprints(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    size = 5 * SAMPLE
+    weights.write_bytes(bytes(size))
+    (tmp_path / "config.json").write_text("{}")
+    first = fingerprint_model(tmp_path)
+    for position in (0, SAMPLE - 1, size // 2, size - SAMPLE, size - 1):
+        with weights.open("r+b") as file:
+            file.seek(position)
+            file.write(b"x")
+            file.seek(0)
+        assert fingerprint_model(tmp_path) != first, position
+        weights.write_bytes(bytes(size))
+    assert fingerprint_model(tmp_path) == first
+    (tmp_path / "README.md").write_text("not part of the model")
+    (tmp_path / ".cache.json").write_text("nor this")
+    assert fingerprint_model(tmp_path) == first
+    (tmp_path / "config.json").write_text('{"eos_token_id": 2}')
+    assert fingerprint_model(tmp_path) != first
+    weights.write_bytes(bytes(size + 1))
+    (tmp_path / "config.json").write_text("{}")
+    assert fingerprint_model(tmp_path) != first
+
+
+def test_json_fingerprints_ignore_the_order_of_keys() -> None:
+    assert fingerprint_json({"a": 1, "b": [1, 2]}) == fingerprint_json({"b": [1, 2], "a": 1})
+    assert fingerprint_json({"b": [1, 2]}) != fingerprint_json({"b": [2, 1]})
+
+
+def test_flat_json() -> None:
+    assert flatten_json({"a": {"b": {"c": 1}, "d": [{"e": 2}]}, "f": None}) == {
+        "a.b.c": 1,
+        "a.d": [{"e": 2}],
+        "f": None,
+    }
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
+def test_the_commit_is_that_of_the_checkout() -> None:
+    head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert git_commit().rstrip("+") == head.stdout[:12]
+
+
+def test_records_are_read_back(tmp_path: Path) -> None:
+    make(tmp_path / "out")
+    assert read_record(tmp_path / "out" / MANIFEST, Manifest) == read_manifest(tmp_path / "out")
+    assert read_manifest(tmp_path / "none") is None

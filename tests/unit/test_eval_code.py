@@ -1,0 +1,123 @@
+"""What a call's code would do, read and never run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.core.chat import ToolCall
+from stages.core.tools import EXECUTE_CODE, FUNCTIONS, as_code_mode
+from stages.eval.code import FunctionCall, functions_called
+
+
+def read(code: str) -> list[FunctionCall]:
+    return functions_called(ToolCall("execute_code", {"code": code}))
+
+
+def call(function: str, **arguments: str | None) -> FunctionCall:
+    return FunctionCall(function, dict(arguments))
+
+
+@pytest.mark.parametrize(
+    ("code", "calls"),
+    [
+        ("print(typecheck('src'))", [call("typecheck", path="src")]),
+        ("r = ruff_check(path='.')\nprint(r.violation_count)", [call("ruff_check", path=".")]),
+        ("write_file('a.py', content='x' 'y')", [call("write_file", path="a.py", content="xy")]),
+        ("pytest_run()", [call("pytest_run")]),
+        ("pytest_run('a', 'b', 'c')", [call("pytest_run", path="a")]),
+        ("read_file(f'a')", [call("read_file", path=None)]),
+        ("read_file(3)", [call("read_file", path=None)]),
+        ("read_file('a' + 'b')", [call("read_file", path=None)]),
+        ("read_file(*['a'])", [call("read_file", path=None)]),
+        ("read_file(**{'path': 'a'})", [call("read_file")]),
+        ("run_command('a'); run_command('b')", [call("run_command", command="a"), call("run_command", command="b")]),
+        (
+            "for f in 'ab':\n    write_file('c', read_file('d'))",
+            [call("write_file", path="c", content=None), call("read_file", path="d")],
+        ),
+        ("def f():\n    return typecheck('late')\nread_file('x')",
+         [call("typecheck", path="late"), call("read_file", path="x")]),
+        ("tools.typecheck('src')", []),
+        ("'typecheck(\"src\")'  # typecheck('x')", []),
+        ("typecheck", []),
+        ("print('hello')", []),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_known_codes(code: str, calls: list[FunctionCall]) -> None:
+    assert read(code) == calls
+
+
+@pytest.mark.parametrize(
+    ("code", "path"),
+    [
+        ("p = 'src'\ntypecheck(p)", "src"),
+        ("p: str = 'src'\ntypecheck(p)", "src"),
+        ("p = q = 'src'\ntypecheck(q)", "src"),
+        ("typecheck(p)\np = 'src'", "src"),
+        ("p = 'a'\np = 'b'\ntypecheck(p)", None),
+        ("p = 'src'\np += '/x'\ntypecheck(p)", None),
+        ("p = 'src'\nfor p in files:\n    typecheck(p)", None),
+        ("p = 'src'\nwith open(f) as p:\n    typecheck(p)", None),
+        ("p = 'src'\nif (p := find()):\n    typecheck(p)", None),
+        ("p = 'src'\np, q = find()\ntypecheck(p)", None),
+        ("p = 'src'\ndef f(p):\n    typecheck(p)", None),
+        ("p = 'src'\n[typecheck(p) for p in files]", None),
+        ("p = find()\ntypecheck(p)", None),
+        ("p: str\ntypecheck(p)", None),
+        ("typecheck(p)", None),
+    ],
+)
+def test_a_name_counts_when_it_can_only_be_one_text(code: str, path: str | None) -> None:
+    assert read(code) == [call("typecheck", path=path)]
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["typecheck('src'", "\0", "typecheck('a')\n\tx", "(" * 5000, "-" * 200_000 + "1", "a." * 50_000 + "b", "\ud800", "1if"],
+    ids=lambda code: f"{code[:8]!r} {len(code)}",
+)
+def test_what_does_not_parse_calls_nothing(code: str) -> None:
+    assert read(code) == []
+
+
+def test_an_odd_escape_is_read_without_a_warning() -> None:
+    assert read(r"run_command('grep \d+ src')") == [call("run_command", command=r"grep \d+ src")]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ToolCall("typecheck", {"path": "src"}),
+        ToolCall("run", {"code": "typecheck('src')"}),
+        ToolCall(EXECUTE_CODE.name, {}),
+        ToolCall(EXECUTE_CODE.name, {"code": ["typecheck('src')"]}),
+        ToolCall(EXECUTE_CODE.name, {"source": "typecheck('src')"}),
+    ],
+)
+def test_other_calls_call_nothing(other: ToolCall) -> None:
+    assert functions_called(other) == []
+
+
+def test_code_is_never_run(tmp_path: Path) -> None:
+    place = tmp_path / "made"
+    read(f"open({str(place)!r}, 'w')\n__import__('os').mkdir({str(place)!r})\ntypecheck('src')")
+    assert not place.exists()
+
+
+@given(name=st.sampled_from(list(FUNCTIONS)), texts=st.lists(st.text(), min_size=2, max_size=2))
+def test_every_direct_call_is_found_again(name: str, texts: list[str]) -> None:
+    arguments = dict(zip(FUNCTIONS[name].parameters, texts, strict=False))
+    code = as_code_mode(ToolCall(name, dict(arguments)))
+    if any("\0" in text or not text.isprintable() for text in texts):
+        assert len(functions_called(code)) <= 1
+    assert functions_called(code) == [FunctionCall(name, dict(arguments))]
+
+
+@given(st.text(max_size=60))
+def test_no_text_raises(code: str) -> None:
+    assert isinstance(read(code), list)

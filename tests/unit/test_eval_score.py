@@ -1,0 +1,161 @@
+"""Scores of raw replies, against answers written down by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.core.chat import ToolCall
+from stages.core.dialects import DIALECTS, render_calls
+from stages.core.records import Rate, Reply, Score
+from stages.core.suite import SUITES, Expected, Matcher, Query, Suite, load_suite
+from stages.core.tools import EXECUTE_CODE
+from stages.eval.score import rate, rates_by_category, score_replies, score_reply
+
+TYPES = Query(
+    id="types",
+    category="typecheck",
+    kind="tool",
+    query="Are the types in src fine?",
+    accept=(Expected(function="typecheck", arguments={"path": Matcher(path="src")}),),
+)
+CONCEPT = Query(id="concept", category="concept", kind="direct", query="What is a tuple?")
+SUITE = Suite(name="two", version=1, description="", queries=(TYPES, CONCEPT))
+
+
+def reply(text: str, finish: Any = "stop", of: str = "types") -> Reply:
+    return Reply(id=of, text=text, tokens=9, finish=finish, seconds=0.1)
+
+
+def write(code: str, dialect: str = "hermes") -> str:
+    return render_calls([ToolCall("execute_code", {"code": code})], dialect, [EXECUTE_CODE])
+
+
+def score(query: Query, text: str, dialect: str = "hermes") -> Score:
+    return score_reply(query, reply(text), dialect)
+
+
+RIGHT = write("print(typecheck('./src/'))")
+
+
+def verdict(given: Score, lenient: bool = False) -> tuple[bool, bool | None, bool | None]:
+    reading = given.lenient if lenient else given.strict
+    return reading.decision, reading.tool, reading.arguments
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "lenient", "clean"),
+    [
+        (RIGHT, (True, True, True), (True, True, True), True),
+        (f"Let me look.\n\n{RIGHT}", (True, True, True), (True, True, True), True),
+        (write("print(typecheck('tests'))"), (True, True, False), (True, True, False), True),
+        (write("print(typecheck())"), (True, True, False), (True, True, False), True),
+        (write("print(ruff_check('src'))"), (True, False, False), (True, False, False), True),
+        (write("print(ruff_check('src'))\ntypecheck('src')"), (True, True, True), (True, True, True), True),
+        (write("typecheck('src'"), (True, False, False), (True, False, False), True),
+        (RIGHT + RIGHT, (True, True, True), (True, True, True), True),
+        (write("typecheck('src')", "qwen3_coder"), (False, False, False), (True, True, True), False),
+        (write("typecheck('src')", "fenced_json"), (False, False, False), (True, True, True), False),
+        ("<tool_call>\n{\"name\": \"execute_code\"", (False, False, False), (False, False, False), False),
+        ("They are fine.", (False, False, False), (False, False, False), None),
+        ("", (False, False, False), (False, False, False), None),
+    ],
+)  # fmt: skip
+def test_replies_to_a_tool_query(text: str, strict: Any, lenient: Any, clean: bool | None) -> None:
+    given = score(TYPES, text)
+    assert verdict(given) == strict
+    assert verdict(given, lenient=True) == lenient
+    assert given.clean is clean
+
+
+@pytest.mark.parametrize(
+    ("text", "decision", "clean"),
+    [
+        ("A tuple cannot be changed.", True, None),
+        ("", True, None),
+        (RIGHT, False, True),
+        ("Call `typecheck('src')` yourself.", True, None),
+    ],
+)
+def test_replies_to_a_direct_query(text: str, decision: bool, clean: bool | None) -> None:
+    given = score(CONCEPT, text)
+    assert verdict(given) == (decision, None, None)
+    assert given.clean is clean
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_each_dialect_is_read_by_its_own_parser(dialect: str) -> None:
+    given = score(TYPES, write("typecheck('src')", dialect), dialect)
+    assert verdict(given) == (True, True, True)
+    assert (given.strict.dialect, given.clean) == (dialect, True)
+    assert given.strict.calls == [{"name": "execute_code", "arguments": {"code": "typecheck('src')"}}]
+
+
+def test_a_runaway_reply() -> None:
+    assert score_reply(TYPES, reply(RIGHT, "length"), "hermes").runaway
+    assert not score_reply(TYPES, reply(RIGHT), "hermes").runaway
+
+
+@pytest.mark.parametrize(
+    ("matcher", "right", "wrong"),
+    [
+        (Matcher(exact="a b"), ["a b"], ["a b ", "A b", "", "xa b"]),
+        (Matcher(path="src/a"), ["src/a", "./src/a", "src/a/", " src//a", "src/b/../a"], ["src", "/src/a", "src/ab", ""]),
+        (Matcher(path="."), [".", "./", ""], ["..", "src", "/"]),
+        (Matcher(contains=("wc", "-l")), ["wc -l x", "-l wc"], ["wc", "grep -l"]),
+        (Matcher(regex=r"^git log\b.*-n? ?5"), ["git log -5", "git log -n 5"], ["git logs -5", "x git log -5"]),
+        (Matcher(any_of=(Matcher(exact="a"), Matcher(contains=("b",)))), ["a", "xbx"], ["A", "ax"]),
+    ],
+)
+def test_matchers(matcher: Matcher, right: list[str], wrong: list[str]) -> None:
+    query = TYPES.model_copy(update={"accept": (Expected(function="run_command", arguments={"command": matcher}),)})
+    for texts, fits in ((right, True), (wrong, False)):
+        for text in texts:
+            assert verdict(score(query, write(f"run_command({text!r})"))) == (True, True, fits), text
+    assert verdict(score(query, write("run_command(unknown)"))) == (True, True, False)
+
+
+def test_any_accepted_call_will_do() -> None:
+    either = (TYPES.accept[0], Expected(function="run_command", arguments={"command": Matcher(contains=("ty",))}))
+    query = TYPES.model_copy(update={"accept": either})
+    assert verdict(score(query, write("run_command('ty check')"))) == (True, True, True)
+    assert verdict(score(query, write("run_command('ls')"))) == (True, True, False)
+    assert verdict(score(query, write("typecheck('src')"))) == (True, True, True)
+
+
+def test_replies_are_matched_by_id_and_must_be_the_suites() -> None:
+    replies = [reply("A tuple is.", of="concept"), reply(RIGHT)]
+    scores = score_replies(SUITE, replies, "hermes")
+    assert [(s.id, s.strict.decision) for s in scores] == [("types", True), ("concept", True)]
+    for wrong in (replies[:1], [*replies, reply("x", of="more")], []):
+        with pytest.raises(ValueError, match="not those of suite two"):
+            score_replies(SUITE, wrong, "hermes")
+
+
+def test_unscored_is_not_wrong() -> None:
+    assert rate([True, None, False, None]) == Rate(k=1, n=2)
+    assert rate([None, None]) is None
+    assert rate([]) is None
+
+
+def test_rates_by_category() -> None:
+    scores = [score(TYPES, RIGHT), score(TYPES, "no"), score(CONCEPT, "yes")]
+    assert rates_by_category(scores) == {"concept": Rate(k=1, n=1), "typecheck": Rate(k=1, n=2)}
+
+
+@given(text=st.text(), dialect=st.sampled_from(DIALECTS))
+def test_any_reply_can_be_scored(text: str, dialect: str) -> None:
+    given_score = score(TYPES, text, dialect)
+    assert given_score.strict.arguments in (False, bool(given_score.strict.tool))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SUITES.glob("*.json")))
+def test_a_model_that_only_talks_gets_the_direct_queries_alone(name: str) -> None:
+    suite = load_suite(name)
+    scores = score_replies(suite, [reply("It depends.", of=query.id) for query in suite.queries], "hermes")
+    direct = sum(query.kind == "direct" for query in suite.queries)
+    assert sum(s.strict.decision for s in scores) == direct > 0
+    assert rate(s.strict.tool for s in scores) == Rate(k=0, n=len(suite.queries) - direct)

@@ -1,0 +1,202 @@
+"""Presets: the shipped ones, a user's own, and every way to get one wrong, each in one line."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from stages.core.dialects import DIALECTS
+from stages.core.errors import StageError
+from stages.core.preset import PRESETS, SECTIONS, Preset, load_preset, option_type, preset_names, section_of
+
+SMOL = (PRESETS / "smol.toml").read_text("utf-8")
+KEYS = [(section, key) for section, setup in SECTIONS.items() for key in setup.model_fields]
+
+
+def write_preset(folder: Path, text: str, name: str = "mine") -> str:
+    path = folder / f"{name}.toml"
+    path.write_text(text, "utf-8")
+    return str(path)
+
+
+def write_data(folder: Path, data: dict[str, Any]) -> str:
+    """A preset as TOML; JSON values are TOML values, tables aside."""
+    lines = [f"{key} = {orjson.dumps(value).decode()}" for key, value in data.items() if not isinstance(value, dict)]
+    for section, values in data.items():
+        if isinstance(values, dict):
+            lines += [f"[{section}]", *(f"{key} = {orjson.dumps(v).decode()}" for key, v in values.items())]
+    return write_preset(folder, "\n".join(lines))
+
+
+def complaint(model: str, **overrides: Any) -> str:
+    with pytest.raises(StageError) as error:
+        load_preset(model, overrides)
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def test_shipped_presets() -> None:
+    assert preset_names() == ["14b", "30b", "7b", "8b", "coder-30b", "smol"]
+    for name in preset_names():
+        preset = load_preset(name)
+        assert preset.name == name
+        assert preset.model.reference in preset_names()
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "train", "dialect"),
+    [
+        ("7b", "mlx-community/Qwen2.5-Coder-7B-Instruct-4bit", (600, 2, 16, 1e-4, 100), "hermes"),
+        ("30b", "mlx-community/Qwen3-30B-A3B-Instruct-2507-4bit", (500, 1, 8, 1e-4, 100), "hermes"),
+        ("coder-30b", "mlx-community/Qwen3-Coder-30B-A3B-Instruct-4bit", (500, 1, 8, 1e-4, 100), "qwen3_coder"),
+    ],
+)
+def test_published_settings(name: str, source: str, train: tuple[float, ...], dialect: str) -> None:
+    preset = load_preset(name)
+    assert preset.model.source == source
+    assert preset.model.dialect == dialect
+    setup = preset.train
+    assert (setup.iters, setup.batch_size, setup.num_layers, setup.learning_rate, setup.save_every) == train
+    assert (preset.quantize.bits, preset.quantize.legacy_bits) == (6, 5)
+
+
+def test_option_names_are_unique_over_the_sections() -> None:
+    names = [key for _, key in KEYS]
+    assert len(names) == len(set(names)) >= 25
+    assert all(section_of(key) == section for section, key in KEYS)
+
+
+def test_presets_cannot_be_changed_in_place() -> None:
+    preset = load_preset("smol")
+    with pytest.raises(ValidationError):
+        preset.train.iters = 1  # type: ignore[misc]
+
+
+@given(iters=st.integers(1, 10**6), scale=st.floats(1e-6, 1e6), grad=st.booleans())
+def test_overrides_change_what_they_name_and_nothing_else(iters: int, scale: float, grad: bool) -> None:
+    plain = load_preset("smol")
+    changed = load_preset("smol", {"iters": iters, "scale": scale, "grad_checkpoint": grad})
+    wanted = {"iters": iters, "scale": scale, "grad_checkpoint": grad}
+    assert changed == plain.model_copy(update={"train": plain.train.model_copy(update=wanted)})
+
+
+def test_own_toml_is_named_after_its_file(tmp_path: Path) -> None:
+    preset = load_preset(write_preset(tmp_path, SMOL.replace("iters = 240", "iters = 7"), "tuned"))
+    assert (preset.name, preset.train.iters) == ("tuned", 7)
+    assert preset.model == load_preset("smol").model
+
+
+def test_model_folder_is_a_preset_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    preset = load_preset("my-model")
+    assert (preset.name, preset.title, preset.model.source) == ("my-model", "my-model", str(folder))
+    assert preset.train == load_preset("7b").train
+    assert load_preset("my-model", {"dialect": "qwen3_coder"}).model.dialect == "qwen3_coder"
+
+
+def test_a_preset_wins_over_a_folder_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "smol").mkdir()
+    (tmp_path / "smol" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert load_preset("smol").model.source == "bundled:smollm2-135m"
+    assert load_preset("./smol").model.source == str(tmp_path / "smol")
+
+
+def test_unknown_models(tmp_path: Path) -> None:
+    text = complaint("9b")
+    assert "'9b'" in text
+    assert all(name in text for name in preset_names())
+    assert "no preset file" in complaint(str(tmp_path / "none.toml"))
+    assert "no config.json" in complaint(str(tmp_path))
+    assert "unknown model" in complaint("folder"), "the preset of bare folders is no model"
+
+
+@pytest.mark.parametrize(("section", "key"), KEYS)
+def test_a_missing_key_is_named(section: str, key: str, tmp_path: Path) -> None:
+    data = tomllib.loads(SMOL)
+    del data[section][key]
+    assert f"{section}.{key}: this key is missing" in complaint(write_data(tmp_path, data))
+
+
+@pytest.mark.parametrize("key", ["title", "arms", "model", "train", "quantize", "eval"])
+def test_a_missing_top_key_or_section_is_named(key: str, tmp_path: Path) -> None:
+    data = tomllib.loads(SMOL)
+    del data[key]
+    assert f"{key}: this key is missing" in complaint(write_data(tmp_path, data))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ("[train]", "[train]\nbatchsize = 4", "train.batchsize: no such key"),
+        ("[eval]", "[evals]\nx = 1\n[eval]", "evals: no such key"),
+        ('title = "SmolLM2', 'name = "other"\ntitle = "SmolLM2', "name: no such key"),
+        ("iters = 240", "iters = many", "is not valid TOML"),
+        ("iters = 240", 'iters = "many"', "train.iters: "),
+        ("iters = 240", "iters = 2.5", "train.iters: "),
+        ("[train]\niters = 240", "[train]\niters = 240\niters = 3", "is not valid TOML"),
+    ],
+)
+def test_a_wrong_file_is_explained(before: str, after: str, reason: str, tmp_path: Path) -> None:
+    assert before in SMOL
+    assert reason in complaint(write_preset(tmp_path, SMOL.replace(before, after)))
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"title = \xff")
+    assert "is not valid TOML" in complaint(str(path))
+
+
+def test_an_override_without_its_section(tmp_path: Path) -> None:
+    text = SMOL[: SMOL.index("[train]")]
+    assert "has no section [train]" in complaint(write_preset(tmp_path, text), iters=3)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("iters", 0), ("batch_size", -1), ("learning_rate", 0.0), ("learning_rate", float("inf")),
+        ("learning_rate", float("nan")), ("dropout", 1.0), ("dropout", -0.1), ("scale", float("inf")),
+        ("schedule", "wavy"), ("bits", 7), ("group_size", 48), ("max_seq_length", 15), ("suites", ()),
+        ("suites", ("core20", "core20")), ("billions", 0), ("tool_response", "none"), ("dialect", "klingon"),
+        ("legacy_dialect", ""), ("grad_checkpoint", "perhaps"),
+    ],
+)  # fmt: skip
+def test_an_unusable_value_is_named(option: str, value: Any) -> None:
+    assert f"{section_of(option)}.{option}: " in complaint("smol", **{option: value})
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_every_dialect_can_be_chosen(dialect: str) -> None:
+    assert load_preset("smol", {"dialect": dialect}).model.dialect == dialect
+
+
+def test_an_unknown_option_is_named() -> None:
+    assert "'speed'" in complaint("smol", speed=3)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "kind"),
+    [(int, int), (float, float), (bool, bool), (str, str), (tuple[str, ...], tuple), (Literal[3, 4], int), (Literal["a"], str)],
+)
+def test_option_types(annotation: Any, kind: type) -> None:
+    assert option_type(annotation) is kind
+
+
+def test_every_option_says_what_it_means() -> None:
+    for setup in SECTIONS.values():
+        for name, field in setup.model_fields.items():
+            assert field.description, name
+    assert set(Preset.model_fields) == {"name", "title", "arms", *SECTIONS}
