@@ -145,7 +145,7 @@ def corpus(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure this project beside stock mlx-lm on this machine: -- train"""
     install(session, "bench", EMBEDDED)
-    session.run("python", "-m", "stages.bench", *session.posargs)
+    session.run("python", "-m", "tests.bench", *session.posargs)
 
 
 @nox.session(venv_backend="none", default=False)

@@ -68,7 +68,9 @@ def cut_corpus(folder: Path, rows: dict[str, Sequence[int]]) -> Path:
     return folder
 
 
-def start_stage(stage: str, arguments: Sequence[str], artifacts: Path, **environment: str) -> subprocess.Popen[str]:
+def start_stage(
+    stage: str, arguments: Sequence[str], artifacts: Path, **environment: str
+) -> subprocess.Popen[str]:
     """Start `python -m stages.STAGE` at the root of the checkout."""
     return subprocess.Popen(
         [sys.executable, "-m", f"stages.{stage}", *arguments],

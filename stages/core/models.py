@@ -43,7 +43,9 @@ def _find_hub_model(repository: str, name: str) -> Path:
     except LocalEntryNotFoundError:
         pass
     except HFValidationError:
-        raise StageError(f"no model folder {repository}, and it is no hub id either: check the path") from None
+        raise StageError(
+            f"no model folder {repository}, and it is no hub id either: check the path"
+        ) from None
     try:
         return Path(snapshot_download(repository, allow_patterns=FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

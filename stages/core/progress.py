@@ -63,7 +63,7 @@ class Bar:
         if self._live:
             self._tqdm.set_postfix_str(note, refresh=False)
             self._tqdm.update(by)
-        elif time.monotonic() >= self._next_line and self._done < self._total:
+        elif time.monotonic() >= self._next_line and self._first < self._done < self._total:
             rate = (self._done - self._first) / (time.monotonic() - self._started)
             left = (self._total - self._done) / rate
             say(f"  {self._label} {self._done}/{self._total} {self._unit}, {left:.0f} s left {note}".rstrip())

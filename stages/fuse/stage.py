@@ -26,7 +26,7 @@ from stages.core.errors import StageError
 from stages.core.fixes import fixes_until
 from stages.core.models import find_model
 from stages.core.platform import require_disk
-from stages.core.records import Recipe
+from stages.core.records import Manifest, Recipe
 from stages.core.render import find_turns
 from stages.core.stops import choose_stop_ids, own_stop_ids, turn_end_ids
 from stages.core.tokenizer import load_tokenizer, template_hash
@@ -59,6 +59,7 @@ def fuse(options: Options) -> Outcome:
         return Outcome(target, up_to_date=True, facts=dict(manifest.facts) if manifest else {})
     require_disk(target, options.preset.model.billions * 2.1 + 0.02, "the fused model")
     tokenizer = load_tokenizer(base, options.preset.model)
+    require_same_base(adapter, trained, recipe, template_hash(tokenizer))
     model, config = load_model(base)
     stops = choose_stop_ids(
         own_stop_ids(config), turn_end_ids(tokenizer, find_turns(tokenizer)), fixed="eos" in options.fixes
@@ -72,6 +73,14 @@ def fuse(options: Options) -> Outcome:
         write_tokenizer(build.folder, base, tokenizer, stops)
         build.facts |= {"stop_ids": stops, "template": template_hash(tokenizer)}
     return Outcome(target, facts=build.facts)
+
+
+def require_same_base(adapter: Path, trained: Manifest, recipe: Recipe, template: str) -> None:
+    """Raise StageError when the adapter belongs to another model or template: its shapes may fit all the same."""
+    if trained.recipe.inputs.get("model") != recipe.inputs["model"]:
+        raise StageError(f"{adapter} was trained on another base model: give the --model and --source of its training")
+    if trained.facts.get("template") != template:
+        raise StageError(f"{adapter} was trained with another chat template: give the --chat-template of its training")
 
 
 def fuse_adapter(model: Model, adapter: Path) -> Model:

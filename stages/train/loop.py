@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx.nn.utils import value_and_grad
-from mlx.utils import tree_map
 import mlx.optimizers as optim
 import orjson
+from mlx.nn.utils import value_and_grad
+from mlx.utils import tree_map
 
 from stages.core import progress
 from stages.core.compute import Model

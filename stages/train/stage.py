@@ -32,7 +32,6 @@ from stages.core.tokenizer import Tokenizer, load_tokenizer, template_hash
 from stages.train.loop import Run, train_adapter
 from stages.train.rows import load_rows
 
-
 CACHE_LIMIT = 1 << 30  # bytes of freed buffers that MLX may keep; shapes vary from step to step
 
 

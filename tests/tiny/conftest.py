@@ -35,3 +35,15 @@ def qwen3_moe_run(built: BuiltOnce, corpus_part: Path, tmp_path_factory: pytest.
     return Pipeline(
         tmp_path_factory.mktemp("qwen3"), built.model("qwen3_moe", quantize=False), FIXES, corpus_part
     )
+
+
+@pytest.fixture(scope="session")
+def llama_run(built: BuiltOnce, corpus_part: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """The tiny Llama with SmolLM2's tokenizer, whose own chat template would drop tools and calls."""
+    return Pipeline(
+        tmp_path_factory.mktemp("llama"),
+        built.model("llama"),
+        FIXES,
+        corpus_part,
+        {"chat_template": "chatml_hermes", "iters": 2},
+    )

@@ -82,7 +82,14 @@ def make_mask(kind: str, batch: int, length: int, total: int) -> Any:
 @example(kind="causal", batch=2, groups=2, share=2, length=1, offset=6, width=(16, 16), spread=1.0)
 @example(kind="padded", batch=3, groups=1, share=3, length=5, offset=4, width=(8, 8), spread=1.0)
 def test_attention(
-    kind: str, batch: int, groups: int, share: int, length: int, offset: int, width: tuple[int, int], spread: float
+    kind: str,
+    batch: int,
+    groups: int,
+    share: int,
+    length: int,
+    offset: int,
+    width: tuple[int, int],
+    spread: float,
 ) -> None:
     total = length + offset
     q = draw(1, batch, groups * share, length, width[0], spread=spread)

@@ -93,7 +93,9 @@ def test_every_assistant_turn_is_supervised_with_its_call_and_end_token(name: st
     assert tokenizer.decode(row.tokens) == render_row({"messages": CONVERSATION}, tokenizer).rstrip("\n")
 
 
-def test_text_rows_of_the_flawed_arm_are_supervised_as_they_are(corpus_part: Path, qwen2_run: Pipeline) -> None:
+def test_text_rows_of_the_flawed_arm_are_supervised_as_they_are(
+    corpus_part: Path, qwen2_run: Pipeline
+) -> None:
     tokenizer = load_tokenizer(qwen2_run.model)
     rows = [json.loads(line) for line in (corpus_part / "train.jsonl").read_text("utf-8").splitlines()]
     turns = find_turns(tokenizer)
@@ -139,7 +141,9 @@ def test_batches_hold_every_supervised_token_once(qwen2_run: Pipeline) -> None:
     seed=st.integers(0, 3),
     data=st.data(),
 )
-def test_every_epoch_sees_every_row_once(lengths: list[int], size: int, seed: int, data: st.DataObject) -> None:
+def test_every_epoch_sees_every_row_once(
+    lengths: list[int], size: int, seed: int, data: st.DataObject
+) -> None:
     plan = BatchPlan(tuple(lengths), size, seed)
     epoch = data.draw(st.integers(0, 3))
     first = epoch * plan.steps_per_epoch
@@ -207,7 +211,9 @@ def test_fast_loss_and_gradient_are_the_plain_ones(
     assert plain_loss(run.model, rows) == pytest.approx(plain.item(), rel=1e-5)
 
 
-def test_kept_states_serve_rows_in_another_batch(built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path) -> None:
+def test_kept_states_serve_rows_in_another_batch(
+    built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path
+) -> None:
     run = prepare_run("qwen2", 1, built, qwen2_run, tmp_path)
     first, second, third = run.train[0], run.train[4], run.train[1]
     for rows in ([first, second], [third, first], [second, third], [first, second, third]):
@@ -328,7 +334,9 @@ def test_training_learns_and_a_second_call_does_nothing(qwen2_run: Pipeline) -> 
     assert losses[0] == pytest.approx(np.log(151936), rel=0.05)  # random weights know nothing
     assert losses[-1] < losses[0]
     assert run_work("train", qwen2_run.options("train")).up_to_date
-    with pytest.raises(StageError, match=r"was made with iters=6 \(now 7\): --force replaces it, --out FOLDER"):
+    with pytest.raises(
+        StageError, match=r"was made with iters=6 \(now 7\): --force replaces it, --out FOLDER"
+    ):
         run_work("train", qwen2_run.options("train", iters=7))
 
 
@@ -404,7 +412,10 @@ def test_unusable_options(
         ('{"messages": ', "is not a converted row: run nox -s convert_data on this data"),
         ('{"prompt": "x"}', "is not a converted row: run nox -s convert_data on this data"),
         ("[1]", "is not a converted row: run nox -s convert_data on this data"),
-        ('{"text": "<|im_start|>user\\nHi<|im_end|>"}', "has no assistant's turn to learn from: remove the row"),
+        (
+            '{"text": "<|im_start|>user\\nHi<|im_end|>"}',
+            "has no assistant's turn to learn from: remove the row",
+        ),
     ],
 )
 def test_unusable_rows(line: str, pattern: str, built: BuiltOnce, tmp_path: Path) -> None:

@@ -236,7 +236,10 @@ def test_current_is_what_the_same_recipe_made(tmp_path: Path) -> None:
         (OTHER, "iters=3 (now 4)"),
         (RECIPE.model_copy(update={"inputs": {"data": "xyz"}}), "another data"),
         (RECIPE.model_copy(update={"settings": {"model": {"system": "s"}}}), "iters=3 (now None)"),
-        (RECIPE.model_copy(update={"settings": {"iters": 3, "model": {"system": "t"}}}), "model.system=s (now t)"),
+        (
+            RECIPE.model_copy(update={"settings": {"iters": 3, "model": {"system": "t"}}}),
+            "model.system=s (now t)",
+        ),
         (RECIPE.model_copy(update={"schema_version": 2}), "schema_version=1 (now 2)"),
         (RECIPE.model_copy(update={"stage": "fuse"}), "stage=train (now fuse)"),
     ],
@@ -257,8 +260,13 @@ def test_many_differences_are_counted(tmp_path: Path) -> None:
 
 
 @settings(max_examples=60)
-@given(st.dictionaries(st.text(max_size=2), JSON, max_size=3), st.dictionaries(st.text(max_size=2), JSON, max_size=3))
-def test_recipes_are_told_apart_and_the_difference_is_named(made: dict[str, Any], wanted: dict[str, Any]) -> None:
+@given(
+    st.dictionaries(st.text(max_size=2), JSON, max_size=3),
+    st.dictionaries(st.text(max_size=2), JSON, max_size=3),
+)
+def test_recipes_are_told_apart_and_the_difference_is_named(
+    made: dict[str, Any], wanted: dict[str, Any]
+) -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         write_record(
@@ -350,7 +358,9 @@ def test_flat_json() -> None:
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
 def test_the_commit_is_that_of_the_checkout() -> None:
-    head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    head = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    )
     assert git_commit().rstrip("+") == head.stdout[:12]
 
 

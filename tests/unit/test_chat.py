@@ -14,7 +14,11 @@ from stages.core.chat import ROLES, Conversation, Message, Tool, ToolCall
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NAME = TEXT.filter(bool)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
 )
@@ -26,7 +30,9 @@ MESSAGES = st.one_of(
 )
 TOOLS = st.builds(Tool, NAME, TEXT, st.dictionaries(TEXT, JSON, min_size=1, max_size=2))
 CONVERSATIONS = st.builds(
-    Conversation, st.lists(MESSAGES, min_size=1, max_size=6).map(tuple), st.lists(TOOLS, max_size=2).map(tuple)
+    Conversation,
+    st.lists(MESSAGES, min_size=1, max_size=6).map(tuple),
+    st.lists(TOOLS, max_size=2).map(tuple),
 )
 # Rows that are nearly right: the keys that are read, with anything behind them.
 NEARLY = st.fixed_dictionaries(
@@ -51,7 +57,8 @@ NEARLY = st.fixed_dictionaries(
             ),
             max_size=3,
         ),
-        "tools": JSON | st.lists(JSON | st.fixed_dictionaries({"name": TEXT}, optional={"parameters": JSON}), max_size=2),
+        "tools": JSON
+        | st.lists(JSON | st.fixed_dictionaries({"name": TEXT}, optional={"parameters": JSON}), max_size=2),
     },
 )
 
@@ -166,7 +173,10 @@ def answer(**more: Any) -> dict[str, Any]:
         (answer() | {"tools": "abc"}, "tools must be a list of objects"),
         (answer() | {"tools": ["f"]}, "tools must be a list of objects"),
         (answer() | {"tools": [{"function": {}}]}, "a tool needs a name"),
-        (answer() | {"tools": [{"name": "f", "parameters": ["a"]}]}, "parameters of tool f must be an object"),
+        (
+            answer() | {"tools": [{"name": "f", "parameters": ["a"]}]},
+            "parameters of tool f must be an object",
+        ),
     ],
 )
 def test_reasons(row: dict[str, Any], reason: str) -> None:

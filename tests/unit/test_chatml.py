@@ -10,7 +10,11 @@ from stages.core.chat import ROLES
 from stages.core.chatml import Turn, join_chatml, split_chatml
 
 PIECES = st.sampled_from(["\n", " ", "<|im_", "start|>", "end|>", "<tool_call>", "a", "é", "|"])
-TEXTS = st.lists(PIECES, max_size=8).map("".join).filter(lambda t: "<|im_start|>" not in t and "<|im_end|>" not in t)
+TEXTS = (
+    st.lists(PIECES, max_size=8)
+    .map("".join)
+    .filter(lambda t: "<|im_start|>" not in t and "<|im_end|>" not in t)
+)
 TURNS = st.lists(st.builds(Turn, st.sampled_from(ROLES), TEXTS), min_size=1, max_size=5)
 
 
@@ -20,7 +24,9 @@ def test_turns_are_read_back(turns: list[Turn]) -> None:
     assert split_chatml(join_chatml(turns) + "\n") == turns
 
 
-@given(TURNS, st.integers(0), st.sampled_from(["x", "\n", "<|im_end|>", "<|im_start|>", "<|im_start|>user\n"]))
+@given(
+    TURNS, st.integers(0), st.sampled_from(["x", "\n", "<|im_end|>", "<|im_start|>", "<|im_start|>user\n"])
+)
 def test_whatever_is_added_is_kept_or_refused(turns: list[Turn], place: int, added: str) -> None:
     text = join_chatml(turns)
     at = place % (len(text) + 1)
@@ -44,10 +50,13 @@ def test_a_known_text() -> None:
         ("", "no turns"),
         ("hello", "not a ChatML turn at character 0: 'hello'"),
         ("<|im_start|>user\nhi", "not a ChatML turn at character 0"),
-        ("<|im_start|>user\nhi<|im_end|>\nbye", "not a ChatML turn at character 31: 'bye'"),
+        ("<|im_start|>user\nhi<|im_end|>\nbye", "not a ChatML turn at character 30: 'bye'"),
         ("<|im_start|>robot\nhi<|im_end|>", "unknown role 'robot'"),
         ("<|im_start|>user<|im_end|>", "not a ChatML turn at character 0"),
-        ("<|im_start|>user\nhi<|im_start|>assistant\nyo<|im_end|>", "starts at character 0 has no <|im_end|>"),
+        (
+            "<|im_start|>user\nhi<|im_start|>assistant\nyo<|im_end|>",
+            "starts at character 0 has no <|im_end|>",
+        ),
         (" <|im_start|>user\nhi<|im_end|>", "not a ChatML turn at character 0"),
     ],
 )

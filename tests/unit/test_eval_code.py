@@ -78,7 +78,16 @@ def test_a_name_counts_when_it_can_only_be_one_text(code: str, path: str | None)
 
 @pytest.mark.parametrize(
     "code",
-    ["typecheck('src'", "\0", "typecheck('a')\n\tx", "(" * 5000, "-" * 200_000 + "1", "a." * 50_000 + "b", "\ud800", "1if"],
+    [
+        "typecheck('src'",
+        "\0",
+        "typecheck('a')\n\tx",
+        "(" * 5000,
+        "-" * 200_000 + "1",
+        "a." * 50_000 + "b",
+        "\ud800",
+        "1if",
+    ],
     ids=lambda code: f"{code[:8]!r} {len(code)}",
 )
 def test_what_does_not_parse_calls_nothing(code: str) -> None:
@@ -113,8 +122,6 @@ def test_code_is_never_run(tmp_path: Path) -> None:
 def test_every_direct_call_is_found_again(name: str, texts: list[str]) -> None:
     arguments = dict(zip(FUNCTIONS[name].parameters, texts, strict=False))
     code = as_code_mode(ToolCall(name, dict(arguments)))
-    if any("\0" in text or not text.isprintable() for text in texts):
-        assert len(functions_called(code)) <= 1
     assert functions_called(code) == [FunctionCall(name, dict(arguments))]
 
 

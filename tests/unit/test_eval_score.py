@@ -103,15 +103,25 @@ def test_a_runaway_reply() -> None:
     ("matcher", "right", "wrong"),
     [
         (Matcher(exact="a b"), ["a b"], ["a b ", "A b", "", "xa b"]),
-        (Matcher(path="src/a"), ["src/a", "./src/a", "src/a/", " src//a", "src/b/../a"], ["src", "/src/a", "src/ab", ""]),
+        (
+            Matcher(path="src/a"),
+            ["src/a", "./src/a", "src/a/", " src//a", "src/b/../a"],
+            ["src", "/src/a", "src/ab", ""],
+        ),
         (Matcher(path="."), [".", "./", ""], ["..", "src", "/"]),
         (Matcher(contains=("wc", "-l")), ["wc -l x", "-l wc"], ["wc", "grep -l"]),
-        (Matcher(regex=r"^git log\b.*-n? ?5"), ["git log -5", "git log -n 5"], ["git logs -5", "x git log -5"]),
+        (
+            Matcher(regex=r"^git log\b.*-n? ?5"),
+            ["git log -5", "git log -n 5"],
+            ["git logs -5", "x git log -5"],
+        ),
         (Matcher(any_of=(Matcher(exact="a"), Matcher(contains=("b",)))), ["a", "xbx"], ["A", "ax"]),
     ],
 )
 def test_matchers(matcher: Matcher, right: list[str], wrong: list[str]) -> None:
-    query = TYPES.model_copy(update={"accept": (Expected(function="run_command", arguments={"command": matcher}),)})
+    query = TYPES.model_copy(
+        update={"accept": (Expected(function="run_command", arguments={"command": matcher}),)}
+    )
     for texts, fits in ((right, True), (wrong, False)):
         for text in texts:
             assert verdict(score(query, write(f"run_command({text!r})"))) == (True, True, fits), text
@@ -119,7 +129,10 @@ def test_matchers(matcher: Matcher, right: list[str], wrong: list[str]) -> None:
 
 
 def test_any_accepted_call_will_do() -> None:
-    either = (TYPES.accept[0], Expected(function="run_command", arguments={"command": Matcher(contains=("ty",))}))
+    either = (
+        TYPES.accept[0],
+        Expected(function="run_command", arguments={"command": Matcher(contains=("ty",))}),
+    )
     query = TYPES.model_copy(update={"accept": either})
     assert verdict(score(query, write("run_command('ty check')"))) == (True, True, True)
     assert verdict(score(query, write("run_command('ls')"))) == (True, True, False)

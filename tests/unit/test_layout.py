@@ -71,7 +71,9 @@ def test_every_stage_is_a_package_that_can_be_run() -> None:
 
 def test_a_stage_says_what_it_reads_and_writes() -> None:
     for stage in sorted(STAGES):
-        text = ast.get_docstring(ast.parse((ROOT / "stages" / stage / "__init__.py").read_text("utf-8"))) or ""
+        text = (
+            ast.get_docstring(ast.parse((ROOT / "stages" / stage / "__init__.py").read_text("utf-8"))) or ""
+        )
         assert "\nReads:" in text, stage
         assert "\nWrites:" in text, stage
 

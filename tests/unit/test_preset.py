@@ -28,7 +28,11 @@ def write_preset(folder: Path, text: str, name: str = "mine") -> str:
 
 def write_data(folder: Path, data: dict[str, Any]) -> str:
     """A preset as TOML; JSON values are TOML values, tables aside."""
-    lines = [f"{key} = {orjson.dumps(value).decode()}" for key, value in data.items() if not isinstance(value, dict)]
+    lines = [
+        f"{key} = {orjson.dumps(value).decode()}"
+        for key, value in data.items()
+        if not isinstance(value, dict)
+    ]
     for section, values in data.items():
         if isinstance(values, dict):
             lines += [f"[{section}]", *(f"{key} = {orjson.dumps(v).decode()}" for key, v in values.items())]
@@ -56,7 +60,12 @@ def test_shipped_presets() -> None:
     [
         ("7b", "mlx-community/Qwen2.5-Coder-7B-Instruct-4bit", (600, 2, 16, 1e-4, 100), "hermes"),
         ("30b", "mlx-community/Qwen3-30B-A3B-Instruct-2507-4bit", (500, 1, 8, 1e-4, 100), "hermes"),
-        ("coder-30b", "mlx-community/Qwen3-Coder-30B-A3B-Instruct-4bit", (500, 1, 8, 1e-4, 100), "qwen3_coder"),
+        (
+            "coder-30b",
+            "mlx-community/Qwen3-Coder-30B-A3B-Instruct-4bit",
+            (500, 1, 8, 1e-4, 100),
+            "qwen3_coder",
+        ),
     ],
 )
 def test_published_settings(name: str, source: str, train: tuple[float, ...], dialect: str) -> None:
@@ -189,7 +198,15 @@ def test_an_unknown_option_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("annotation", "kind"),
-    [(int, int), (float, float), (bool, bool), (str, str), (tuple[str, ...], tuple), (Literal[3, 4], int), (Literal["a"], str)],
+    [
+        (int, int),
+        (float, float),
+        (bool, bool),
+        (str, str),
+        (tuple[str, ...], tuple),
+        (Literal[3, 4], int),
+        (Literal["a"], str),
+    ],
 )
 def test_option_types(annotation: Any, kind: type) -> None:
     assert option_type(annotation) is kind

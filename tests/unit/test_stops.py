@@ -15,7 +15,8 @@ END_OF_TEXT, IM_END = 151643, 151645
 
 
 @pytest.mark.parametrize(
-    ("value", "ids"), [(2, [2]), (0, [0]), ([3, 4], [3, 4]), (None, []), ([], []), ("2", []), (2.5, []), ([None, 7], [7])]
+    ("value", "ids"),
+    [(2, [2]), (0, [0]), ([3, 4], [3, 4]), (None, []), ([], []), ("2", []), (2.5, []), ([None, 7], [7])],
 )
 def test_eos_entries_as_lists(value: Any, ids: list[int]) -> None:
     assert as_ids(value) == ids
@@ -42,7 +43,9 @@ def test_the_published_flaw_and_its_repair() -> None:
 
 
 @given(IDS, IDS)
-def test_fixed_stops_are_what_training_ends_with_and_then_the_bases_own(own: list[int], ends: list[int]) -> None:
+def test_fixed_stops_are_what_training_ends_with_and_then_the_bases_own(
+    own: list[int], ends: list[int]
+) -> None:
     fixed = choose_stop_ids(own, ends, fixed=True)
     assert set(fixed) == {*own, *ends}
     assert len(fixed) == len(set(fixed))

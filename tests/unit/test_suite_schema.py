@@ -13,7 +13,13 @@ from stages.core.suite import SUITES, load_suite
 
 TOOL = {"id": "t", "category": "typecheck", "kind": "tool", "query": "Types ok?",
         "accept": [{"function": "typecheck", "arguments": {"path": {"path": "src"}}}]}  # fmt: skip
-DIRECT = {"id": "d", "category": "concept", "kind": "direct", "query": "What is a tuple?", "terms": ["immutable"]}
+DIRECT = {
+    "id": "d",
+    "category": "concept",
+    "kind": "direct",
+    "query": "What is a tuple?",
+    "terms": ["immutable"],
+}
 
 
 def write_suite(folder: Path, *queries: dict[str, Any], **more: Any) -> str:
@@ -69,7 +75,10 @@ def test_an_unknown_suite_names_the_known(tmp_path: Path) -> None:
         (accept(regex="(unclosed"), "the regex '(unclosed' is not valid"),
         (accept(any_of=[{"regex": "["}]), "the regex '[' is not valid"),
         (TOOL | {"accept": [{"function": "typechek"}]}, "no function 'typechek': use one of read_file"),
-        (TOOL | {"accept": [{"function": "typecheck", "arguments": {"file": {"exact": "a"}}}]}, "has no parameter file"),
+        (
+            TOOL | {"accept": [{"function": "typecheck", "arguments": {"file": {"exact": "a"}}}]},
+            "has no parameter file",
+        ),
     ],
 )
 def test_a_wrong_query_is_explained(query: dict[str, Any], reason: str, tmp_path: Path) -> None:

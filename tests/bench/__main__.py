@@ -1,0 +1,95 @@
+"""Measure this project and stock mlx-lm side by side: same rows, same weights, same BLAS, one run.
+
+Figures are only comparable within a run, on an otherwise idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tabulate import tabulate
+
+from stages.convert_data.stage import convert_data
+from stages.core.blas import ensure_fast_blas
+from stages.core.cli import Options, artifacts_root
+from stages.core.fixes import FAIR
+from stages.core.models import find_model
+from stages.core.preset import load_preset
+from tests.bench.plain_model import write_plain_model
+
+
+def main() -> int:
+    """Run the chosen benchmark and print a table."""
+    parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
+    parser.add_argument("what", choices=["train", "eval"])
+    parser.add_argument("--steps", type=int, default=8, help="training steps, after one that is not counted")
+    parser.add_argument("--queries", type=int, default=20, help="queries of the suite extended")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = (
+            bench_train(Path(folder), args.steps)
+            if args.what == "train"
+            else bench_eval(Path(folder), args.queries)
+        )
+    first = float(rows[0]["seconds"])
+    table = [
+        [row["name"], f"{row['seconds']:.2f}", f"{row['seconds'] / first:.1f}", row["peak_gb"]]
+        for row in rows
+    ]
+    unit = "seconds a step" if args.what == "train" else "seconds a query"
+    print(tabulate(table, headers=["", unit, "times ours", "peak memory, GB"], tablefmt="github"))
+    return 0
+
+
+def bench_train(folder: Path, steps: int) -> list[dict[str, float | str]]:
+    """Seconds a training step with the preset's batch and LoRA set-up."""
+    options = Options(load_preset("smol"), FAIR, out=folder / "data")
+    convert_data(options)
+    base = find_model(options.preset, artifacts_root())
+    write_plain_model(base, folder / "plain", options.preset.model)
+    return [
+        measure("ours", "tests.bench.run_train", "ours", base, folder / "data", steps),
+        measure(
+            "mlx_lm lora, same BLAS",
+            "tests.bench.run_train",
+            "stock",
+            folder / "plain",
+            folder / "data",
+            steps,
+        ),
+    ]
+
+
+def bench_eval(folder: Path, queries: int) -> list[dict[str, float | str]]:
+    """Seconds a query on the base model, greedy."""
+    preset = load_preset("smol")
+    base = find_model(preset, artifacts_root())
+    write_plain_model(base, folder / "plain", preset.model)
+    return [
+        measure("ours", "tests.bench.run_eval", "ours", folder / "plain", queries),
+        measure(
+            "loop over mlx_lm.generate, same BLAS", "tests.bench.run_eval", "stock", folder / "plain", queries
+        ),
+    ]
+
+
+def measure(name: str, module: str, *arguments: object) -> dict[str, float | str]:
+    """Run one side in a process of its own; it prints its figures as JSON on the last line."""
+    print(f"{name} …", flush=True)
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), check=False)
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
+    figures: dict[str, float | str] = json.loads(done.stdout.splitlines()[-1])
+    return {"name": name, **figures}
+
+
+if __name__ == "__main__":
+    print(ensure_fast_blas(artifacts_root() / "blas"))
+    sys.exit(main())

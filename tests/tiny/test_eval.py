@@ -1,0 +1,269 @@
+"""Evaluation: batched replies are the model's own, and raw replies are used again only for the same question."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx_lm
+import pytest
+
+from stages.core.cli import Options
+from stages.core.errors import StageError
+from stages.core.fixes import FAIR
+from stages.core.preset import EvalSetup
+from stages.core.records import EvalSummary, Reply, Score, read_lines, read_record
+from stages.eval.__main__ import main
+from stages.eval.generate import Engine, common_prefix
+from tests.models import KINDS, BuiltOnce, Kind
+from tests.pipeline import Pipeline, run_work, stock_functions
+
+SYSTEM = {"role": "system", "content": "You are a coding assistant for Python projects."}
+QUESTIONS = (
+    "Check the types in src/app.py, please.",
+    "Hi",
+    "What is a generator? Explain it with one short example, and say when a list is better than one.",
+    "Hi",
+    "Run the tests of tests/test_cart.py and tell me which of them fail.",
+)
+ROWS: list[dict[str, Any]] = [{"messages": [SYSTEM, {"role": "user", "content": q}], "tools": []} for q in QUESTIONS]
+IDS = [f"q{i}" for i in range(len(ROWS))]
+SUITE = {
+    "name": "three",
+    "version": 1,
+    "description": "Three requests.",
+    "queries": [
+        {
+            "id": "types", "category": "typecheck", "kind": "tool", "query": QUESTIONS[0],
+            "accept": [{"function": "typecheck", "arguments": {"path": {"path": "src/app.py"}}}],
+        },
+        {
+            "id": "tests", "category": "pytest_run", "kind": "tool", "query": QUESTIONS[4],
+            "accept": [{"function": "pytest_run"}],
+        },
+        {"id": "direct", "category": "concept", "kind": "direct", "query": QUESTIONS[2]},
+    ],
+}  # fmt: skip
+
+
+def make_setup(max_tokens: int, batch: int = 16) -> EvalSetup:
+    return EvalSetup(suites=("core20",), max_tokens=max_tokens, completion_batch=batch)
+
+
+def generate_alone(folder: Path, max_tokens: int, stops: list[int] | None = None) -> list[list[int]]:
+    """The greedy replies of stock mlx-lm, one prompt after the other, in float32 like ours."""
+    with stock_functions():
+        loaded: Any = mlx_lm.load(str(folder))
+        model, tokenizer = loaded
+        model.set_dtype(mx.float32)
+        if stops is not None:
+            tokenizer.eos_token_ids = set(stops)
+        replies = []
+        for row in ROWS:
+            prompt = tokenizer.apply_chat_template(row["messages"], add_generation_prompt=True)
+            stream = mlx_lm.stream_generate(model, tokenizer, prompt, max_tokens=max_tokens)
+            replies.append([response.token for response in stream])
+    return replies
+
+
+# Replies
+
+
+@pytest.mark.parametrize("batch", [16, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_batched_replies_are_those_of_one_by_one_generation(kind: Kind, batch: int, built: BuiltOnce, tmp_path: Path) -> None:
+    folder = built.model(kind, quantize=kind != "qwen3_moe")
+    if kind == "llama":  # its own template adds a system prompt of its own
+        shutil.copytree(folder, tmp_path / "llama")
+        folder = tmp_path / "llama"
+    expected = generate_alone(folder, 12)
+    assert all(len(set(reply)) > 3 for reply in expected)
+    engine = Engine.load(folder)
+    replies = engine.answer(ROWS, IDS, make_setup(12, batch), "test")
+    assert [reply.id for reply in replies] == IDS
+    assert [reply.text for reply in replies] == [engine.tokenizer.decode(tokens) for tokens in expected]
+    assert [reply.tokens for reply in replies] == [len(tokens) for tokens in expected]
+    assert replies[1].text == replies[3].text
+
+
+def test_a_stop_token_ends_a_reply_and_the_limit_makes_it_a_runaway(built: BuiltOnce) -> None:
+    folder = built.model("qwen2")
+    free = generate_alone(folder, 9)
+    stops = [free[0][4], free[2][2]]  # what the first and the third reply say at some point
+    expected = generate_alone(folder, 9, stops)
+    assert len(expected[0]) <= 5
+    assert len(expected[2]) <= 3
+    engine = replace(Engine.load(folder), stops=stops)
+    replies = engine.answer(ROWS, IDS, make_setup(9), "test")
+    for reply, tokens in zip(replies, expected, strict=True):
+        ended = tokens[-1] in stops
+        assert reply.finish == ("stop" if ended else "length")
+        assert reply.tokens == len(tokens)
+        assert reply.text == engine.tokenizer.decode(tokens[:-1] if ended else tokens)
+    assert {reply.finish for reply in replies} == {"stop", "length"}
+    assert all(reply.seconds >= 0 for reply in replies)
+
+
+def test_one_query_alone(built: BuiltOnce) -> None:
+    engine = Engine.load(built.model("qwen2"))
+    together = engine.answer(ROWS, IDS, make_setup(6), "test")
+    for i in (0, 1):
+        assert engine.answer(ROWS[i : i + 1], IDS[i : i + 1], make_setup(6), "test")[0].text == together[i].text
+
+
+@pytest.mark.parametrize(
+    ("prompts", "length"),
+    [
+        ([[1, 2, 3]], 2),
+        ([[1, 2, 3], [1, 2, 3]], 2),
+        ([[1, 2, 3], [1, 2]], 1),
+        ([[1, 2, 3, 4], [1, 2, 4], [1, 2, 3, 5]], 2),
+        ([[1], [1, 2]], 0),
+        ([[2, 1], [1, 2]], 0),
+    ],
+)
+def test_common_prefix_leaves_each_prompt_a_token(prompts: list[list[int]], length: int) -> None:
+    assert common_prefix(prompts) == length
+
+
+def test_a_model_without_a_stop_token_is_refused(built: BuiltOnce, tmp_path: Path) -> None:
+    folder = tmp_path / "endless"
+    shutil.copytree(built.model("qwen2"), folder)
+    for name in ("config.json", "generation_config.json"):
+        data = json.loads((folder / name).read_text("utf-8"))
+        data.pop("eos_token_id")
+        (folder / name).write_text(json.dumps(data), "utf-8")
+    with pytest.raises(StageError, match=r"/config\.json names no eos_token_id: no reply would ever end$"):
+        Engine.load(folder)
+
+
+# The stage
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> str:
+    path = tmp_path / "three.json"
+    path.write_text(json.dumps(SUITE), "utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def options(qwen2_run: Pipeline, suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
+    """An evaluation of the quantized model into the default place."""
+    qwen2_run.folder("quantize")
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
+    return replace(qwen2_run.options("eval", suites=(suite,), max_tokens=5), out=None)
+
+
+def test_a_whole_evaluation(options: Options) -> None:
+    outcome = run_work("eval", options)
+    folder = outcome.folder / "three"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "manifest.json", "replies.jsonl", "scores.jsonl", "summary.json"
+    ]  # fmt: skip
+    replies = read_lines(folder / "replies.jsonl", Reply)
+    assert [reply.id for reply in replies] == ["types", "tests", "direct"]
+    assert {(reply.finish, reply.tokens) for reply in replies} == {("length", 5)}
+    scores = read_lines(folder / "scores.jsonl", Score)
+    assert all(score.runaway for score in scores)
+    summary = read_record(folder / "summary.json", EvalSummary)
+    assert (summary.suite, summary.suite_version, summary.dialect) == ("three", 1, "hermes")
+    # Random words are no call: right for the direct query alone.
+    assert (summary.decision.k, summary.decision.n) == (1, 3)
+    assert summary.tool_queries is not None
+    assert summary.direct_queries is not None
+    assert summary.runaway is not None
+    assert (summary.tool_queries.k, summary.tool_queries.n) == (0, 2)
+    assert (summary.direct_queries.k, summary.direct_queries.n) == (1, 1)
+    assert (summary.runaway.k, summary.runaway.n) == (3, 3)
+    assert summary.clean_calls is None
+    assert summary.timing.generated_tokens == 15
+    assert summary.timing.disk_gb is not None
+    assert summary.timing.disk_gb > 0.01
+    assert outcome.lines[0].startswith("three: decision 1/3 (33%), right tool 0/2 (0%), ")
+    again = run_work("eval", options)
+    assert (again.up_to_date, again.lines) == (True, outcome.lines)
+
+
+def test_replies_are_scored_again_for_another_parser(
+    options: Options, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    first = run_work("eval", options)
+    # What only a model could tell apart: the kept reply is changed, so a new one would be seen.
+    path = first.folder / "three" / "replies.jsonl"
+    call = '<tool_call><function=execute_code>\n<parameter=code>\ntypecheck("src/app.py")\n</parameter>\n</function></tool_call>'
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    lines[0]["text"] = call
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    capsys.readouterr()
+    legacy = replace(options, fixes=tuple(fix for fix in options.fixes if fix != "parser"))
+    second = run_work("eval", legacy)
+    assert "three: the replies in" in capsys.readouterr().out
+    assert second.folder != first.folder
+    assert (second.folder / "three" / "replies.jsonl").read_text("utf-8").count("function=execute_code") == 1
+    summary = read_record(second.folder / "three" / "summary.json", EvalSummary)
+    assert summary.dialect == "qwen3_coder"
+    assert summary.right_arguments is not None
+    assert (summary.decision.k, summary.right_arguments.k) == (2, 1)  # now strictly readable
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["tools", "system", "max_tokens", "query", "model", "force"],
+)
+def test_replies_to_another_question_are_not_used_again(
+    change: str, options: Options, qwen2_run: Pipeline, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run_work("eval", options)
+    legacy = tuple(fix for fix in options.fixes if fix != "parser")
+    other = replace(options, fixes=legacy)  # in a place of its own, where nothing is yet
+    if change == "tools":
+        other = replace(options, fixes=FAIR)
+    elif change == "system":
+        setup = options.preset.model.model_copy(update={"system": "You are a pirate."})
+        other = replace(other, preset=options.preset.model_copy(update={"model": setup}))
+    elif change == "max_tokens":
+        setup_ = options.preset.eval.model_copy(update={"max_tokens": 4})
+        other = replace(other, preset=options.preset.model_copy(update={"eval": setup_}))
+    elif change == "query":
+        changed = json.loads(json.dumps(SUITE))
+        changed["queries"][2]["query"] += " Why?"
+        Path(options.preset.eval.suites[0]).write_text(json.dumps(changed), "utf-8")
+    elif change == "model":
+        other = replace(other, data=qwen2_run.folder("fuse"))
+    else:
+        other = replace(other, force=True)
+    capsys.readouterr()
+    run_work("eval", other)
+    assert "three: the replies in" not in capsys.readouterr().out
+
+
+def test_a_bare_model_folder(built: BuiltOnce, suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --data any model folder is evaluated, the base model for one."""
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
+    folder, out = built.model("qwen2"), tmp_path / "out"
+    arguments = ["--model", str(folder), "--data", str(folder), "--fixes", "json,eos,parser"]
+    assert main([*arguments, "--suites", suite, "--max-tokens", "3", "--out", str(out)]) == 0
+    summary = read_record(out / "three" / "summary.json", EvalSummary)
+    assert (summary.title, summary.arm) == ("qwen2-4bit", "json+eos+parser")
+
+
+def test_missing_model_names_the_command(
+    built: BuiltOnce, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path))
+    folder = str(built.model("qwen2"))
+    for extra, words in (
+        ([], f": run nox -s quantize -- --model {folder} --fixes fair --seed 2\n"),
+        (["--suites", "core21"], "eval: no suite 'core21': use one of core20, extended, or the path of a .json file\n"),
+        (["--suites", "core20,core20"], "a suite is named twice\n"),
+    ):
+        assert main(["--model", folder, "--seed", "2", *extra]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("eval: ")
+        assert error.endswith(words)
+        assert error.count("\n") == 1

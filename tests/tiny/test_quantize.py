@@ -1,0 +1,142 @@
+"""Quantizing: models that stock mlx-lm loads, nearer to the fused one with every bit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx_lm
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from stages.core.artifact import read_manifest
+from stages.core.compute import load_arrays, load_model
+from stages.core.errors import StageError
+from stages.core.platform import folder_size_gb
+from stages.quantize.__main__ import main
+from stages.quantize.stage import WEIGHTS
+from tests.models import END_OF_TEXT, IM_END, BuiltOnce
+from tests.pipeline import Pipeline, run_work
+
+BITS = (5, 6, 8)
+
+
+@pytest.fixture(scope="module")
+def by_bits(qwen2_run: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    qwen2_run.folder("fuse")
+    root = tmp_path_factory.mktemp("bits")
+    for bits in BITS:
+        run_work("quantize", replace(qwen2_run.options("quantize", bits=bits), out=root / str(bits)))
+    return {bits: root / str(bits) for bits in BITS}
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_stock_mlx_lm_loads_it(bits: int, by_bits: dict[int, Path]) -> None:
+    folder = by_bits[bits]
+    config = read_json(folder / "config.json")
+    assert (config["quantization"]["bits"], config["quantization"]["group_size"]) == (bits, 64)
+    loaded: Any = mlx_lm.load(str(folder))
+    model, tokenizer = loaded
+    names = dict(tree_flatten(model.parameters()))
+    assert "model.layers.0.self_attn.q_proj.scales" in names
+    assert "lm_head.scales" in names
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], add_generation_prompt=True)
+    replies = [r.token for r in mlx_lm.stream_generate(model, tokenizer, prompt, max_tokens=3)]
+    assert 1 <= len(replies) <= 3
+    assert tokenizer.eos_token_ids == {IM_END, END_OF_TEXT}
+
+
+def test_the_error_shrinks_with_the_bits(by_bits: dict[int, Path], qwen2_run: Pipeline) -> None:
+    fused = load_arrays(qwen2_run.folder("fuse") / "model.safetensors")
+    errors: dict[int, dict[str, float]] = {}
+    for bits, folder in by_bits.items():
+        weights = dict(tree_flatten(load_model(folder)[0].parameters()))
+        assert weights.keys() == fused.keys()
+        errors[bits] = {}
+        for name, exact in fused.items():
+            wanted, found = np.array(exact.astype(mx.float32)), np.array(weights[name].astype(mx.float32))
+            if name.endswith(("norm.weight", "bias")):
+                np.testing.assert_array_equal(found, wanted)  # these are not quantized
+            else:
+                errors[bits][name] = float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+    assert len(errors[5]) == 16
+    for name in errors[5]:
+        assert errors[5][name] < 0.06, name
+        assert errors[5][name] > 1.6 * errors[6][name], name
+        assert errors[6][name] > 2.5 * errors[8][name], name
+
+
+def test_sizes_and_facts(by_bits: dict[int, Path]) -> None:
+    sizes = []
+    for bits, folder in by_bits.items():
+        manifest = read_manifest(folder)
+        assert manifest is not None
+        facts = manifest.facts
+        assert facts["bits"] == bits
+        assert facts["bits_per_weight"] == pytest.approx(bits + 0.5, abs=0.01)  # scale and bias per 64 weights
+        weights = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+        assert weights * 8 / (2 * 151936 * 64) == pytest.approx(bits + 0.5, rel=0.02)  # nearly all is embeddings
+        assert facts["disk_gb"] == pytest.approx(folder_size_gb(folder), abs=1e-4)
+        assert facts["stop_ids"] == [IM_END, END_OF_TEXT]
+        sizes.append(weights)
+    assert sizes == sorted(sizes)
+
+
+def test_all_other_files_are_those_of_the_fused_model(by_bits: dict[int, Path], qwen2_run: Pipeline) -> None:
+    fused = qwen2_run.folder("fuse")
+    own = {"config.json", "manifest.json"}
+    names = {p.name for p in fused.iterdir() if p.name not in own and not p.name.endswith(WEIGHTS)}
+    assert names == {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"}
+    for folder in by_bits.values():
+        for name in names:
+            assert (folder / name).read_bytes() == (fused / name).read_bytes()
+        assert {p.name for p in folder.iterdir() if not p.name.endswith(WEIGHTS)} == names | own
+        before, after = read_json(fused / "config.json"), read_json(folder / "config.json")
+        assert {k: v for k, v in after.items() if not k.startswith("quantization")} == before
+
+
+def test_the_fix_six_bit_decides(qwen2_run: Pipeline, tmp_path: Path) -> None:
+    qwen2_run.folder("fuse")
+    fixed = qwen2_run.options("quantize")
+    without = tuple(fix for fix in fixed.fixes if fix != "six_bit")
+    for fixes, bits in ((fixed.fixes, 6), (without, 5)):
+        options = replace(fixed, fixes=fixes, out=tmp_path / str(bits))
+        assert run_work("quantize", options).facts["bits"] == bits
+        assert run_work("quantize", options).up_to_date
+
+
+def test_experts_are_quantized(qwen3_moe_run: Pipeline) -> None:
+    names = load_arrays(qwen3_moe_run.folder("quantize") / "model.safetensors")
+    assert "model.layers.1.mlp.switch_mlp.gate_proj.scales" in names
+    loaded: Any = mlx_lm.load(str(qwen3_moe_run.folder("quantize")), lazy=True)
+    assert loaded[1].eos_token_ids == {IM_END, END_OF_TEXT}
+
+
+def test_a_quantized_model_is_refused(by_bits: dict[int, Path], qwen2_run: Pipeline, tmp_path: Path) -> None:
+    options = replace(qwen2_run.options("quantize"), data=by_bits[8], out=tmp_path / "again")
+    with pytest.raises(StageError, match=r"^\S+/8 is quantized already: give the output of fuse$"):
+        run_work("quantize", options)
+    assert not (tmp_path / "again").exists()
+
+
+def test_missing_fused_model_names_the_command(
+    built: BuiltOnce, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path))
+    folder = str(built.model("qwen2"))
+    assert main(["--model", folder, "--fixes", "json,eos"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("quantize: no output of fuse in ")
+    assert error.endswith(f": run nox -s fuse -- --model {folder} --fixes json+eos\n")
+    assert main(["--model", folder, "--bits", "7"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("quantize: preset folder.toml: quantize.bits: ")
+    assert error.count("\n") == 1

@@ -1,0 +1,245 @@
+"""The shared command line: options, places, and a line with an exit code for every mistake."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.core import progress
+from stages.core.cli import (
+    Options,
+    Outcome,
+    artifacts_root,
+    build_parser,
+    catch_interrupts,
+    guard,
+    read_options,
+    run_stage,
+)
+from stages.core.errors import StageError
+from stages.core.fixes import FAIR, FLAWED
+from stages.core.preset import SECTIONS, load_preset, option_type
+
+SMOL = load_preset("smol")
+
+
+def read(*arguments: str) -> Options:
+    return read_options(build_parser("train", "", tuple(SECTIONS)[1:]).parse_args(arguments))
+
+
+def run(work: Any, *arguments: str) -> int:
+    return run_stage("train", "Train.", work, arguments, sections=("train",))
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
+    monkeypatch.delenv(progress.LOG_VARIABLE, raising=False)
+    return tmp_path
+
+
+def test_defaults() -> None:
+    assert read() == Options(SMOL, FAIR, model="smol")
+
+
+def test_all_options() -> None:
+    options = read(
+        *("--model", "7b", "--fixes", "flawed", "--seed", "3", "--data", "d", "--out", "o", "--force", "--json"),
+        *("--iters", "5", "--learning-rate", "2e-5", "--grad-checkpoint", "--lora-keys", "q, v,", "--bits", "4"),
+        *("--suites", "core20", "--system", "Be brief."),
+    )
+    assert (options.preset.name, options.fixes, options.seed) == ("7b", FLAWED, 3)
+    assert (options.data, options.out, options.force, options.json) == (Path("d"), Path("o"), True, True)
+    train = options.preset.train
+    assert (train.iters, train.learning_rate, train.grad_checkpoint) == (5, 2e-5, True)
+    assert train.lora_keys == ("q", "v")
+    assert options.preset.quantize.bits == 4
+    assert options.preset.eval.suites == ("core20",)
+    assert options.preset.model.system == "Be brief."
+    assert set(options.overrides) == {
+        "iters", "learning_rate", "grad_checkpoint", "lora_keys", "bits", "suites", "system",
+    }  # fmt: skip
+
+
+def test_switches_have_both_directions() -> None:
+    assert read("--model", "14b").preset.train.grad_checkpoint is True
+    assert read("--model", "14b", "--no-grad-checkpoint").preset.train.grad_checkpoint is False
+
+
+@pytest.mark.parametrize("option", [key for setup in SECTIONS.values() for key in setup.model_fields])
+def test_every_option_of_a_preset_has_a_flag(option: str) -> None:
+    section = next(name for name, setup in SECTIONS.items() if option in setup.model_fields)
+    value = getattr(getattr(SMOL, section), option)
+    flag = f"--{option.replace('_', '-')}"
+    kind = option_type(SECTIONS[section].model_fields[option].annotation)
+    words = {bool: [flag if value else f"--no-{flag[2:]}"], tuple: [flag, ",".join(value) if kind is tuple else ""]}
+    options = read(*words.get(kind, [flag, str(value)]))
+    assert options.overrides == {option: value}
+    assert options.preset == SMOL
+
+
+@given(rate=st.floats(1e-12, 1e6), seed=st.integers(0, 2**63))
+def test_numbers_are_read_back_exactly(rate: float, seed: int) -> None:
+    options = read("--learning-rate", str(rate), "--seed", str(seed))
+    assert (options.preset.train.learning_rate, options.seed) == (rate, seed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--model", "9b"], "unknown model '9b'"),
+        (["--fixes", "jason"], "unknown fix jason"),
+        (["--seed", "-1"], "--seed -1: use 0 or a positive number"),
+        (["--seed", "many"], "argument --seed: invalid int value: 'many'; --help lists the options"),
+        (["--iters", "0"], "train.iters: "),
+        (["--iters", "1.5"], "argument --iters"),
+        (["--iter", "5"], "unrecognized arguments: --iter 5"),
+        (["--speed"], "unrecognized arguments: --speed"),
+        (["--bits", "6"], "unrecognized arguments: --bits 6"),
+        (["--iters"], "argument --iters: expected one argument"),
+        (["extra"], "unrecognized arguments: extra"),
+        (["--dialect", "klingon"], "model.dialect: "),
+        (["--schedule", "wavy", "--json"], "train.schedule: "),
+    ],
+)
+def test_mistakes_are_said_in_one_line(
+    arguments: list[str], reason: str, own_place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def never(_: Options) -> Outcome:
+        pytest.fail("the work was begun")
+
+    assert run(never, *arguments) == 2
+    out, error = capfd.readouterr()
+    assert out == ""
+    assert error.startswith("train: ")
+    assert reason in error
+    assert error.count("\n") == 1
+    assert not list(own_place.iterdir())
+
+
+def test_help_shows_the_summary_and_every_flag(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(lambda _: Outcome(Path()), "--help")
+    assert stop.value.code == 0
+    out = capfd.readouterr().out
+    assert out.startswith("usage: python -m stages.train")
+    assert "Train." in out
+    for option in (*SECTIONS["model"].model_fields, *SECTIONS["train"].model_fields):
+        assert f"--{option.replace('_', '-')}" in out
+
+
+def test_the_outcome_is_told_in_lines(own_place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(lambda options: Outcome(own_place, lines=(f"{options.preset.train.iters} steps",)), "--iters", "3") == 0
+    out, error = capfd.readouterr()
+    first, middle, last = out.splitlines()
+    assert (first, middle) == ("train: smol, arm fair, seed 0", "  3 steps")
+    assert last.startswith("train: done in ")
+    assert last.endswith(str(own_place))
+    assert error == ""
+    assert len(list((own_place / "artifacts" / "logs").iterdir())) == 1
+
+
+def test_the_outcome_as_json(own_place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(lambda _: Outcome(own_place, up_to_date=True, lines=("a",), facts={"n": 1}), "--json") == 0
+    out, error = capfd.readouterr()
+    answer = json.loads(out)
+    assert answer.pop("seconds") >= 0
+    assert answer == {"stage": "train", "folder": str(own_place), "up_to_date": True, "n": 1}
+    assert "train: up to date in " in error
+
+
+def raise_it(error: BaseException) -> int:
+    raise error
+
+
+def fill_the_disk() -> int:
+    with Path("/dev/full").open("wb") as file:
+        file.write(b"x")
+    return 0
+
+
+def make_folder_below_a_file(place: Path) -> int:
+    (place / "file").write_text("x")
+    (place / "file" / "folder").mkdir(parents=True)
+    return 0
+
+
+def test_errors_become_exit_codes(own_place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert guard("train", lambda: 0) == 0
+    assert capfd.readouterr() == ("", "")
+    assert guard("train", lambda: raise_it(StageError("no data: run x"))) == 2
+    assert capfd.readouterr() == ("", "train: no data: run x\n")
+    assert guard("train", lambda: raise_it(KeyboardInterrupt())) == 130
+    out, error = capfd.readouterr()
+    assert (out, error.count("\n")) == ("", 1)
+    assert "interrupted" in error
+    assert guard("train", lambda: make_folder_below_a_file(own_place)) == 2
+    assert f"cannot use {own_place / 'file' / 'folder'}: Not a directory" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_is_said_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    assert guard("train", fill_the_disk) == 2
+    assert capfd.readouterr() == (
+        "", "train: cannot use the disk of the output: No space left on device; check it, or use another --out\n",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), OSError(errno.ENOENT, "gone"), ZeroDivisionError()])
+def test_our_own_mistakes_keep_their_traceback(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        guard("train", lambda: raise_it(error))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_interrupt_even_where_they_were_ignored(number: signal.Signals) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        catch_interrupts()
+        assert guard("train", lambda: os.kill(os.getpid(), number) or 0) == 130
+    finally:
+        signal.signal(number, before)
+
+
+def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", "a")
+    fair = Options(SMOL, FAIR, seed=2)
+    assert fair.place("convert_data") == Path("a/smol/convert_data/json+tools")
+    assert fair.place("audit") == Path("a/smol/audit/json+tools+eos+parser+six_bit")
+    assert fair.place("train") == Path("a/smol/train/json+tools/seed2")
+    assert Options(SMOL, FLAWED).place("eval") == Path("a/smol/eval/none/seed0")
+    given_places = Options(SMOL, FAIR, data=Path("d"), out=Path("o"))
+    assert (given_places.input("train"), given_places.output("fuse")) == (Path("d"), Path("o"))
+    assert (fair.input("train"), fair.output("train")) == (fair.place("train"), fair.place("train"))
+
+
+def test_the_root_of_all_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", "elsewhere")
+    assert artifacts_root() == Path("elsewhere")
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", "")
+    assert artifacts_root() == Path("artifacts")
+    monkeypatch.delenv("FAIR_RETEST_ARTIFACTS")
+    assert artifacts_root() == Path("artifacts")
+
+
+@pytest.mark.parametrize("seed", [0, 4])
+def test_the_command_that_is_named_can_be_typed(seed: int, tmp_path: Path) -> None:
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    for model in ("7b", str(folder)):
+        options = read("--model", model, "--fixes", "json+tools", "--seed", str(seed))
+        words = options.command("train").split()
+        assert words[:4] == ["nox", "-s", "train", "--"]
+        again = read(*words[4:])
+        assert again == options
+        assert again.place("train") == options.place("train")
+    assert "--seed" not in options.command("convert_data")

@@ -1,0 +1,243 @@
+"""One legacy row to one neutral row, or the reason why not."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.convert_data.rows import Converted, convert_row
+from stages.core.chat import Conversation, ToolCall
+from stages.core.chatml import Turn, join_chatml
+from stages.core.dialects import DIALECTS, render_calls
+from stages.core.fixes import FAIR, FLAWED, FixSet
+from stages.core.preset import load_preset
+from stages.core.prompts import query_row, system_message
+from stages.core.tools import EXECUTE_CODE
+
+SETUP = load_preset("smol").model
+SUBSETS: list[FixSet] = [subset for n in range(6) for subset in combinations(FAIR, n)]
+CODE = "for name in ('a', 'b'):\n    print(read_file(name + \"<é>\"))\n"
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def text_row(*turns: tuple[str, str]) -> dict[str, Any]:
+    return {"text": join_chatml([Turn(role, text) for role, text in turns])}
+
+
+def answer(text: str) -> dict[str, Any]:
+    """A row whose assistant says `text`."""
+    return text_row(("user", "Do it."), ("assistant", text))
+
+
+def convert(raw: Any, fixes: FixSet = FAIR) -> Converted:
+    return convert_row(raw, SETUP, fixes)
+
+
+def messages(raw: Any, fixes: FixSet = FAIR) -> list[dict[str, Any]]:
+    """The converted turns behind the system turn."""
+    rows: list[dict[str, Any]] = convert(raw, fixes).row["messages"]
+    return [row for row in rows if row["role"] != "system"]
+
+
+def reason(raw: Any, fixes: FixSet = FAIR) -> str:
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        convert(raw, fixes)
+    return str(error.value)
+
+
+def call(code: str, number: int = 0) -> dict[str, Any]:
+    return {
+        "id": f"call_{number}",
+        "type": "function",
+        "function": {"name": "execute_code", "arguments": {"code": code}},
+    }
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_call_of_any_dialect_becomes_a_structured_call(dialect: str) -> None:
+    written = render_calls([ToolCall("execute_code", {"code": CODE})], dialect, [EXECUTE_CODE])
+    raw = text_row(
+        ("system", "You are somebody else."),
+        ("user", "Read both."),
+        ("assistant", f"I will look.\n\n{written}"),
+        ("user", "<tool_response>\nline 1\n\nline 2\n</tool_response>"),
+        ("assistant", "Both are there."),
+    )
+    converted = convert(raw)
+    assert converted.row == {
+        "messages": [
+            {"role": "system", "content": system_message(SETUP, FAIR).content},
+            {"role": "user", "content": "Read both."},
+            {"role": "assistant", "content": "I will look.", "tool_calls": [call(CODE)]},
+            {
+                "role": "tool",
+                "content": "line 1\n\nline 2",
+                "name": "execute_code",
+                "tool_call_id": "call_0",
+            },
+            {"role": "assistant", "content": "Both are there."},
+        ],
+        "tools": [EXECUTE_CODE.to_json()],
+    }
+    assert (converted.pattern, converted.dialects) == ("system-user-assistant-user-assistant", [dialect])
+    assert converted.tools == ["execute_code"]
+    assert "another system text replaced" in converted.changes
+    assert "tool result made a tool turn" in converted.changes
+
+
+def test_training_and_evaluation_see_the_same_prompt() -> None:
+    for fixes in SUBSETS:
+        if "tools" in fixes:
+            row = convert(text_row(("user", "Why?"), ("assistant", "So.")), fixes).row
+            asked = query_row("Why?", SETUP, fixes)
+            assert row["messages"][:2] == asked["messages"]
+            assert row["tools"] == asked["tools"]
+
+
+def test_two_calls_and_their_results_in_one_turn() -> None:
+    raw = text_row(
+        ("user", "Both."),
+        ("assistant", render_calls([ToolCall("execute_code", {"code": c}) for c in "ab"], "hermes")),
+        ("user", "<tool_response>\n1\n</tool_response>\n<tool_response>\n\n2\n</tool_response>"),
+        ("assistant", "Done."),
+    )
+    assert messages(raw)[1:4] == [
+        {"role": "assistant", "content": "", "tool_calls": [call("a", 0), call("b", 1)]},
+        {"role": "tool", "content": "1", "name": "execute_code", "tool_call_id": "call_0"},
+        {"role": "tool", "content": "\n2", "name": "execute_code", "tool_call_id": "call_1"},
+    ]
+
+
+def test_a_direct_call_of_a_function_becomes_code_mode() -> None:
+    raw = answer(render_calls([ToolCall("typecheck", {"path": "src"})], "qwen3_coder"))
+    assert messages(raw)[1]["tool_calls"] == [call("print(typecheck(path='src'))")]
+    assert "direct call of typecheck written as Code Mode" in convert(raw).changes
+
+
+def test_the_reasoning_before_a_call_is_kept() -> None:
+    thinking = "<think>\nhm\n</think>\n\n"
+    written = render_calls([ToolCall("execute_code", {"code": "1"})], "hermes")
+    assert messages(answer(thinking + written))[1]["content"] == "<think>\nhm\n</think>"
+    assert messages(answer(f"{thinking}I look.\n{written}"))[1]["content"] == f"{thinking}I look."
+    assert messages(answer(f"{thinking}No need."))[1]["content"] == f"{thinking}No need."
+
+
+def test_structured_rows_pass_through() -> None:
+    raw = {
+        "messages": [
+            {"role": "user", "content": "Do it."},
+            {"role": "assistant", "content": None, "tool_calls": [call("print(1)")]},
+            {"role": "tool", "content": "1"},
+            {"role": "assistant", "content": "One."},
+        ]
+    }
+    converted = convert(raw)
+    assert converted.row["messages"][2:4] == [
+        {"role": "assistant", "content": "", "tool_calls": [call("print(1)")]},
+        {"role": "tool", "content": "1", "name": "execute_code", "tool_call_id": "call_0"},
+    ]
+    assert converted.dialects == ["messages"]
+    again = convert(converted.row)
+    assert again.row == converted.row, "converting twice changes nothing more"
+
+
+def test_without_json_the_text_stays_as_it_is() -> None:
+    raw = answer("<tool_call><function=execute_code>\n<parameter=code>\n1\n</parameter>\n</function></tool_call>")
+    converted = convert(raw | {"source": "somewhere"}, FLAWED)
+    assert converted.row == raw | {"source": "somewhere"}
+    assert (converted.dialects, converted.tools) == (["qwen3_coder"], ["execute_code"])
+
+
+def test_with_tools_alone_only_the_system_turn_changes() -> None:
+    legacy = "<tool_call>\nprint(1)\n</tool_call>"
+    raw = text_row(("system", "Old."), ("user", "Do it."), ("assistant", legacy))
+    assert convert(raw, ("tools",)).row == {
+        "messages": [
+            {"role": "system", "content": system_message(SETUP, FAIR).content},
+            {"role": "user", "content": "Do it."},
+            {"role": "assistant", "content": legacy},
+        ],
+        "tools": [EXECUTE_CODE.to_json()],
+    }
+
+
+def test_with_tools_alone_structured_calls_are_not_lost() -> None:
+    turns = [
+        {"role": "user", "content": "Do it."},
+        {"role": "assistant", "content": "", "tool_calls": [call("print(1)")]},
+        {"role": "tool", "content": "1", "tool_call_id": "call_0"},
+        {"role": "assistant", "content": "One."},
+    ]
+    assert messages({"messages": turns}, ("tools",)) == turns
+
+
+@pytest.mark.parametrize(
+    ("raw", "why"),
+    [
+        (3, "not a JSON object"),
+        ([], "not a JSON object"),
+        ({}, 'neither "text" nor "messages" among its keys: none'),
+        ({"prompt": "a", "completion": "b"}, "among its keys: prompt, completion"),
+        ({"text": 3}, "among its keys: text"),
+        ({"text": "hello"}, "not a ChatML turn"),
+        ({"messages": []}, "no messages"),
+        (text_row(("user", "hi")), "no assistant turn"),
+        (text_row(("user", "hi"), ("assistant", "<tool_call>\n{\"name\": \"exe\n</tool_call>")), "assistant turn: "),
+        (answer("<tool_call>\n{\"name\": \"execute_code\""), "assistant turn: "),
+        (answer("It ends with </parameter> there."), "</parameter> is left in a turn of the assistant"),
+        (
+            text_row(("user", "<tool_response>\n1\n</tool_response>"), ("assistant", "a")),
+            "a tool result without a call",
+        ),
+        (
+            text_row(("user", "look: <tool_response>1</tool_response>"), ("assistant", "a")),
+            "text beside <tool_response>",
+        ),
+    ],
+)  # fmt: skip
+def test_reasons(raw: Any, why: str) -> None:
+    assert why in reason(raw)
+
+
+@given(raw=JSON | st.fixed_dictionaries({}, optional={"text": JSON, "messages": JSON, "tools": JSON}))
+@pytest.mark.parametrize("fixes", [FAIR, FLAWED, ("json",), ("tools",)])
+def test_no_json_raises_anything_but_value_error(raw: Any, fixes: FixSet) -> None:
+    try:
+        convert(raw, fixes)
+    except ValueError as error:
+        assert str(error)
+
+
+PARTS = st.sampled_from(
+    [
+        "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<function=execute_code>", "</function>",
+        "<parameter=code>", "</parameter>", '{"name": "execute_code", "arguments": {"code": "1"}}', "print(1)", "\n", "a",
+        "<think>", "</think>", "```json\n", "```", "execute_code(code='1')", "[", "]",
+    ]
+)  # fmt: skip
+LEGACY = st.lists(PARTS, max_size=9).map("".join)
+
+
+@given(turns=st.lists(st.tuples(st.sampled_from(["user", "assistant", "tool"]), LEGACY), min_size=1, max_size=4))
+def test_a_converted_row_is_clean_and_whole(turns: list[tuple[str, str]]) -> None:
+    """Whatever the text: a row is refused, or it is a conversation without a fragment of old marks."""
+    try:
+        converted = convert(text_row(*turns))
+    except ValueError:
+        return
+    row = orjson.loads(orjson.dumps(converted.row))
+    conversation = Conversation.from_row(row)
+    assert conversation.to_row() == row
+    spoken = [m.content for m in conversation.messages if m.role in ("assistant", "tool")]
+    for mark in ("<tool_call>", "</tool_call>", "tool_response>", "<function=", "<parameter=", "</parameter>"):
+        assert not any(mark in text for text in spoken)
+    assert sum(m.role == "assistant" for m in conversation.messages) == sum(role == "assistant" for role, _ in turns)

@@ -1,0 +1,188 @@
+"""The plan of a retest: its steps, what each stage is told, and the disk it will need."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.core.cli import Options, build_parser, read_options
+from stages.core.errors import StageError
+from stages.core.fixes import FAIR, FLAWED, FixSet, arm_slug
+from stages.core.preset import SECTIONS, load_preset
+from stages.retest_fair.__main__ import main
+from stages.retest_fair.stage import (
+    Plan,
+    Step,
+    estimate_disk_gb,
+    list_steps,
+    report_arguments,
+    stage_arguments,
+    stage_python,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+SUBSETS: list[FixSet] = [subset for n in range(6) for subset in combinations(FAIR, n)]
+ORDER = ("convert_data", "audit", "train", "fuse", "quantize", "eval")
+WORD = st.text(st.characters(codec="utf-8", exclude_characters=",\0"), min_size=1).map(str.strip).filter(bool)
+OVERRIDES = st.fixed_dictionaries(
+    {},
+    optional={
+        "iters": st.integers(1, 10**6),
+        "learning_rate": st.floats(1e-9, 1e3),
+        "grad_checkpoint": st.booleans(),
+        "lora_keys": st.lists(WORD, max_size=3).map(tuple),
+        "suites": st.lists(WORD, min_size=1, max_size=3, unique=True).map(tuple),
+        "bits": st.sampled_from([3, 4, 5, 6, 8]),
+        "max_tokens": st.integers(1, 9999),
+        "system": WORD,
+        "schedule": st.sampled_from(["constant", "cosine", "linear"]),
+    },
+)
+
+
+def plan(*arms: FixSet, **more: Any) -> Plan:
+    overrides = more.pop("overrides", {})
+    return Plan(Options(load_preset("smol", overrides), FAIR, overrides=overrides, **more), arms, "smol")
+
+
+def sections_of(stage: str) -> tuple[str, ...]:
+    """The preset sections whose options a stage's command line takes, read from its own source."""
+    tree = ast.parse((ROOT / "stages" / stage / "__main__.py").read_text("utf-8"))
+    given_sections = [
+        ast.literal_eval(keyword.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg == "sections"
+    ]
+    return tuple(given_sections[0]) if given_sections else ()
+
+
+def test_both_arms_convert_and_audit_before_any_training() -> None:
+    assert list(list_steps(plan(FLAWED, FAIR))) == [
+        Step("convert_data", FLAWED), Step("audit", FLAWED), Step("convert_data", FAIR), Step("audit", FAIR),
+        Step("train", FLAWED), Step("fuse", FLAWED), Step("quantize", FLAWED), Step("eval", FLAWED),
+        Step("train", FAIR), Step("fuse", FAIR), Step("quantize", FAIR), Step("eval", FAIR),
+    ]  # fmt: skip
+
+
+def test_shared_work_is_done_once() -> None:
+    steps = list(list_steps(plan(("json", "tools"), FAIR)))
+    assert [step.stage for step in steps] == [
+        "convert_data", "audit", "audit", "train", "fuse", "quantize", "eval", "fuse", "quantize", "eval",
+    ]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(SUBSETS), min_size=1, max_size=5))
+def test_every_arm_gets_every_output_after_what_it_needs(arms: list[FixSet]) -> None:
+    steps = list(list_steps(plan(*arms)))
+    made = [(step.stage, arm_slug(step.fixes, step.stage)) for step in steps]
+    assert len(made) == len(set(made))
+    for fixes in arms:
+        at = [made.index((stage, arm_slug(fixes, stage))) for stage in ORDER]
+        assert at == sorted(at)
+    first_training = next(n for n, (stage, _) in enumerate(made) if stage == "train")
+    assert {stage for stage, _ in made[:first_training]} == {"convert_data", "audit"}
+    assert {stage for stage, _ in made[first_training:]} == {"train", "fuse", "quantize", "eval"}
+
+
+@pytest.mark.parametrize("stage", ORDER)
+@given(overrides=OVERRIDES, fixes=st.sampled_from(SUBSETS), seed=st.integers(0, 2**31), force=st.booleans())
+def test_a_stage_reads_back_what_it_is_told(
+    stage: str, overrides: dict[str, Any], fixes: FixSet, seed: int, force: bool
+) -> None:
+    """The stage's own parser makes the same set-up of the arguments, as far as it takes part in it."""
+    run = plan(fixes, overrides=overrides, seed=seed, force=force, data=Path("some folder"))
+    arguments = stage_arguments(run, Step(stage, fixes))
+    options = read_options(build_parser(stage, "", sections_of(stage)).parse_args(arguments))
+    assert (options.fixes, options.seed, options.force) == (fixes, seed, force)
+    assert options.data == (Path("some folder") if stage == "convert_data" else None)
+    assert options.out is None
+    for section in ("model", *sections_of(stage)):
+        assert getattr(options.preset, section) == getattr(run.options.preset, section)
+
+
+def test_every_option_reaches_a_stage() -> None:
+    reached = {"model"}.union(*(sections_of(stage) for stage in ORDER))
+    assert reached == set(SECTIONS)
+    assert set(sections_of("audit")) == set(SECTIONS) - {"model"}
+
+
+def test_the_report_is_told_the_seed_and_the_reference() -> None:
+    assert report_arguments(plan(FAIR, seed=3)) == ["--model", "smol", "--seed", "3"]
+    run = plan(FAIR, overrides={"reference": "14b"})
+    assert report_arguments(run) == ["--model", "smol", "--seed", "0", "--reference", "14b"]
+
+
+def test_the_estimate_grows_with_arms_and_shrinks_with_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path))
+    one, two = estimate_disk_gb(plan(FAIR)), estimate_disk_gb(plan(FLAWED, FAIR))
+    assert one == pytest.approx(0.1 + 0.135 * 3.6)
+    assert two - one == pytest.approx(0.135 * 3.6)
+    (tmp_path / "smol").mkdir()
+    (tmp_path / "smol" / "weights").write_bytes(bytes(200_000_000))
+    assert estimate_disk_gb(plan(FAIR)) == pytest.approx(one - 0.2)
+    (tmp_path / "smol" / "more").write_bytes(bytes(300_000_000))
+    assert estimate_disk_gb(plan(FAIR)) == 0.1
+
+
+def test_no_room_is_said_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path))
+    monkeypatch.setenv("FAIR_RETEST_LOG", "")
+    assert main(["--billions", "1000000000"]) == 2
+    error = capfd.readouterr().err
+    assert error.startswith("retest_fair: the whole retest needs about ")
+    assert error.count("\n") == 1
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--arms", "fair,foul"], "unknown fix foul"),
+        (["--model", "9b"], "unknown model '9b'"),
+        (["--iters", "0"], "train.iters"),
+        (["--itres", "5"], "unrecognized arguments: --itres 5"),
+        (["--seed", "-1"], "--seed -1"),
+    ],
+)
+def test_mistakes_are_said_in_one_line(
+    arguments: list[str], reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    out, error = capfd.readouterr()
+    assert out == ""
+    assert reason in error
+    assert error.count("\n") == 1
+
+
+def test_without_environments_of_their_own_stages_run_in_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "retest_fair"))
+    assert stage_python("train") == sys.executable
+    own = tmp_path / "train" / "bin" / "python"
+    own.parent.mkdir(parents=True)
+    own.symlink_to(sys.executable)
+    assert stage_python("train") == str(own)
+    assert subprocess.run([stage_python("train"), "-c", "print(1)"], capture_output=True, check=True).stdout == b"1\n"
+
+
+def test_an_arm_that_is_no_text(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--arms", ","]) == 2
+    assert "unknown fix ''" in capfd.readouterr().err
+    with pytest.raises(StageError):
+        load_preset("smol", {"arms": ()})
