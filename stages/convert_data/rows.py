@@ -17,6 +17,7 @@ from stages.core.tools import EXECUTE_CODE, as_code_mode, function_tools
 
 _RESPONSE = re.compile(r"\s*<tool_response>\n?(.*?)\n?</tool_response>\s*", re.DOTALL)
 _CALLABLE = (EXECUTE_CODE, *function_tools())
+RESULT_PREFIX = "Tool result:\n"  # of a user turn, where the preset wants results as such
 LEGACY_TAG = re.compile(r"</?tool_call>|</?tool_response>|<function=|</function>|<parameter=|</parameter>")
 
 
@@ -47,6 +48,8 @@ def convert_row(raw: Any, setup: ModelSetup, fixes: FixSet) -> Converted:
             messages += _read_results(turn, waiting, converted)
         else:
             messages.append(Message("system" if turn.role == "system" else "user", turn.text))
+    if setup.tool_response == "user":
+        messages = [Message("user", RESULT_PREFIX + m.content) if m.role == "tool" else m for m in messages]
     messages = _set_system(messages, setup, fixes, converted)
     if not any(message.role == "assistant" for message in messages):
         raise ValueError("no assistant turn")

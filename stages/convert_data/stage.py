@@ -13,11 +13,12 @@ import orjson
 from stages.convert_data.card import Card, SplitCard, write_card
 from stages.convert_data.rows import convert_row
 from stages.core import progress
-from stages.core.artifact import build_artifact, is_current, read_manifest
+from stages.core.artifact import build_artifact, fingerprint_json, is_current, read_manifest
 from stages.core.cli import Options, Outcome
 from stages.core.errors import StageError
 from stages.core.fixes import fixes_until
 from stages.core.platform import folder_size_gb, require_disk
+from stages.core.prompts import prompt_parts
 from stages.core.records import Recipe
 
 SPLITS = ("train", "valid", "test")
@@ -38,7 +39,10 @@ def convert_data(options: Options) -> Outcome:
             "fixes": list(fixes_until(options.fixes, "convert_data")),
             "model": options.preset.model.model_dump(include={"dialect", "system", "tool_response"}),
         },
-        inputs={"data": _fingerprint(files)},
+        inputs={
+            "data": _fingerprint(files),
+            "prompt": fingerprint_json(prompt_parts(options.preset.model, options.fixes)),
+        },
     )
     if is_current(target, recipe, force=options.force):
         return Outcome(target, up_to_date=True, facts=_facts(target))

@@ -30,7 +30,7 @@ from stages.core.records import Manifest, Recipe, read_record, write_record
 
 MANIFEST = "manifest.json"
 PACKAGES = ("mlx", "mlx-lm", "transformers", "tokenizers", "numpy", "pydantic", "orjson", "scipy")
-SAMPLE = 1 << 20  # bytes read at each of three places of a large file
+STRIDE, SAMPLE = 16 << 20, 64 << 10  # of a weight file: every so many bytes, so many are read
 
 
 @dataclass
@@ -44,18 +44,17 @@ class Build:
 def is_current(folder: Path, recipe: Recipe, *, force: bool) -> bool:
     """Whether the artifact exists and was made by this recipe.
 
-    Raises StageError when it was made by another one and `force` is off.
+    Raises StageError when it was made by another one and `force` is off, and, whatever `force` says,
+    when the folder holds files that no stage wrote.
     """
     if folder.exists() and not folder.is_dir():
         raise StageError(f"{folder} is a file: name a folder with --out")
-    if force:
-        return False
+    if force and (folder / MANIFEST).is_file():
+        return False  # also when the manifest cannot be read
     manifest = read_manifest(folder)
+    if manifest is None and folder.exists() and any(folder.iterdir()):
+        raise StageError(f"{folder} holds files that are not a stage's output: name another --out folder")
     if manifest is None:
-        if folder.exists() and any(folder.iterdir()):
-            raise StageError(
-                f"{folder} holds other files: name an empty --out folder, or --force to replace it"
-            )
         return False
     if manifest.recipe == recipe:
         return True
@@ -66,13 +65,17 @@ def is_current(folder: Path, recipe: Recipe, *, force: bool) -> bool:
 
 
 @contextmanager
-def build_artifact(folder: Path, recipe: Recipe, *, resume: bool = False) -> Iterator[Build]:
+def build_artifact(
+    folder: Path, recipe: Recipe, *, resume: bool = False, force: bool = False
+) -> Iterator[Build]:
     """Build an artifact and put it in place when the block ends without an exception.
 
     With `resume` the unfinished folder of an earlier, interrupted build of the same recipe is
     handed back with its files, and an interrupted build is kept. Raises StageError when another
-    process is building the same artifact.
+    process is building the same artifact, or when an unfinished one of another recipe would be lost
+    and `force` is off.
     """
+    folder = folder.resolve()
     partial = folder.parent / f".{folder.name}.partial"
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.parent / f".{folder.name}.lock")
@@ -82,7 +85,7 @@ def build_artifact(folder: Path, recipe: Recipe, *, resume: bool = False) -> Ite
         raise StageError(f"another process is writing {folder}: wait for it to end") from None
     started = time.perf_counter()
     try:
-        _open_partial(partial, recipe, resume=resume)
+        _open_partial(partial, recipe, resume=resume, force=force)
         build = Build(partial)
         yield build
         manifest = Manifest(
@@ -97,8 +100,8 @@ def build_artifact(folder: Path, recipe: Recipe, *, resume: bool = False) -> Ite
             facts=build.facts,
         )
         write_record(partial / MANIFEST, manifest)
-        (partial / "recipe.json").unlink()
         _replace(partial, folder)
+        (folder / "recipe.json").unlink()
     except BaseException:
         if not resume:
             shutil.rmtree(partial, ignore_errors=True)
@@ -138,7 +141,7 @@ def fingerprint_folder(folder: Path) -> str:
 def fingerprint_model(folder: Path) -> str:
     """A fingerprint of a model folder that does not read all of its gigabytes.
 
-    Small files count whole; of a weight file its size and three samples of a MiB count.
+    Of a weight file its size and a sample of every 16 MiB count, every other file counts whole.
     """
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
@@ -147,9 +150,12 @@ def fingerprint_model(folder: Path) -> str:
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as file:
-            for start in sorted({0, max(0, size // 2 - SAMPLE // 2), max(0, size - SAMPLE)}):
-                file.seek(start)
-                digest.update(file.read(SAMPLE))
+            if path.suffix == ".safetensors":
+                for start in range(0, size, STRIDE):
+                    file.seek(start)
+                    digest.update(file.read(SAMPLE))
+            else:
+                digest.update(file.read())
     return digest.hexdigest()
 
 
@@ -174,10 +180,17 @@ def git_commit() -> str:
         return "unknown"
 
 
-def _open_partial(partial: Path, recipe: Recipe, *, resume: bool) -> None:
+def _open_partial(partial: Path, recipe: Recipe, *, resume: bool, force: bool) -> None:
     mark = partial / "recipe.json"
-    if resume and mark.is_file() and read_record(mark, Recipe) == recipe:
-        return
+    if resume and mark.is_file():
+        begun = read_record(mark, Recipe)
+        if begun == recipe:
+            return
+        if not force:
+            raise StageError(
+                f"an unfinished run with {_difference(begun, recipe)} is in {partial}: "
+                "finish it with those options, or discard it with --force"
+            )
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     write_record(mark, recipe)

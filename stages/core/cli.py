@@ -11,8 +11,10 @@ import errno
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -21,6 +23,7 @@ from typing import Any, NoReturn
 import orjson
 
 from stages.core import progress
+from stages.core.blas import ensure_fast_blas
 from stages.core.errors import StageError
 from stages.core.fixes import FixSet, arm_name, arm_slug, parse_fixes
 from stages.core.preset import SECTIONS, Preset, load_preset, option_type
@@ -96,12 +99,21 @@ def run_stage(
     argv: Sequence[str] | None,
     *,
     sections: Sequence[str] = (),
-    prepare: Callable[[], str] | None = None,
 ) -> int:
-    """Parse, run, and turn a mistake into one line. `prepare` runs first and returns a line."""
+    """Parse, run, and turn a mistake into one line."""
     parser = build_parser(stage, summary or "", sections)
     catch_interrupts()
-    return guard(stage, lambda: _run(stage, work, parser.parse_args(argv), prepare))
+    return guard(stage, lambda: _run(stage, work, parser.parse_args(argv)))
+
+
+def start_compute(stage: str, main: Callable[[], int]) -> int:
+    """Entry of a stage that computes: with a fast BLAS, in a process started anew if need be."""
+
+    def body() -> int:
+        print(ensure_fast_blas(artifacts_root() / "blas"), file=sys.stderr)
+        return main()
+
+    return guard(stage, body)
 
 
 def guard(stage: str, body: Callable[[], int]) -> int:
@@ -116,7 +128,7 @@ def guard(stage: str, body: Callable[[], int]) -> int:
             raise
         print(
             f"{stage}: cannot use {error.filename or 'the disk of the output'}: {error.strerror}; "
-            "check it, or use another --out",
+            "check it, or choose another place with --out or FAIR_RETEST_ARTIFACTS",
             file=sys.stderr,
         )
         return 2
@@ -125,16 +137,17 @@ def guard(stage: str, body: Callable[[], int]) -> int:
         return 130
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """A parser whose complaint is one line, like that of any other mistake."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise StageError instead of printing the usage."""
         raise StageError(f"{message}; --help lists the options")
 
 
 def build_parser(stage: str, summary: str, sections: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The common options and one flag for every option of the named preset sections."""
-    parser = _Parser(
+    parser = Parser(
         prog=f"python -m stages.{stage}",
         description=summary,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -164,7 +177,7 @@ def read_options(args: argparse.Namespace) -> Options:
         raise StageError(f"--seed {args.seed}: use 0 or a positive number")
     return Options(
         preset=load_preset(args.model, overrides),
-        fixes=parse_fixes(args.fixes),
+        fixes=parse_fixes(args.fixes or "fair"),
         seed=args.seed,
         data=args.data,
         out=args.out,
@@ -175,7 +188,7 @@ def read_options(args: argparse.Namespace) -> Options:
     )
 
 
-def _run(stage: str, work: Work, args: argparse.Namespace, prepare: Callable[[], str] | None) -> int:
+def _run(stage: str, work: Work, args: argparse.Namespace) -> int:
     progress.talk_on_stderr(args.json)
     options = read_options(args)
     started = time.perf_counter()
@@ -183,8 +196,6 @@ def _run(stage: str, work: Work, args: argparse.Namespace, prepare: Callable[[],
     with progress.run_log(
         stage, artifacts_root() / "logs", model=options.preset.name, arm=options.arm
     ) as log:
-        if prepare:
-            progress.say(f"  {prepare()}")
         outcome = work(options)
         log["up_to_date"] = outcome.up_to_date
     seconds = time.perf_counter() - started
@@ -222,10 +233,30 @@ def _comma_list(text: str) -> tuple[str, ...]:
 
 
 def catch_interrupts() -> None:
-    """Let SIGINT and SIGTERM raise KeyboardInterrupt, also where a shell started us with them ignored."""
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt, also where a shell started us with them ignored.
+
+    Only the first one counts: a terminal signals the whole group and a parent often once more, and
+    the second must not break what the first one cleans up.
+    """
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
 
 
+@contextmanager
+def deferred_interrupts() -> Iterator[threading.Event]:
+    """Within the block a signal to stop only sets the event: the block saves its work and raises itself."""
+    wanted = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda _signal, _frame: wanted.set())
+    try:
+        yield wanted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt

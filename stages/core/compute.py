@@ -28,13 +28,14 @@ def load_model(folder: Path) -> tuple[Model, dict[str, Any]]:
 
     try:
         model, config = load_stored(folder, lazy=True)
-    except (ValueError, FileNotFoundError, KeyError) as error:
-        raise StageError(f"mlx-lm cannot load {folder}: {str(error).splitlines()[0][:160]}") from None
-    if accelerator() == "cpu":
-        model.set_dtype(mx.float32)  # first, or dequantizing would round to the scales' 16 bits
-        model = dequantize_model(model)
-        use_fast_functions(model)
-    mx.eval(model.parameters())
+        if accelerator() == "cpu":
+            model.set_dtype(mx.float32)  # first, or dequantizing would round to the scales' 16 bits
+            model = dequantize_model(model)
+            use_fast_functions(model)
+        mx.eval(model.parameters())
+    except (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError) as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise StageError(f"mlx-lm cannot load {folder}: {reason}") from None
     return model, config
 
 

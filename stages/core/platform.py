@@ -6,7 +6,6 @@ import resource
 import shutil
 import sys
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 from stages.core.errors import StageError
@@ -35,11 +34,12 @@ def require_disk(folder: Path, needed_gb: float, what: str) -> None:
 
 @cache
 def accelerator() -> str:
-    """`metal`, `cuda` or `cpu`: what the installed MLX computes on."""
-    if sys.platform == "darwin":
-        return "metal"
-    names = {(dist.name or "").lower() for dist in metadata.distributions()}
-    return "cuda" if any(name.startswith("mlx-cuda") for name in names) else "cpu"
+    """`metal`, `cuda` or `cpu`: what MLX computes on here."""
+    import mlx.core as mx
+
+    if mx.default_device().type == mx.DeviceType.cpu:
+        return "cpu"
+    return "metal" if sys.platform == "darwin" else "cuda"
 
 
 def folder_size_gb(folder: Path) -> float:

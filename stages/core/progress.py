@@ -29,28 +29,29 @@ def talk_on_stderr(chosen: bool) -> None:
     _on_stderr = chosen
 
 
-def _stream() -> TextIO:
+def stream() -> TextIO:
+    """The stream of lines and bars."""
     return sys.stderr if _on_stderr else sys.stdout
 
 
 def say(text: str) -> None:
     """Print one line above any bar."""
-    tqdm.write(text, file=_stream())
-    _stream().flush()
+    tqdm.write(text, file=stream())
+    stream().flush()
 
 
 class Bar:
     """A progress bar on a terminal, and a line now and then anywhere else."""
 
     def __init__(self, label: str, total: int, unit: str, done: int = 0) -> None:
-        self._live = _stream().isatty()
+        self._live = stream().isatty()
         self._next_line = time.monotonic() + LINE_EVERY
         self._tqdm = tqdm(
             total=total,
             initial=done,
             desc=f"  {label}",
             unit=unit,
-            file=_stream(),
+            file=stream(),
             disable=not self._live,
             leave=False,
         )

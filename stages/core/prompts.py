@@ -21,6 +21,11 @@ def offered_tools(fixes: FixSet) -> tuple[Tool, ...]:
     return (EXECUTE_CODE,) if "tools" in fixes else ()
 
 
+def prompt_parts(setup: ModelSetup, fixes: FixSet) -> dict[str, Any]:
+    """All that decides a prompt beside the question, for fingerprints."""
+    return query_row("", setup, fixes)
+
+
 def query_row(query: str, setup: ModelSetup, fixes: FixSet) -> dict[str, Any]:
     """The neutral row of a question, as it is put to the model."""
     return {

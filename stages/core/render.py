@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from stages.core.errors import StageError
 from stages.core.tokenizer import Tokenizer
 
@@ -39,11 +41,18 @@ class Encoded:
 
 
 def render_row(row: Mapping[str, Any], tokenizer: Tokenizer, *, prompt: bool = False) -> str:
-    """The text of a row. A `{"text"}` row is already text; `prompt` opens the assistant's turn."""
+    """The text of a row. A `{"text"}` row is already text; `prompt` opens the assistant's turn.
+
+    Raises jinja2's TemplateError when the template refuses the row.
+    """
     if "text" in row:
         return str(row["text"])
+    return _apply(tokenizer, row["messages"], row.get("tools") or None, prompt=prompt)
+
+
+def _apply(tokenizer: Tokenizer, messages: Any, tools: Any = None, *, prompt: bool = False) -> str:
     text: str = tokenizer.apply_chat_template(
-        row["messages"], tools=row.get("tools") or None, tokenize=False, add_generation_prompt=prompt
+        messages, tools=tools, tokenize=False, add_generation_prompt=prompt
     )
     return text
 
@@ -59,9 +68,14 @@ def find_turns(tokenizer: Tokenizer) -> Turns:
 
     Raises StageError when the template writes no generation prompt or no end of turn.
     """
-    asked = tokenizer.apply_chat_template(_PROBE[:2], tokenize=False)
-    prompted = tokenizer.apply_chat_template(_PROBE[:2], tokenize=False, add_generation_prompt=True)
-    answered = tokenizer.apply_chat_template(_PROBE, tokenize=False)
+    try:
+        asked = _apply(tokenizer, _PROBE[:2])
+        prompted = _apply(tokenizer, _PROBE[:2], prompt=True)
+        answered = _apply(tokenizer, _PROBE)
+    except TemplateError as error:
+        raise StageError(
+            f"the chat template refuses a system, a user and an assistant turn: {error}"
+        ) from None
     opening = prompted[len(asked) :] if prompted.startswith(asked) else ""
     after_last = answered.rsplit("a2", 1)[-1]
     after_first = answered.split("a1", 1)[-1] if "a1" in answered else ""

@@ -78,7 +78,7 @@ class Query(_Record):
 class Suite(_Record):
     """A versioned set of queries."""
 
-    name: str = Field(description="such as core20")
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="such as core20; the name of a folder")
     version: int = Field(description="raised by every change that can change a score")
     description: str = Field(description="what it measures, in a sentence")
     queries: tuple[Query, ...] = Field(min_length=1)

@@ -21,7 +21,11 @@ def load_tokenizer(folder: Path, setup: ModelSetup | None = None) -> Tokenizer:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would ask for PyTorch
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise StageError(f"{folder} has no tokenizer that loads ({reason}): copy its files there") from None
     if not tokenizer.is_fast:
         raise StageError(f"{folder} has no tokenizer.json: convert it to a fast tokenizer first")
     if setup is not None and setup.chat_template != "own":
@@ -38,11 +42,18 @@ def read_template(name: str) -> str:
     path = Path(name) if name.endswith(".jinja") else TEMPLATES / f"{name}.jinja"
     try:
         return path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise StageError(f"chat template {path} is not UTF-8 text") from None
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in TEMPLATES.glob("*.jinja")))
         raise StageError(
             f"no chat template {name!r}: use own, {known}, or the path of a .jinja file"
         ) from None
+
+
+def template_source(setup: ModelSetup) -> str:
+    """The text of the template that a preset names, or `own`: for fingerprints."""
+    return setup.chat_template if setup.chat_template == "own" else read_template(setup.chat_template)
 
 
 def template_hash(tokenizer: Tokenizer) -> str:

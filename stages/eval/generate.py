@@ -15,11 +15,13 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 from stages.core import progress
 from stages.core.compute import Model, load_model
 from stages.core.errors import StageError
-from stages.core.preset import EvalSetup
+from stages.core.preset import EvalSetup, ModelSetup
 from stages.core.records import Reply
 from stages.core.render import encode_text, render_row
 from stages.core.stops import own_stop_ids
 from stages.core.tokenizer import Tokenizer, load_tokenizer
+
+GENERATOR_VERSION = 1  # raised by every change that can change a reply
 
 
 @dataclass
@@ -32,8 +34,11 @@ class Engine:
     load_seconds: float
 
     @classmethod
-    def load(cls, folder: Path) -> Engine:
-        """Load a model folder. Raises StageError when it names no stop token."""
+    def load(cls, folder: Path, setup: ModelSetup | None = None) -> Engine:
+        """Load a model folder; `setup` names the chat template of one that fuse did not write.
+
+        Raises StageError when the folder names no stop token.
+        """
         started = time.perf_counter()
         model, config = load_model(folder)
         seconds = time.perf_counter() - started
@@ -41,7 +46,7 @@ class Engine:
         if not stops:
             raise StageError(f"{folder}/config.json names no eos_token_id: no reply would ever end")
         model.eval()
-        return cls(model, load_tokenizer(folder), stops, seconds)
+        return cls(model, load_tokenizer(folder, setup), stops, seconds)
 
     def answer(
         self, rows: Sequence[dict[str, Any]], ids: Sequence[str], setup: EvalSetup, label: str

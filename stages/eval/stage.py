@@ -18,7 +18,7 @@ from stages.core.cli import Options, Outcome
 from stages.core.compute import device_peak_gb
 from stages.core.errors import StageError
 from stages.core.platform import folder_size_gb, peak_memory_gb, require_disk
-from stages.core.prompts import offered_tools, query_row, system_message
+from stages.core.prompts import prompt_parts, query_row
 from stages.core.records import (
     EvalSummary,
     Rate,
@@ -31,7 +31,8 @@ from stages.core.records import (
     write_record,
 )
 from stages.core.suite import Suite, load_suite
-from stages.eval.generate import Engine
+from stages.core.tokenizer import template_source
+from stages.eval.generate import GENERATOR_VERSION, Engine
 from stages.eval.score import SCORER_VERSION, rate, rates_by_category, score_replies
 
 
@@ -40,7 +41,10 @@ def evaluate(options: Options) -> Outcome:
     run = _Run(options)
     place = options.output("eval")
     current, lines = True, []
-    for suite in [load_suite(name) for name in options.preset.eval.suites]:
+    suites = [load_suite(name) for name in options.preset.eval.suites]
+    if len({suite.name for suite in suites}) != len(suites):
+        raise StageError("two of the suites have the same name: rename one in its file")
+    for suite in suites:
         target, recipe = place / suite.name, run.recipe(suite)
         if not is_current(target, recipe, force=options.force):
             current = False
@@ -67,6 +71,8 @@ class _Run:
             self.content = fingerprint_model(self.folder)
         else:
             raise StageError(f"no model in {self.folder}: run {options.command('quantize')}")
+        # A folder that fuse did not write has its own template, unless the preset names another.
+        self._foreign = manifest is None
         setup = options.preset.model
         self.dialect = setup.dialect if "parser" in options.fixes else setup.legacy_dialect
         self._engine: Engine | None = None
@@ -77,8 +83,9 @@ class _Run:
         return fingerprint_json(
             {
                 "model": self.content,
-                "system": system_message(setup, fixes).content,
-                "tools": [tool.to_json() for tool in offered_tools(fixes)],
+                "version": GENERATOR_VERSION,
+                "prompt": prompt_parts(setup, fixes),
+                "chat template": template_source(setup) if self._foreign else "of the model",
                 "queries": [[query.id, query.query] for query in suite.queries],
                 "max_tokens": self.options.preset.eval.max_tokens,
             }
@@ -96,7 +103,11 @@ class _Run:
                 "dialect": self.dialect,
                 "max_tokens": self.options.preset.eval.max_tokens,
             },
-            inputs={"model": self.content, "suite": fingerprint_json(suite.model_dump(mode="json"))},
+            inputs={
+                "model": self.content,
+                "suite": fingerprint_json(suite.model_dump(mode="json")),
+                "replies": self.generation(suite),
+            },
         )
 
     def evaluate(self, suite: Suite, folder: Path) -> EvalSummary:
@@ -127,7 +138,7 @@ class _Run:
 
     def _new_replies(self, suite: Suite) -> tuple[list[Reply], Timing]:
         if self._engine is None:
-            self._engine = Engine.load(self.folder)
+            self._engine = Engine.load(self.folder, self.options.preset.model if self._foreign else None)
         setup, fixes = self.options.preset.model, self.options.fixes
         rows: list[dict[str, Any]] = [query_row(query.query, setup, fixes) for query in suite.queries]
         started = time.perf_counter()

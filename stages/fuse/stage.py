@@ -15,6 +15,7 @@ from mlx_lm.utils import dequantize_model, save_config, save_model
 from stages.core import progress
 from stages.core.artifact import (
     build_artifact,
+    fingerprint_json,
     fingerprint_model,
     is_current,
     read_manifest,
@@ -29,8 +30,9 @@ from stages.core.platform import require_disk
 from stages.core.records import Manifest, Recipe
 from stages.core.render import find_turns
 from stages.core.stops import choose_stop_ids, own_stop_ids, turn_end_ids
-from stages.core.tokenizer import load_tokenizer, template_hash
+from stages.core.tokenizer import load_tokenizer, template_hash, template_source
 
+FUSER_VERSION = 1  # raised by every change that changes a fused model
 TOKENIZER_FILES = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -48,11 +50,12 @@ def fuse(options: Options) -> Outcome:
     base = find_model(options.preset, artifacts_root())
     recipe = Recipe(
         stage="fuse",
-        settings={
-            "fixes": list(fixes_until(options.fixes, "fuse")),
-            "chat_template": options.preset.model.chat_template,
+        settings={"version": FUSER_VERSION, "fixes": list(fixes_until(options.fixes, "fuse"))},
+        inputs={
+            "adapter": trained.content,
+            "model": fingerprint_model(base),
+            "chat template": fingerprint_json(template_source(options.preset.model)),
         },
-        inputs={"adapter": trained.content, "model": fingerprint_model(base)},
     )
     if is_current(target, recipe, force=options.force):
         manifest = read_manifest(target)
@@ -76,11 +79,15 @@ def fuse(options: Options) -> Outcome:
 
 
 def require_same_base(adapter: Path, trained: Manifest, recipe: Recipe, template: str) -> None:
-    """Raise StageError when the adapter belongs to another model or template: its shapes may fit all the same."""
+    """Raise StageError when the adapter is another model's or template's: its shapes may fit all the same."""
     if trained.recipe.inputs.get("model") != recipe.inputs["model"]:
-        raise StageError(f"{adapter} was trained on another base model: give the --model and --source of its training")
+        raise StageError(
+            f"{adapter} was trained on another base model: give the --model and --source of its training"
+        )
     if trained.facts.get("template") != template:
-        raise StageError(f"{adapter} was trained with another chat template: give the --chat-template of its training")
+        raise StageError(
+            f"{adapter} was trained with another chat template: give the --chat-template of its training"
+        )
 
 
 def fuse_adapter(model: Model, adapter: Path) -> Model:
@@ -99,9 +106,11 @@ def stored_dtype(folder: Path) -> mx.Dtype:
     weights: dict[str, mx.array] = {}
     for path in sorted(folder.glob("*.safetensors")):
         weights |= load_arrays(path)
-    scales = [a.dtype for name, a in weights.items() if name.endswith(".scales")]
-    floats = [a.dtype for a in weights.values() if a.dtype in (mx.float16, mx.bfloat16, mx.float32)]
-    return (scales or floats)[0]
+    floats = {name: a.dtype for name, a in weights.items() if mx.issubdtype(a.dtype, mx.floating)}
+    if not floats:
+        raise StageError(f"{folder} has no floating-point weights: fetch the model again")
+    scales = [dtype for name, dtype in floats.items() if name.endswith(".scales")]
+    return next(iter(scales or floats.values()))
 
 
 def write_configs(folder: Path, base: Path, config: dict[str, Any], stops: list[int]) -> None:
@@ -124,6 +133,9 @@ def write_tokenizer(folder: Path, base: Path, tokenizer: Any, stops: list[int]) 
     if stops:
         settings["eos_token"] = tokenizer.convert_ids_to_tokens(stops[0])
     _write_json(path, settings)
+    special = folder / "special_tokens_map.json"
+    if stops and special.is_file():  # it would overrule the tokenizer's config
+        _write_json(special, json.loads(special.read_text("utf-8")) | {"eos_token": settings["eos_token"]})
     (folder / "chat_template.jinja").write_text(tokenizer.chat_template, "utf-8")
 
 

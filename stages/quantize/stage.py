@@ -17,6 +17,7 @@ from stages.core.fixes import fixes_until
 from stages.core.platform import folder_size_gb, require_disk
 from stages.core.records import Recipe
 
+QUANTIZER_VERSION = 1  # raised by every change that changes a quantized model
 WEIGHTS = (".safetensors", ".safetensors.index.json")
 
 
@@ -28,6 +29,7 @@ def quantize(options: Options) -> Outcome:
     recipe = Recipe(
         stage="quantize",
         settings={
+            "version": QUANTIZER_VERSION,
             "fixes": list(fixes_until(options.fixes, "quantize")),
             "bits": bits,
             "group_size": setup.group_size,

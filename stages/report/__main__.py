@@ -12,19 +12,21 @@ import orjson
 
 from stages import report as package
 from stages.core import progress
-from stages.core.cli import artifacts_root, guard
+from stages.core.cli import Parser, artifacts_root, catch_interrupts, guard
+from stages.core.errors import StageError
 from stages.report.stage import Request, write_reports
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the options and write the reports."""
-    args = _build_parser().parse_args(argv)
-    return guard("report", lambda: _run(args))
+    parser = _build_parser()
+    catch_interrupts()
+    return guard("report", lambda: _run(parser.parse_args(argv)))
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def _build_parser() -> Parser:
     """Own options: without a model the report has no arm and no seed to default to."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m stages.report",
         description=package.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -51,12 +53,16 @@ def _build_parser() -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace) -> int:
     progress.talk_on_stderr(args.json)
+    if args.seed is not None and args.seed < 0:
+        raise StageError(f"--seed {args.seed}: use 0 or a positive number")
     started = time.perf_counter()
     request = Request(args.model, args.fixes, args.seed, args.reference, args.out)
     with progress.run_log("report", artifacts_root() / "logs", model=args.model):
         written = write_reports(request)
     seconds = time.perf_counter() - started
-    progress.say(f"report: done in {seconds:.2f} s: {args.out}")
+    # One report: its own path, since a retest ends with these lines.
+    place = args.out / f"{next(iter(written))}.md" if len(written) == 1 else args.out
+    progress.say(f"report: done in {seconds:.2f} s: {place}")
     if args.json:
         verdicts = {name: verdict.model_dump(mode="json") for name, verdict in written.items()}
         answer = {

@@ -7,7 +7,8 @@ from itertools import combinations
 
 from stages.core.fixes import FIXES
 from stages.core.records import Score
-from stages.report.cells import NONE, number, plain, plural, rate_cell, table
+from stages.report.cells import NONE, inline_code, number, plain, plural, rate_cell, table
+from stages.report.commands import stage_command
 from stages.report.comparison import RATES, rate_of, write_categories
 from stages.report.effects import find_idle_fixes
 from stages.report.pairs import pair_scores, refuse_pairing
@@ -112,7 +113,8 @@ def write_findings(arms: Sequence[Arm]) -> str:
     parts = ["## Audit"]
     for arm in arms:
         if arm.audit is None:
-            parts.append(f"**{arm.label}**: not audited; run `{arm.options.command('audit')}`.")
+            command = inline_code(stage_command(arm.options, "audit"))
+            parts.append(f"**{arm.label}**: not audited; run {command}.")
             continue
         found = sorted(arm.audit.findings, key=lambda f: ("critical", "warning", "info").index(f.severity))
         counts = ", ".join(

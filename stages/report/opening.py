@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stages.core.records import Answer, Verdict
-from stages.report.cells import NONE, plain, share_of, table
+from stages.report.cells import NONE, inline_code, plain, share_of, table
 
 
 def write_verdict(verdict: Verdict, asides: Sequence[str], large: str, again: str) -> str:
@@ -23,6 +23,19 @@ def name_answer(answer: Answer, large: str) -> str:
     """An answer as the headline has it."""
     named = {"stay with large": f"stay with large ({large})", "inconclusive": "INCONCLUSIVE"}
     return named.get(answer, answer)
+
+
+def describe_rule(verdict: Verdict, large: str) -> str:
+    """The rule's answer with the ratio and its interval, as one line for a terminal."""
+    decision, reference = verdict.candidate_decision, verdict.reference_decision
+    mine = f"{decision.k} of {decision.n} queries of {verdict.suite} decided right"
+    if reference is None or verdict.point_answer is None:
+        return f"the rule gives no answer: {mine}, and no ratio to {large} can be formed"
+    share = share_of(decision.value, reference.value)
+    return (
+        f"the rule's answer to the point estimate: {name_answer(verdict.point_answer, large)}; {mine}, "
+        f"{share} of {large}, 95 % interval {_interval(verdict)}"
+    )
 
 
 def write_matrix(verdict: Verdict, large: str) -> str:
@@ -63,18 +76,21 @@ def _point_lines(verdict: Verdict, large: str) -> list[str]:
     mine = f"{decision.k} of {decision.n} queries of {plain(verdict.suite)} decided right"
     if reference is None or verdict.ratio is None or verdict.point_answer is None:
         return [f"The rule gives no answer: {mine}, and no ratio to {large} can be formed."]
-    high = NONE if verdict.ratio_high is None else f"{100 * verdict.ratio_high:.0f} %"
-    low = f"{100 * (verdict.ratio_low or 0):.0f} %"
     return [
         f"The rule's answer to the point estimate: **{name_answer(verdict.point_answer, large)}**. "
         f"{mine}, {large} {reference.k} of {reference.n} ({verdict.reference_source}): "
-        f"**{share_of(decision.value, reference.value)} of {large}**, 95 % interval {low} to {high}."
+        f"**{share_of(decision.value, reference.value)} of {large}**, 95 % interval {_interval(verdict)}."
     ]
+
+
+def _interval(verdict: Verdict) -> str:
+    high = NONE if verdict.ratio_high is None else f"{100 * verdict.ratio_high:.0f} %"
+    return f"{100 * (verdict.ratio_low or 0):.0f} % to {high}"
 
 
 def _next_step(verdict: Verdict, large: str, again: str) -> str:
     if verdict.cause == "flawed set-up":
-        return f"repair what is listed above and run `{again}` again; no number from this set-up decides."
+        return f"repair what is listed above and run {inline_code(again)} again; no number from this set-up decides."
     if verdict.cause == "no comparable reference":
         return f"measure {large} on the same suite, with a set-up that works; see above."
     if verdict.cause == "too few queries":

@@ -21,6 +21,8 @@ from stages.core.records import (
     read_lines,
     read_record,
 )
+from stages.report.commands import stage_command
+from stages.report.lineage import require_lineage
 
 CHAIN = ("convert_data", "audit", "train", "fuse", "quantize")
 
@@ -56,15 +58,19 @@ class Arm:
         return max(self.suites.values(), key=lambda s: (s.summary.decision.n, s.summary.suite))
 
 
-def find_arms(preset: Preset) -> list[Arm]:
-    """Every evaluated arm and seed of a model, the least repaired first."""
+def find_arms(preset: Preset, model: str | None = None) -> list[Arm]:
+    """Every evaluated arm and seed of a model, the least repaired first.
+
+    `model` is how a user names it in commands, None for the preset's name. Raises StageError when
+    the records of an arm are incomplete or do not belong together.
+    """
     found = {
         (parse_fixes(summary.arm), summary.seed)
         for folder in _find_results(preset.name)
         for summary in [read_record(folder / "summary.json", EvalSummary)]
     }
     return [
-        _read_arm(Options(preset, fixes, seed))
+        _read_arm(Options(preset, fixes, seed, model=model))
         for fixes, seed in sorted(found, key=lambda a: (rank(a[0]), a[1]))
     ]
 
@@ -74,7 +80,9 @@ def rank(fixes: FixSet) -> tuple[int, list[int]]:
     return len(fixes), [list(FIXES).index(name) for name in fixes]
 
 
-def choose_arm(arms: Sequence[Arm], preset: Preset, fixes: str | None, seed: int | None) -> Arm:
+def choose_arm(
+    arms: Sequence[Arm], preset: Preset, fixes: str | None, seed: int | None, model: str | None = None
+) -> Arm:
     """The arm that the verdict is about: as asked, else fair, else the most repaired; the lowest seed.
 
     Raises StageError naming the command that makes a missing one.
@@ -84,8 +92,9 @@ def choose_arm(arms: Sequence[Arm], preset: Preset, fixes: str | None, seed: int
         arm for arm in arms if wanted in (None, arm.options.fixes) and seed in (None, arm.options.seed)
     ]
     if not fitting:
-        missing = Options(preset, FAIR if wanted is None else wanted, seed or 0)
-        raise StageError(f"no evaluation of {preset.name}, arm {missing.arm}: run {missing.command('eval')}")
+        missing = Options(preset, FAIR if wanted is None else wanted, seed or 0, model=model)
+        command = stage_command(missing, "eval")
+        raise StageError(f"no evaluation of {preset.name}, arm {missing.arm}: run {command}")
     most = max(rank(arm.options.fixes) for arm in fitting)
     return next(arm for arm in fitting if rank(arm.options.fixes) == most)
 
@@ -93,7 +102,7 @@ def choose_arm(arms: Sequence[Arm], preset: Preset, fixes: str | None, seed: int
 def require_audit(arm: Arm) -> AuditReport:
     """The arm's audit: without one nobody can say that the set-up was sound."""
     if arm.audit is None:
-        command = arm.options.command("audit")
+        command = stage_command(arm.options, "audit")
         raise StageError(f"no audit of {arm.options.preset.name}, arm {arm.options.arm}: run {command}")
     return arm.audit
 
@@ -122,13 +131,15 @@ def _read_arm(options: Options) -> Arm:
         result = _read_suite(folder, options)
         suites[result.summary.suite] = result
     losses = options.place("train") / "log.jsonl"
-    manifests = {stage: read_manifest(options.place(stage)) for stage in CHAIN}
+    found = {stage: read_manifest(options.place(stage)) for stage in CHAIN}
+    manifests = {stage: manifest for stage, manifest in found.items() if manifest}
+    require_lineage(options, manifests, {suite: result.manifest for suite, result in suites.items()})
     return Arm(
         options=options,
         suites=suites,
         audit=_read_audit(options),
         losses=read_lines(losses, LossPoint) if losses.is_file() else [],
-        manifests={stage: manifest for stage, manifest in manifests.items() if manifest},
+        manifests=manifests,
     )
 
 
@@ -140,7 +151,7 @@ def _read_audit(options: Options) -> AuditReport | None:
 
 
 def _read_suite(folder: Path, options: Options) -> SuiteResult:
-    command = options.command("eval")
+    command = stage_command(options, "eval")
     manifest = require_artifact(folder, "eval", command)
     for name in ("scores.jsonl", "replies.jsonl"):
         if not (folder / name).is_file():

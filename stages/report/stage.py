@@ -12,9 +12,10 @@ from stages.core.preset import Preset, preset_names
 from stages.core.records import Verdict, write_record
 from stages.report.arms import describe_arms, write_arm_categories, write_arms, write_findings
 from stages.report.cells import plain, short_model, table
+from stages.report.commands import retest_command
 from stages.report.comparison import describe_costs, write_categories, write_comparison
 from stages.report.failures import write_failures
-from stages.report.opening import name_answer, write_matrix, write_verdict
+from stages.report.opening import describe_rule, name_answer, write_matrix, write_verdict
 from stages.report.provenance import write_provenance, write_recorded_provenance
 from stages.report.recorded import FIRST_EXPERIMENT, Recorded, RecordedFlaw, load_recorded
 from stages.report.results import (
@@ -66,8 +67,8 @@ def write_reports(request: Request) -> dict[str, Verdict]:
 
 def report_model(preset: Preset, request: Request) -> Verdict:
     """The report of one measured model. Raises StageError when something upstream is missing."""
-    arms, recorded = find_arms(preset), load_recorded()
-    arm = choose_arm(arms, preset, request.fixes, request.seed)
+    arms, recorded = find_arms(preset, request.model), load_recorded()
+    arm = choose_arm(arms, preset, request.fixes, request.seed, request.model)
     flaws = [f"{arm.label}: {finding.message}" for finding in require_audit(arm).critical]
     reference = find_reference(preset)
     matches = [match_result(arm, suite, reference, recorded, preset) for suite in arm.suites]
@@ -77,7 +78,7 @@ def report_model(preset: Preset, request: Request) -> Verdict:
         flaws += [f"reference, {measured.label}: {finding.message}" for finding in measured.audit.critical]
     verdict = reach_verdict(preset.name, match, flaws, arm.options.seed)
     small, large = short_model(preset.name), short_model(preset.model.reference)
-    again = f"nox -s retest_fair -- --model {preset.name}"
+    again = retest_command(request.model or preset.name)
     page = [
         f"# {plain(small)}: {plain(match.candidate.title)}, {arm.label} arm",
         write_verdict(verdict, [describe_arms(arms), describe_costs(match)], large, again),
@@ -105,7 +106,7 @@ def report_recorded(out: Path) -> Verdict:
     flaws = [describe_flaw(flaw) for flaw in recorded.flaws if flaw.number]
     verdict = reach_verdict(recorded.name, match, flaws, None)
     small, large = short_model(recorded.candidate.model), short_model(recorded.reference.model)
-    again = f"nox -s retest_fair -- --model {recorded.candidate.model}"
+    again = retest_command(recorded.candidate.model)
     page = [
         f"# First experiment: {recorded.title}",
         f"All figures here are {recorded.source}.",
@@ -131,7 +132,8 @@ def find_reference(preset: Preset) -> Arm | None:
     reference = load_model_preset(preset.model.reference, None)
     if reference.name == preset.name:
         return None
-    return next((arm for arm in find_arms(reference) if arm.options.arm == "fair"), None)
+    arms = find_arms(reference, preset.model.reference)
+    return next((arm for arm in arms if arm.options.arm == "fair"), None)
 
 
 def match_result(arm: Arm, suite: str, reference: Arm | None, recorded: Recorded, preset: Preset) -> Match:
@@ -144,7 +146,7 @@ def match_result(arm: Arm, suite: str, reference: Arm | None, recorded: Recorded
         if not problem:
             return Match(candidate, other)
         problems.append(f"{problem} ({other.source})")
-    command = f"nox -s retest_fair -- --model {preset.model.reference} --arms fair"
+    command = retest_command(preset.model.reference, "fair")
     return Match(candidate, None, f"no comparable reference, {'; '.join(problems)}: run {command}.")
 
 
@@ -156,12 +158,10 @@ def save_report(out: Path, verdict: Verdict, page: Sequence[str], large: str) ->
     partial.write_text("\n\n".join(part for part in page if part) + "\n", "utf-8")
     partial.replace(target)
     write_record(out / f"{verdict.report}.json", verdict)
-    supported = name_answer(verdict.supported_answer, large) + (
-        f" ({verdict.cause})" if verdict.cause else ""
-    )
-    point = name_answer(verdict.point_answer, large) if verdict.point_answer else "no answer"
+    because = f" ({verdict.cause})" if verdict.cause else ""
+    progress.say(f"  {verdict.report}: {describe_rule(verdict, large)}")
     progress.say(
-        f"  {verdict.report}: {supported}; the rule's answer to the point estimate: {point}; {target}"
+        f"  {verdict.report}: verdict {name_answer(verdict.supported_answer, large)}{because}: {target}"
     )
     return verdict
 

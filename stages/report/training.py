@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from stages.core.records import LossPoint
-from stages.report.cells import NONE, number, sparkline, table
+from stages.report.cells import NONE, inline_code, number, sparkline, table
+from stages.report.commands import stage_command
 from stages.report.recorded import RecordedTraining
 from stages.report.results import Arm
 
@@ -42,7 +43,8 @@ def write_recorded_training(training: RecordedTraining) -> str:
 def _write_run(sharing: Sequence[Arm]) -> str:
     arm, title = sharing[0], ", ".join(arm.label for arm in sharing)
     if not arm.losses:
-        return f"### {title}\n\nNo training log here; it would come from `{arm.options.command('train')}`."
+        command = inline_code(stage_command(arm.options, "train"))
+        return f"### {title}\n\nNo training log here; it would come from {command}."
     train = [p for p in arm.losses if p.kind == "train"]
     valid = [p for p in arm.losses if p.kind == "valid"]
     parts = [

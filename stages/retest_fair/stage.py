@@ -15,7 +15,7 @@ from stages.core import progress
 from stages.core.cli import Options, artifacts_root
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FIXES, FixSet, arm_name, arm_slug
-from stages.core.platform import folder_size_gb, require_disk
+from stages.core.platform import require_disk
 from stages.core.preset import SECTIONS
 from stages.core.records import AuditReport, read_record
 
@@ -48,14 +48,16 @@ def retest(plan: Plan) -> int:
     root = artifacts_root()
     log = progress.new_log_file(root / "logs", "retest_fair")
     os.environ[progress.LOG_VARIABLE] = str(log.absolute())
+    progress.talk_on_stderr(plan.options.json)
     started = time.perf_counter()
     _announce(plan, log)
     require_disk(root, estimate_disk_gb(plan), "the whole retest")
-    for step in list_steps(plan):
-        _run_stage(step.stage, stage_arguments(plan, step))
-        if step.stage == "audit":
-            _heed_audit(plan, step)
-    _run_stage("report", report_arguments(plan))
+    with progress.run_log("retest_fair", root / "logs", model=plan.options.preset.name):
+        for step in list_steps(plan):
+            _run_stage(step.stage, stage_arguments(plan, step))
+            if step.stage == "audit":
+                _heed_audit(plan, step)
+        _run_stage("report", report_arguments(plan), last=True)
     progress.say(f"retest_fair: done in {time.perf_counter() - started:.0f} s, timings and memory in {log}")
     return 0
 
@@ -96,6 +98,8 @@ def stage_arguments(plan: Plan, step: Step) -> list[str]:
 def report_arguments(plan: Plan) -> list[str]:
     """The options of the report on this run."""
     arguments = ["--model", plan.model, "--seed", str(plan.options.seed)]
+    if plan.options.json:
+        arguments.append("--json")
     if reference := plan.options.overrides.get("reference"):
         arguments += ["--reference", str(reference)]
     if plan.options.out is not None:
@@ -104,16 +108,22 @@ def report_arguments(plan: Plan) -> list[str]:
 
 
 def estimate_disk_gb(plan: Plan) -> float:
-    """Disk that is still needed: 16-bit and quantized models and checkpoints per arm, less what is there."""
-    needed = 0.1 + plan.options.preset.model.billions * (2.1 + 1.0 + 0.5) * len(plan.arms)
-    place = artifacts_root() / plan.options.preset.name
-    return max(0.1, needed - (folder_size_gb(place) if place.exists() else 0.0))
+    """Disk that the arms still need: the 16-bit and the quantized model of those that have none yet."""
+    root, preset = artifacts_root() / plan.options.preset.name, plan.options.preset
+    seed = f"seed{plan.options.seed}"
+    missing = {
+        arm_slug(arm, "quantize")
+        for arm in plan.arms
+        if not (root / "quantize" / arm_slug(arm, "quantize") / seed / "manifest.json").is_file()
+    }
+    return 0.1 + preset.model.billions * 3.2 * len(missing)
 
 
 def stage_python(stage: str) -> str:
     """The interpreter of a stage's own environment, beside the one that runs here; else this one."""
-    own = Path(sys.prefix).parent / stage / "bin" / "python"
-    return str(own) if own.exists() else sys.executable
+    here = Path(sys.prefix)
+    own = here.parent / stage / "bin" / "python"
+    return str(own) if here.name == "retest_fair" and own.exists() else sys.executable
 
 
 def _announce(plan: Plan, log: Path) -> None:
@@ -135,10 +145,13 @@ def _flag(name: str, value: object) -> list[str]:
     return [f"{flag}={text}"]  # one word, since a text may begin with a dash
 
 
-def _run_stage(stage: str, arguments: list[str]) -> None:
-    """Run one stage to its end. Ctrl-C reaches it as well; it gets time to save its work."""
+def _run_stage(stage: str, arguments: list[str], *, last: bool = False) -> None:
+    """Run one stage to its end. Ctrl-C reaches it as well; it gets time to save its work.
+
+    With --json only the last stage, the report, has stdout.
+    """
     command = [stage_python(stage), "-m", f"stages.{stage}", *arguments]
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, stdout=progress.stream() if not last else None)
     try:
         code = process.wait()
     except KeyboardInterrupt:

@@ -6,8 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from stages import train as package
-from stages.core.blas import ensure_fast_blas
-from stages.core.cli import artifacts_root, run_stage
+from stages.core.cli import run_stage, start_compute
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,5 +17,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    print(ensure_fast_blas(artifacts_root() / "blas"))
-    sys.exit(main())
+    sys.exit(start_compute("train", main))

@@ -22,7 +22,9 @@ def sum_loss(split: SplitModel, prefix: mx.array | None, hidden: mx.array, batch
     """
     out = split.top(prefix, hidden)
     chosen = out.reshape(-1, out.shape[-1])[mx.array(batch.where)]
-    losses: mx.array = cross_entropy(split.logits(chosen), mx.array(batch.targets)) * mx.array(batch.weights)
+    losses: mx.array = cross_entropy(
+        split.logits(chosen).astype(mx.float32), mx.array(batch.targets)
+    ) * mx.array(batch.weights)
     return losses.sum()
 
 
@@ -30,7 +32,7 @@ def plain_loss(model: Model, rows: Sequence[Encoded]) -> float:
     """The same sum computed row by row through the whole model: what `sum_loss` must equal."""
     total = 0.0
     for row in rows:
-        logits = model(mx.array([row.tokens[:-1]]))[0]
+        logits = model(mx.array([row.tokens[:-1]]))[0].astype(mx.float32)
         losses = nn.losses.cross_entropy(logits, mx.array(row.tokens[1:])).astype(mx.float32)
         value: Any = (losses * mx.array(row.supervised[1:])).sum().item()
         total += float(value)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import orjson
+from jinja2 import TemplateError
 
 from stages.core.errors import StageError
 from stages.core.render import Encoded, Turns, encode_row
@@ -51,6 +52,8 @@ def load_rows(path: Path, tokenizer: Tokenizer, turns: Turns, limit: int) -> lis
             raise StageError(
                 f"{path}:{number} is not a converted row: run nox -s convert_data on this data"
             ) from None
+        except TemplateError as error:
+            raise StageError(f"{path}:{number} is refused by the chat template: {error}") from None
         if not any(row.supervised[1:]):
             raise StageError(f"{path}:{number} has no assistant's turn to learn from: remove the row")
         if len(row.tokens) > limit:

@@ -13,6 +13,7 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 from stages.core import progress
 from stages.core.artifact import (
     build_artifact,
+    fingerprint_json,
     fingerprint_model,
     is_current,
     read_manifest,
@@ -28,10 +29,11 @@ from stages.core.preset import TrainSetup
 from stages.core.records import Recipe
 from stages.core.render import Encoded, find_turns
 from stages.core.stops import turn_end_ids
-from stages.core.tokenizer import Tokenizer, load_tokenizer, template_hash
+from stages.core.tokenizer import Tokenizer, load_tokenizer, template_hash, template_source
 from stages.train.loop import Run, train_adapter
 from stages.train.rows import load_rows
 
+TRAINER_VERSION = 1  # raised by every change that changes a trained adapter
 CACHE_LIMIT = 1 << 30  # bytes of freed buffers that MLX may keep; shapes vary from step to step
 
 
@@ -45,14 +47,18 @@ def train(options: Options) -> Outcome:
         settings={
             "fixes": list(fixes_until(options.fixes, "train")),
             "seed": options.seed,
-            "chat_template": options.preset.model.chat_template,
+            "version": TRAINER_VERSION,
             **setup.model_dump(mode="json"),
         },
-        inputs={"data": rows_from.content, "model": fingerprint_model(base)},
+        inputs={
+            "data": rows_from.content,
+            "model": fingerprint_model(base),
+            "chat template": fingerprint_json(template_source(options.preset.model)),
+        },
     )
     if is_current(target, recipe, force=options.force):
         return Outcome(target, up_to_date=True, facts=_facts(target))
-    require_disk(target, options.preset.model.billions * 0.5 + 0.05, "training with its checkpoints")
+    require_disk(target, options.preset.model.billions * 0.05 + 0.1, "training with its checkpoints")
     tokenizer = load_tokenizer(base, options.preset.model)
     turns = find_turns(tokenizer)
     train_rows = load_rows(data / "train.jsonl", tokenizer, turns, setup.max_seq_length)
@@ -65,7 +71,7 @@ def train(options: Options) -> Outcome:
     mx.random.seed(options.seed)
     mx.set_cache_limit(CACHE_LIMIT)
     model = add_lora(base, setup)
-    with build_artifact(target, recipe, resume=True) as build:
+    with build_artifact(target, recipe, resume=True, force=options.force) as build:
         run = Run(model, setup, options.seed, train_rows, valid_rows, build.folder)
         progress.say(
             f"  {run.trunk.size} tokens are shared by all rows; {run.plan.steps_per_epoch} steps an epoch"

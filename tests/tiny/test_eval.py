@@ -1,4 +1,4 @@
-"""Evaluation: batched replies are the model's own, and raw replies are used again only for the same question."""
+"""Evaluation: batched replies are the model's own; they are used again only for the same question."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import mlx_lm
 import pytest
 
 from stages.core.cli import Options
+from stages.core.compute import load_arrays
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR
 from stages.core.preset import EvalSetup
@@ -30,7 +31,9 @@ QUESTIONS = (
     "Hi",
     "Run the tests of tests/test_cart.py and tell me which of them fail.",
 )
-ROWS: list[dict[str, Any]] = [{"messages": [SYSTEM, {"role": "user", "content": q}], "tools": []} for q in QUESTIONS]
+ROWS: list[dict[str, Any]] = [
+    {"messages": [SYSTEM, {"role": "user", "content": q}], "tools": []} for q in QUESTIONS
+]
 IDS = [f"q{i}" for i in range(len(ROWS))]
 SUITE = {
     "name": "three",
@@ -70,18 +73,31 @@ def generate_alone(folder: Path, max_tokens: int, stops: list[int] | None = None
     return replies
 
 
+def strengthen_layers(folder: Path, target: Path) -> Path:
+    """A copy whose layers say more: with tied embeddings and random weights a model echoes its last token."""
+    shutil.copytree(folder, target)
+    arrays = load_arrays(folder / "model.safetensors")
+    for name in arrays:
+        if name.endswith(("o_proj.scales", "o_proj.biases", "down_proj.scales", "down_proj.biases")):
+            arrays[name] = arrays[name] * 40
+    mx.save_safetensors(str(target / "model.safetensors"), arrays, {"format": "mlx"})
+    return target
+
+
 # Replies
 
 
 @pytest.mark.parametrize("batch", [16, 2])
 @pytest.mark.parametrize("kind", KINDS)
-def test_batched_replies_are_those_of_one_by_one_generation(kind: Kind, batch: int, built: BuiltOnce, tmp_path: Path) -> None:
+def test_batched_replies_are_those_of_one_by_one_generation(
+    kind: Kind, batch: int, built: BuiltOnce, tmp_path: Path
+) -> None:
     folder = built.model(kind, quantize=kind != "qwen3_moe")
-    if kind == "llama":  # its own template adds a system prompt of its own
-        shutil.copytree(folder, tmp_path / "llama")
-        folder = tmp_path / "llama"
+    if kind == "llama":
+        folder = strengthen_layers(folder, tmp_path / "llama")
     expected = generate_alone(folder, 12)
-    assert all(len(set(reply)) > 3 for reply in expected)
+    assert all(len(set(reply)) > 1 for reply in expected)
+    assert len({tuple(reply) for reply in expected}) == 4
     engine = Engine.load(folder)
     replies = engine.answer(ROWS, IDS, make_setup(12, batch), "test")
     assert [reply.id for reply in replies] == IDS
@@ -112,7 +128,9 @@ def test_one_query_alone(built: BuiltOnce) -> None:
     engine = Engine.load(built.model("qwen2"))
     together = engine.answer(ROWS, IDS, make_setup(6), "test")
     for i in (0, 1):
-        assert engine.answer(ROWS[i : i + 1], IDS[i : i + 1], make_setup(6), "test")[0].text == together[i].text
+        assert (
+            engine.answer(ROWS[i : i + 1], IDS[i : i + 1], make_setup(6), "test")[0].text == together[i].text
+        )
 
 
 @pytest.mark.parametrize(
@@ -195,7 +213,10 @@ def test_replies_are_scored_again_for_another_parser(
     first = run_work("eval", options)
     # What only a model could tell apart: the kept reply is changed, so a new one would be seen.
     path = first.folder / "three" / "replies.jsonl"
-    call = '<tool_call><function=execute_code>\n<parameter=code>\ntypecheck("src/app.py")\n</parameter>\n</function></tool_call>'
+    code = 'typecheck("src/app.py")'
+    call = (
+        f"<tool_call><function=execute_code>\n<parameter=code>\n{code}\n</parameter>\n</function></tool_call>"
+    )
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     lines[0]["text"] = call
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
@@ -242,7 +263,9 @@ def test_replies_to_another_question_are_not_used_again(
     assert "three: the replies in" not in capsys.readouterr().out
 
 
-def test_a_bare_model_folder(built: BuiltOnce, suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bare_model_folder(
+    built: BuiltOnce, suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With --data any model folder is evaluated, the base model for one."""
     monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
     folder, out = built.model("qwen2"), tmp_path / "out"
@@ -257,9 +280,10 @@ def test_missing_model_names_the_command(
 ) -> None:
     monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path))
     folder = str(built.model("qwen2"))
+    suites = "use one of core20, extended, or the path of a .json file\n"
     for extra, words in (
         ([], f": run nox -s quantize -- --model {folder} --fixes fair --seed 2\n"),
-        (["--suites", "core21"], "eval: no suite 'core21': use one of core20, extended, or the path of a .json file\n"),
+        (["--data", folder, "--suites", "core21"], f"eval: no suite 'core21': {suites}"),
         (["--suites", "core20,core20"], "a suite is named twice\n"),
     ):
         assert main(["--model", folder, "--seed", "2", *extra]) == 2

@@ -81,9 +81,13 @@ def test_sizes_and_facts(by_bits: dict[int, Path]) -> None:
         assert manifest is not None
         facts = manifest.facts
         assert facts["bits"] == bits
-        assert facts["bits_per_weight"] == pytest.approx(bits + 0.5, abs=0.01)  # scale and bias per 64 weights
+        assert facts["bits_per_weight"] == pytest.approx(
+            bits + 0.5, abs=0.01
+        )  # scale and bias per 64 weights
         weights = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
-        assert weights * 8 / (2 * 151936 * 64) == pytest.approx(bits + 0.5, rel=0.02)  # nearly all is embeddings
+        assert weights * 8 / (2 * 151936 * 64) == pytest.approx(
+            bits + 0.5, rel=0.02
+        )  # nearly all is embeddings
         assert facts["disk_gb"] == pytest.approx(folder_size_gb(folder), abs=1e-4)
         assert facts["stop_ids"] == [IM_END, END_OF_TEXT]
         sizes.append(weights)
@@ -94,7 +98,12 @@ def test_all_other_files_are_those_of_the_fused_model(by_bits: dict[int, Path], 
     fused = qwen2_run.folder("fuse")
     own = {"config.json", "manifest.json"}
     names = {p.name for p in fused.iterdir() if p.name not in own and not p.name.endswith(WEIGHTS)}
-    assert names == {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"}
+    assert names == {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "generation_config.json",
+    }
     for folder in by_bits.values():
         for name in names:
             assert (folder / name).read_bytes() == (fused / name).read_bytes()

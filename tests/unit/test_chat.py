@@ -86,8 +86,7 @@ def test_call_ids_are_unique_and_results_name_earlier_ones(conversation: Convers
 def test_what_is_no_row_raises_value_error_alone(row: dict[str, Any]) -> None:
     try:
         conversation = Conversation.from_row(row)
-    except ValueError as error:
-        assert str(error)
+    except ValueError:
         return
     assert len(conversation.messages) == len(row["messages"])
     assert len(conversation.tools) == len(row.get("tools") or ())

@@ -33,10 +33,9 @@ def test_whatever_is_added_is_kept_or_refused(turns: list[Turn], place: int, add
     changed = text[:at] + added + text[at:]
     try:
         read = split_chatml(changed)
-    except ValueError as error:
-        assert str(error)
-    else:
-        assert join_chatml(read).replace("\n", "") == changed.replace("\n", "")
+    except ValueError:
+        return
+    assert join_chatml(read).replace("\n", "") == changed.replace("\n", "")
 
 
 def test_a_known_text() -> None:

@@ -131,6 +131,18 @@ def test_the_reasoning_before_a_call_is_kept() -> None:
     assert messages(answer(f"{thinking}No need."))[1]["content"] == f"{thinking}No need."
 
 
+def test_results_as_user_turns_where_the_preset_wants_them() -> None:
+    raw = text_row(
+        ("user", "Do it."),
+        ("assistant", render_calls([ToolCall("execute_code", {"code": "1"})], "hermes")),
+        ("user", "<tool_response>\n1\n</tool_response>"),
+        ("assistant", "One."),
+    )
+    row = convert_row(raw, SETUP.model_copy(update={"tool_response": "user"}), FAIR).row
+    assert [m["role"] for m in row["messages"]] == ["system", "user", "assistant", "user", "assistant"]
+    assert row["messages"][3] == {"role": "user", "content": "Tool result:\n1"}
+
+
 def test_structured_rows_pass_through() -> None:
     raw = {
         "messages": [
@@ -151,7 +163,9 @@ def test_structured_rows_pass_through() -> None:
 
 
 def test_without_json_the_text_stays_as_it_is() -> None:
-    raw = answer("<tool_call><function=execute_code>\n<parameter=code>\n1\n</parameter>\n</function></tool_call>")
+    raw = answer(
+        "<tool_call><function=execute_code>\n<parameter=code>\n1\n</parameter>\n</function></tool_call>"
+    )
     converted = convert(raw | {"source": "somewhere"}, FLAWED)
     assert converted.row == raw | {"source": "somewhere"}
     assert (converted.dialects, converted.tools) == (["qwen3_coder"], ["execute_code"])
@@ -191,7 +205,7 @@ def test_with_tools_alone_structured_calls_are_not_lost() -> None:
         ({"text": "hello"}, "not a ChatML turn"),
         ({"messages": []}, "no messages"),
         (text_row(("user", "hi")), "no assistant turn"),
-        (text_row(("user", "hi"), ("assistant", "<tool_call>\n{\"name\": \"exe\n</tool_call>")), "assistant turn: "),
+        (answer("<tool_call>\n{\"name\": \"exe\n</tool_call>"), "assistant turn: "),
         (answer("<tool_call>\n{\"name\": \"execute_code\""), "assistant turn: "),
         (answer("It ends with </parameter> there."), "</parameter> is left in a turn of the assistant"),
         (
@@ -213,21 +227,24 @@ def test_reasons(raw: Any, why: str) -> None:
 def test_no_json_raises_anything_but_value_error(raw: Any, fixes: FixSet) -> None:
     try:
         convert(raw, fixes)
-    except ValueError as error:
-        assert str(error)
+    except ValueError:
+        return
 
 
 PARTS = st.sampled_from(
     [
-        "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<function=execute_code>", "</function>",
-        "<parameter=code>", "</parameter>", '{"name": "execute_code", "arguments": {"code": "1"}}', "print(1)", "\n", "a",
-        "<think>", "</think>", "```json\n", "```", "execute_code(code='1')", "[", "]",
+        *("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<function=execute_code>"),
+        *("</function>", "<parameter=code>", "</parameter>", "<think>", "</think>", "```json\n", "```"),
+        *('{"name": "execute_code", "arguments": {"code": "1"}}', "execute_code(code='1')", "print(1)"),
+        *("\n", "a", "[", "]"),
     ]
-)  # fmt: skip
+)
 LEGACY = st.lists(PARTS, max_size=9).map("".join)
 
 
-@given(turns=st.lists(st.tuples(st.sampled_from(["user", "assistant", "tool"]), LEGACY), min_size=1, max_size=4))
+@given(
+    turns=st.lists(st.tuples(st.sampled_from(["user", "assistant", "tool"]), LEGACY), min_size=1, max_size=4)
+)
 def test_a_converted_row_is_clean_and_whole(turns: list[tuple[str, str]]) -> None:
     """Whatever the text: a row is refused, or it is a conversation without a fragment of old marks."""
     try:
@@ -238,6 +255,15 @@ def test_a_converted_row_is_clean_and_whole(turns: list[tuple[str, str]]) -> Non
     conversation = Conversation.from_row(row)
     assert conversation.to_row() == row
     spoken = [m.content for m in conversation.messages if m.role in ("assistant", "tool")]
-    for mark in ("<tool_call>", "</tool_call>", "tool_response>", "<function=", "<parameter=", "</parameter>"):
+    for mark in (
+        "<tool_call>",
+        "</tool_call>",
+        "tool_response>",
+        "<function=",
+        "<parameter=",
+        "</parameter>",
+    ):
         assert not any(mark in text for text in spoken)
-    assert sum(m.role == "assistant" for m in conversation.messages) == sum(role == "assistant" for role, _ in turns)
+    assert sum(m.role == "assistant" for m in conversation.messages) == sum(
+        role == "assistant" for role, _ in turns
+    )

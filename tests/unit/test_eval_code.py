@@ -34,7 +34,7 @@ def call(function: str, **arguments: str | None) -> FunctionCall:
         ("read_file('a' + 'b')", [call("read_file", path=None)]),
         ("read_file(*['a'])", [call("read_file", path=None)]),
         ("read_file(**{'path': 'a'})", [call("read_file")]),
-        ("run_command('a'); run_command('b')", [call("run_command", command="a"), call("run_command", command="b")]),
+        ("run_command('a'); run_command('b')", [call("run_command", command=c) for c in "ab"]),
         (
             "for f in 'ab':\n    write_file('c', read_file('d'))",
             [call("write_file", path="c", content=None), call("read_file", path="d")],

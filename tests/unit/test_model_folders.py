@@ -25,11 +25,14 @@ from pathlib import Path
 from stages.core.errors import StageError
 from stages.core.models import find_model
 from stages.core.preset import load_preset
-try:
-    print(find_model(load_preset("7b", {"source": sys.argv[1]}), Path("unused")))
-except StageError as error:
-    print(error)
-    sys.exit(2)
+code = 0
+for source in sys.argv[1:]:
+    try:
+        print(find_model(load_preset("7b", {"source": source}), Path("unused")))
+    except StageError as error:
+        print(error)
+        code = 2
+sys.exit(code)
 """
 
 
@@ -50,16 +53,20 @@ def make_model(folder: Path) -> Path:
     return folder
 
 
-def find_with_hub(source: str, cache: Path, endpoint: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """Look for a model in a process of its own: the hub's settings are read when it is imported."""
+def find_with_hub(
+    sources: list[str], cache: Path, endpoint: str, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Look for models in a process of its own: the hub's settings are read when it is imported."""
     pytest.importorskip("huggingface_hub", reason="the hub's client comes with mlx-lm")
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE"):
         more.setdefault(name, "")
     environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     return subprocess.run(
-        [sys.executable, "-c", FIND, source],
+        [sys.executable, "-c", FIND, *sources],
         cwd=ROOT,
-        env=environment | {"HF_HOME": str(cache), "HF_ENDPOINT": endpoint} | {k: v for k, v in more.items() if v},
+        env=environment
+        | {"HF_HOME": str(cache), "HF_ENDPOINT": endpoint}
+        | {k: v for k, v in more.items() if v},
         capture_output=True,
         text=True,
         timeout=60,
@@ -76,7 +83,7 @@ def refusing_hub() -> Iterator[str]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        do_HEAD = do_GET
+        do_HEAD = do_GET  # noqa: N815
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -109,24 +116,23 @@ def test_no_code_is_ever_fetched() -> None:
     assert not [pattern for pattern in FILES if "py" in pattern or pattern == "*"]
 
 
-def test_a_missing_relative_folder_is_no_hub_model(tmp_path: Path) -> None:
-    done = find_with_hub("./missing", tmp_path, "http://127.0.0.1:9")
-    assert (done.returncode, done.stderr) == (2, "")
-    assert "no model folder ./missing" in done.stdout
-
-
-def test_a_cached_model_needs_no_network(tmp_path: Path) -> None:
+def test_a_cached_model_needs_no_network_and_a_missing_folder_is_no_hub_model(tmp_path: Path) -> None:
     place = tmp_path / "hub" / f"models--{REPOSITORY.replace('/', '--')}"
     snapshot = make_model(place / "snapshots" / COMMIT)
     (place / "refs").mkdir()
     (place / "refs" / "main").write_text(COMMIT)
-    done = find_with_hub(REPOSITORY, tmp_path, "http://127.0.0.1:9")
-    assert (done.returncode, done.stdout.strip()) == (0, str(snapshot)), done.stderr
+    done = find_with_hub([REPOSITORY, "./missing"], tmp_path, "http://127.0.0.1:9")
+    assert (done.returncode, done.stderr) == (2, "")
+    found, missing = done.stdout.splitlines()
+    assert found == str(snapshot)
+    assert missing.startswith("no model folder ./missing")
 
 
 @pytest.mark.parametrize("more", [{}, {"HF_HUB_OFFLINE": "1"}], ids=["no network", "offline"])
-def test_without_a_network_one_line_says_how_to_supply_the_model(more: dict[str, str], tmp_path: Path) -> None:
-    done = find_with_hub(REPOSITORY, tmp_path, "http://127.0.0.1:9", **more)
+def test_without_a_network_one_line_says_how_to_supply_the_model(
+    more: dict[str, str], tmp_path: Path
+) -> None:
+    done = find_with_hub([REPOSITORY], tmp_path, "http://127.0.0.1:9", **more)
     assert done.returncode == 2, done.stderr
     assert done.stdout.startswith(f"model 7b needs {REPOSITORY}, which is not in the Hugging Face cache")
     assert "--source FOLDER" in done.stdout
@@ -134,7 +140,7 @@ def test_without_a_network_one_line_says_how_to_supply_the_model(more: dict[str,
 
 
 def test_a_hub_that_refuses(refusing_hub: str, tmp_path: Path) -> None:
-    done = find_with_hub(REPOSITORY, tmp_path, refusing_hub)
+    done = find_with_hub([REPOSITORY], tmp_path, refusing_hub)
     assert done.returncode == 2, done.stderr
     assert done.stdout.startswith(f"model 7b needs {REPOSITORY}")
     assert done.stdout.count("\n") == 1

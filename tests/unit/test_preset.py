@@ -16,7 +16,7 @@ from stages.core.dialects import DIALECTS
 from stages.core.errors import StageError
 from stages.core.preset import PRESETS, SECTIONS, Preset, load_preset, option_type, preset_names, section_of
 
-SMOL = (PRESETS / "smol.toml").read_text("utf-8")
+BASE = (PRESETS / "7b.toml").read_text("utf-8")
 KEYS = [(section, key) for section, setup in SECTIONS.items() for key in setup.model_fields]
 
 
@@ -98,9 +98,9 @@ def test_overrides_change_what_they_name_and_nothing_else(iters: int, scale: flo
 
 
 def test_own_toml_is_named_after_its_file(tmp_path: Path) -> None:
-    preset = load_preset(write_preset(tmp_path, SMOL.replace("iters = 240", "iters = 7"), "tuned"))
+    preset = load_preset(write_preset(tmp_path, BASE.replace("iters = 600", "iters = 7"), "tuned"))
     assert (preset.name, preset.train.iters) == ("tuned", 7)
-    assert preset.model == load_preset("smol").model
+    assert preset.model == load_preset("7b").model
 
 
 def test_model_folder_is_a_preset_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,14 +133,14 @@ def test_unknown_models(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("section", "key"), KEYS)
 def test_a_missing_key_is_named(section: str, key: str, tmp_path: Path) -> None:
-    data = tomllib.loads(SMOL)
+    data = tomllib.loads(BASE)
     del data[section][key]
     assert f"{section}.{key}: this key is missing" in complaint(write_data(tmp_path, data))
 
 
 @pytest.mark.parametrize("key", ["title", "arms", "model", "train", "quantize", "eval"])
 def test_a_missing_top_key_or_section_is_named(key: str, tmp_path: Path) -> None:
-    data = tomllib.loads(SMOL)
+    data = tomllib.loads(BASE)
     del data[key]
     assert f"{key}: this key is missing" in complaint(write_data(tmp_path, data))
 
@@ -150,16 +150,16 @@ def test_a_missing_top_key_or_section_is_named(key: str, tmp_path: Path) -> None
     [
         ("[train]", "[train]\nbatchsize = 4", "train.batchsize: no such key"),
         ("[eval]", "[evals]\nx = 1\n[eval]", "evals: no such key"),
-        ('title = "SmolLM2', 'name = "other"\ntitle = "SmolLM2', "name: no such key"),
-        ("iters = 240", "iters = many", "is not valid TOML"),
-        ("iters = 240", 'iters = "many"', "train.iters: "),
-        ("iters = 240", "iters = 2.5", "train.iters: "),
-        ("[train]\niters = 240", "[train]\niters = 240\niters = 3", "is not valid TOML"),
+        ('title = "', 'name = "other"\ntitle = "', "name: no such key"),
+        ("iters = 600", "iters = many", "is not valid TOML"),
+        ("iters = 600", 'iters = "many"', "train.iters: "),
+        ("iters = 600", "iters = 2.5", "train.iters: "),
+        ("[train]\niters = 600", "[train]\niters = 600\niters = 3", "is not valid TOML"),
     ],
 )
 def test_a_wrong_file_is_explained(before: str, after: str, reason: str, tmp_path: Path) -> None:
-    assert before in SMOL
-    assert reason in complaint(write_preset(tmp_path, SMOL.replace(before, after)))
+    assert before in BASE
+    assert reason in complaint(write_preset(tmp_path, BASE.replace(before, after)))
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
 
 
 def test_an_override_without_its_section(tmp_path: Path) -> None:
-    text = SMOL[: SMOL.index("[train]")]
+    text = BASE[: BASE.index("[train]")]
     assert "has no section [train]" in complaint(write_preset(tmp_path, text), iters=3)
 
 

@@ -85,7 +85,9 @@ with progress.bar("convert", 3, "rows") as bar:
         progress.say("a line above")
 print("end")
 """
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE
+    ) as process:
         os.close(writer)
         shown = b""
         while True:
@@ -112,7 +114,12 @@ def test_a_run_logs_its_start_its_memory_and_its_end(tmp_path: Path, monkeypatch
     (path,) = (tmp_path / "logs").iterdir()
     assert path.name.endswith("-train.jsonl")
     start, *samples, end = read_log(path)
-    assert (start["event"], start["stage"], start["model"], start["arm"]) == ("start", "train", "smol", "fair")
+    assert (start["event"], start["stage"], start["model"], start["arm"]) == (
+        "start",
+        "train",
+        "smol",
+        "fair",
+    )
     assert len(samples) >= 2
     assert all(s["event"] == "memory" and 0.005 < s["rss_gb"] < 50 for s in samples)
     assert (end["event"], end["ok"], end["steps"]) == ("end", True, 5)

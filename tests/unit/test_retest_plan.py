@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -48,9 +50,24 @@ OVERRIDES = st.fixed_dictionaries(
 )
 
 
+@pytest.fixture(autouse=True)
+def keep_signals() -> Iterator[None]:
+    """What a command does to signals stays in the test."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def plan(*arms: FixSet, **more: Any) -> Plan:
     overrides = more.pop("overrides", {})
     return Plan(Options(load_preset("smol", overrides), FAIR, overrides=overrides, **more), arms, "smol")
+
+
+def make_file(path: Path, size: int) -> None:
+    """A file of that size that takes no room."""
+    with path.open("wb") as file:
+        file.truncate(size)
 
 
 def sections_of(stage: str) -> tuple[str, ...]:
@@ -130,9 +147,9 @@ def test_the_estimate_grows_with_arms_and_shrinks_with_what_is_there(
     assert one == pytest.approx(0.1 + 0.135 * 3.6)
     assert two - one == pytest.approx(0.135 * 3.6)
     (tmp_path / "smol").mkdir()
-    (tmp_path / "smol" / "weights").write_bytes(bytes(200_000_000))
+    make_file(tmp_path / "smol" / "weights", 200_000_000)
     assert estimate_disk_gb(plan(FAIR)) == pytest.approx(one - 0.2)
-    (tmp_path / "smol" / "more").write_bytes(bytes(300_000_000))
+    make_file(tmp_path / "smol" / "more", 300_000_000)
     assert estimate_disk_gb(plan(FAIR)) == 0.1
 
 
@@ -178,7 +195,10 @@ def test_without_environments_of_their_own_stages_run_in_this_one(
     own.parent.mkdir(parents=True)
     own.symlink_to(sys.executable)
     assert stage_python("train") == str(own)
-    assert subprocess.run([stage_python("train"), "-c", "print(1)"], capture_output=True, check=True).stdout == b"1\n"
+    assert (
+        subprocess.run([stage_python("train"), "-c", "print(1)"], capture_output=True, check=True).stdout
+        == b"1\n"
+    )
 
 
 def test_an_arm_that_is_no_text(capfd: pytest.CaptureFixture[str]) -> None:
