@@ -13,7 +13,7 @@ from pathlib import Path
 
 import nox
 
-if sys.version_info < (3, 11):
+if sys.version_info < (3, 11):  # noqa: UP036 - nox itself runs on older ones
     sys.exit("fair-retest needs Python 3.11 or newer")
 
 nox.needs_version = ">=2025.2.9"
@@ -48,9 +48,8 @@ def mlx_build(session: nox.Session) -> str:
 def run_stage(session: nox.Session, *bare: str) -> None:
     """Install a stage's environment and run its package with the options of the command line."""
     install(session, session.name, *bare)
-    session.run(
-        "python", "-m", f"stages.{session.name}", *stage_options(session), interrupt_timeout=STOP_TIMEOUT
-    )
+    command = ["python", "-m", f"stages.{session.name}", *stage_options(session)]
+    session.run(*command, interrupt_timeout=STOP_TIMEOUT)
 
 
 def stage_options(session: nox.Session) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stages.core.errors import StageError
-from stages.core.platform import accelerator, folder_size_gb, peak_memory_gb, require_disk
+from stages.core.platform import folder_size_gb, peak_memory_gb, require_disk
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,7 +58,3 @@ def test_folder_sizes(tmp_path: Path) -> None:
     (tmp_path / "deep" / "b").write_bytes(bytes(500_000))
     assert folder_size_gb(tmp_path) == 0.0015
     assert folder_size_gb(tmp_path / "none") == 0
-
-
-def test_the_accelerator_is_one_of_three() -> None:
-    assert accelerator() in ({"metal"} if sys.platform == "darwin" else {"cuda", "cpu"})
