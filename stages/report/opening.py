@@ -90,7 +90,8 @@ def _interval(verdict: Verdict) -> str:
 
 def _next_step(verdict: Verdict, large: str, again: str) -> str:
     if verdict.cause == "flawed set-up":
-        return f"repair what is listed above and run {inline_code(again)} again; no number from this set-up decides."
+        repeat = inline_code(again)
+        return f"repair what is listed above and run {repeat} again; no number from this set-up decides."
     if verdict.cause == "no comparable reference":
         return f"measure {large} on the same suite, with a set-up that works; see above."
     if verdict.cause == "too few queries":

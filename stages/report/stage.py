@@ -158,11 +158,9 @@ def save_report(out: Path, verdict: Verdict, page: Sequence[str], large: str) ->
     partial.write_text("\n\n".join(part for part in page if part) + "\n", "utf-8")
     partial.replace(target)
     write_record(out / f"{verdict.report}.json", verdict)
-    because = f" ({verdict.cause})" if verdict.cause else ""
+    answer = name_answer(verdict.supported_answer, large) + (f" ({verdict.cause})" if verdict.cause else "")
     progress.say(f"  {verdict.report}: {describe_rule(verdict, large)}")
-    progress.say(
-        f"  {verdict.report}: verdict {name_answer(verdict.supported_answer, large)}{because}: {target}"
-    )
+    progress.say(f"  {verdict.report}: verdict {answer}, report {target}")
     return verdict
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stages.core.artifact import build_artifact
+from stages.core.artifact import MANIFEST, build_artifact, read_manifest
 from stages.core.cli import Options
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FLAWED, FixSet
@@ -22,6 +26,7 @@ from stages.core.records import (
     EvalSummary,
     Finding,
     LossPoint,
+    Manifest,
     Recipe,
     Reply,
     Timing,
@@ -34,8 +39,11 @@ from stages.core.records import (
 from stages.core.suite import Query, load_suite
 from stages.eval.score import SCORER_VERSION, rate, rates_by_category, score_replies
 from stages.report.__main__ import main
+from stages.report.arms import write_findings
 from stages.report.cells import compare_size, compare_speed, fenced, inline_code, plain, sparkline, table
+from stages.report.lineage import MADE_FROM, SHARED
 from stages.report.recorded import load_recorded
+from stages.report.results import find_arms
 from stages.report.stage import Request, write_reports
 
 NASTY = (
@@ -114,7 +122,7 @@ class World:
             timing=timing,
         ).model_copy(update=changed)
         folder = options.place("eval") / asked.name
-        with build_artifact(folder, self.recipe("eval", fixes)) as build:
+        with build_artifact(folder, self.recipe("eval", options)) as build:
             write_lines(build.folder / "replies.jsonl", replies)
             write_lines(build.folder / "scores.jsonl", scores)
             write_record(build.folder / "summary.json", summary)
@@ -124,8 +132,14 @@ class World:
         """The output of audit for one arm."""
         options = Options(load_preset(model), fixes)
         report = AuditReport(model=model, arm=options.arm, checks=["mixed_dialects"], findings=list(findings))
-        with build_artifact(options.place("audit"), self.recipe("audit", fixes)) as build:
+        with build_artifact(options.place("audit"), self.recipe("audit", options)) as build:
             write_record(build.folder / "audit.json", report)
+
+    def convert(self, fixes: FixSet, rows: str) -> None:
+        """The output of convert_data for one arm."""
+        options = Options(load_preset("smol"), fixes)
+        with build_artifact(options.place("convert_data"), self.recipe("convert_data", options)) as build:
+            (build.folder / "train.jsonl").write_text(rows, "utf-8")
 
     def train(self, fixes: FixSet, stop_ids: Sequence[int] = (2,)) -> None:
         """The outputs of train, fuse and quantize for one arm."""
@@ -138,7 +152,7 @@ class World:
             LossPoint(step=step, kind="valid", loss=loss, tokens_per_second=None, seconds=step)
             for step, loss in ((0, 2.5), (80, 0.42), (160, 0.34), (240, 0.26))
         ]
-        with build_artifact(options.place("train"), self.recipe("train", fixes)) as build:
+        with build_artifact(options.place("train"), self.recipe("train", options)) as build:
             write_lines(build.folder / "log.jsonl", losses)
             build.facts |= {
                 "steps": 240,
@@ -147,15 +161,31 @@ class World:
                 "stop_ids": [2],
                 "device_peak_gb": 3.5,
             }
-        with build_artifact(options.place("fuse"), self.recipe("fuse", fixes)) as build:
+        self.fuse(fixes, stop_ids)
+        self.quantize(fixes, 6 if "six_bit" in fixes else 5)
+
+    def fuse(self, fixes: FixSet, stop_ids: Sequence[int], weights: str = "w") -> None:
+        """The output of fuse for one arm."""
+        options = Options(load_preset("smol"), fixes)
+        with build_artifact(options.place("fuse"), self.recipe("fuse", options)) as build:
+            (build.folder / "config.json").write_text(json.dumps([list(stop_ids), weights]), "utf-8")
             build.facts |= {"stop_ids": list(stop_ids), "template": "0123456789abcdef"}
-        bits = 6 if "six_bit" in fixes else 5
-        with build_artifact(options.place("quantize"), self.recipe("quantize", fixes, bits=bits)):
-            pass
+
+    def quantize(self, fixes: FixSet, bits: int) -> None:
+        """The output of quantize for one arm."""
+        options = Options(load_preset("smol"), fixes)
+        with build_artifact(options.place("quantize"), self.recipe("quantize", options, bits=bits)) as build:
+            (build.folder / "config.json").write_text(json.dumps({"bits": bits}), "utf-8")
 
     @staticmethod
-    def recipe(stage: str, fixes: FixSet, **settings: Any) -> Recipe:
-        return Recipe(stage=stage, settings={"fixes": list(fixes), **settings}, inputs={"data": "d" * 64})
+    def recipe(stage: str, options: Options, **settings: Any) -> Recipe:
+        """A recipe with the output upstream that is there, as the stage itself would name it."""
+        inputs = {"data": "d" * 64, "model": "b" * 64}
+        if stage in MADE_FROM:
+            role, upstream = MADE_FROM[stage]
+            made = read_manifest(options.place(upstream))
+            inputs[role] = made.content if made else "d" * 64
+        return Recipe(stage=stage, settings={"fixes": list(options.fixes), **settings}, inputs=inputs)
 
     def write(self, model: str | None = "smol", **request: Any) -> dict[str, Verdict]:
         return write_reports(Request(model=model, out=self.reports, **request))
@@ -165,14 +195,20 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
-    return World(tmp_path)
+    monkeypatch.delenv("FAIR_RETEST_LOG", raising=False)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield World(tmp_path)
+    for number, handler in before.items():  # the command line sets its own
+        signal.signal(number, handler)
 
 
 @pytest.fixture
 def two_arms(world: World) -> World:
     """The flawed arm answers everything in prose, the fair one is always right."""
+    for fixes in (FLAWED, FAIR):
+        world.train(fixes)
     world.evaluate(FLAWED, lambda _: DIRECT)
     world.evaluate(FAIR, answer_right)
     finding = Finding(
@@ -187,8 +223,6 @@ def two_arms(world: World) -> World:
     )
     world.audit(FLAWED, [finding])
     world.audit(FAIR)
-    for fixes in (FLAWED, FAIR):
-        world.train(fixes)
     return world
 
 
@@ -304,12 +338,9 @@ def test_arms_stand_beside_each_other_with_a_paired_test(two_arms: World) -> Non
 
 
 def test_stop_ids_that_differ_are_no_idle_fix(two_arms: World) -> None:
-    shutil.rmtree(two_arms.artifacts / "smol" / "fuse")
-    options = Options(load_preset("smol"), FAIR)
     for fixes, stops in ((FLAWED, [0]), (FAIR, [2, 0])):
-        place = Options(options.preset, fixes).place("fuse")
-        with build_artifact(place, two_arms.recipe("fuse", fixes)) as build:
-            build.facts["stop_ids"] = stops
+        two_arms.train(fixes, stops)
+        two_arms.evaluate(fixes, answer_right)
     two_arms.write()
     assert "`eos` has no effect" not in two_arms.page()
 
@@ -435,7 +466,7 @@ def test_an_audit_of_another_arm_does_not_count(world: World) -> None:
     world.evaluate(FAIR, answer_right)
     place = Options(load_preset("smol"), FAIR).place("audit")
     other = AuditReport(model="smol", arm="json+tools", checks=[], findings=[])
-    with build_artifact(place, world.recipe("audit", FAIR)) as build:
+    with build_artifact(place, world.recipe("audit", Options(load_preset("smol"), FAIR))) as build:
         write_record(build.folder / "audit.json", other)
     with pytest.raises(StageError, match="no audit of smol, arm fair"):
         world.write()
@@ -465,6 +496,242 @@ def test_all_reports_are_written_and_a_problem_comes_last(two_arms: World) -> No
     with pytest.raises(StageError, match="no audit of 8b, arm fair"):
         two_arms.write(model=None)
     assert sorted(p.name for p in two_arms.reports.glob("*.md")) == ["first-experiment.md", "smol.md"]
+
+
+def redo(world: World, stage: str, fixes: FixSet = FAIR) -> None:
+    """What `--force` of one stage alone leaves behind."""
+    options = Options(load_preset("smol"), fixes)
+    if stage == "convert_data":
+        world.convert(fixes, "other rows")
+    elif stage == "train":
+        with build_artifact(options.place("train"), world.recipe("train", options)) as build:
+            write_lines(build.folder / "log.jsonl", [LossPoint(step=1, kind="train", loss=1, seconds=1)])
+    elif stage == "fuse":
+        world.fuse(fixes, [2], "other weights")
+    else:
+        world.quantize(fixes, 8)
+
+
+@pytest.fixture
+def chain(world: World) -> World:
+    """One arm with the outputs of every stage."""
+    world.convert(FAIR, "rows")
+    world.audit(FAIR)
+    world.train(FAIR)
+    world.evaluate(FAIR, answer_right)
+    world.evaluate(FAIR, answer_right, suite="extended")
+    return world
+
+
+LATER = {
+    "train": ", then fuse, quantize, eval likewise",
+    "fuse": ", then quantize, eval likewise",
+    "quantize": ", then eval likewise",
+    "eval": "",
+    "audit": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("again", "stale"),
+    [("convert_data", "audit"), ("train", "fuse"), ("fuse", "quantize"), ("quantize", "eval")],
+)
+def test_a_stage_that_ran_again_alone_stops_the_report(chain: World, again: str, stale: str) -> None:
+    chain.write()
+    shutil.rmtree(chain.reports)
+    redo(chain, again)
+    with pytest.raises(StageError) as raised:
+        chain.write()
+    said = str(raised.value)
+    assert "\n" not in said
+    title = "eval core20" if stale == "eval" else stale
+    assert said.startswith(f"smol, arm fair: {title} was not made from the output of {again} in ")
+    command = f"run nox -s {stale} -- --model smol --fixes fair --force (no --data, other options as before)"
+    assert f"{command}{LATER[stale]}; or remove " in said
+    assert not chain.reports.exists()
+
+
+def test_new_rows_under_an_old_training_stop_the_report(chain: World) -> None:
+    redo(chain, "convert_data")
+    chain.audit(FAIR)
+    with pytest.raises(StageError, match="train was not made from the output of convert_data") as raised:
+        chain.write()
+    assert LATER["train"] in str(raised.value)
+
+
+def test_following_the_advice_gives_a_report(chain: World) -> None:
+    redo(chain, "quantize")
+    for suite in ("core20", "extended"):
+        with pytest.raises(StageError, match=f"eval {suite} was not made from the output of quantize"):
+            chain.write()
+        chain.evaluate(FAIR, answer_right, suite=suite)
+    chain.write()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table_lines(chain.page())]
+    assert [row[-1] for row in rows[1:] if row[0] == "fair" and row[1] == "0"] == ["8"]
+
+
+def test_a_stale_arm_can_be_taken_out(two_arms: World) -> None:
+    redo(two_arms, "quantize", FLAWED)
+    with pytest.raises(StageError, match="smol, arm flawed: eval core20 was not made from") as raised:
+        two_arms.write()
+    place = Options(load_preset("smol"), FLAWED).place("eval")
+    assert f"or remove {place} to leave this arm out" in str(raised.value)
+    shutil.rmtree(place)
+    two_arms.write()
+
+
+def test_what_is_newer_is_said(chain: World) -> None:
+    place = Options(load_preset("smol"), FAIR).place("quantize")
+    redo(chain, "quantize")
+    made = read_record(place / MANIFEST, Manifest)
+    for year, age in (("2999", "newer"), ("1999", "another one")):
+        write_record(place / MANIFEST, made.model_copy(update={"created": f"{year}-01-01T00:00:00+00:00"}))
+        with pytest.raises(StageError, match=rf"seed0, which is {age} \({year}-01-01"):
+            chain.write()
+
+
+@pytest.mark.parametrize("stage", ["convert_data", "train", "fuse", "quantize"])
+def test_a_folder_that_is_gone_proves_nothing(chain: World, stage: str) -> None:
+    shutil.rmtree(Options(load_preset("smol"), FAIR).place(stage))
+    chain.write()
+
+
+@pytest.mark.parametrize(("role", "noun"), SHARED.items())
+def test_audit_and_training_share_rows_and_base(chain: World, role: str, noun: str) -> None:
+    options = Options(load_preset("smol"), FAIR)
+    shutil.rmtree(options.place("convert_data"))
+    path = options.place("audit") / MANIFEST
+    audit = read_record(path, Manifest)
+    inputs = audit.recipe.inputs | {role: "0" * 64}
+    recipe = audit.recipe.model_copy(update={"inputs": inputs})
+    for created, older in (("1999", "audit"), ("2999", "train")):
+        write_record(path, audit.model_copy(update={"recipe": recipe, "created": created}))
+        told = f"had different {noun}, {older} is the older: run nox -s {older} -- --model smol"
+        with pytest.raises(StageError, match=f"audit and train {told}"):
+            chain.write()
+
+
+@pytest.mark.parametrize("stage", MADE_FROM)
+def test_the_stages_name_their_inputs_as_the_report_reads_them(stage: str) -> None:
+    tree = ast.parse((ROOT / "stages" / stage / "stage.py").read_text("utf-8"))
+    recipes = [
+        {ast.literal_eval(key) for key in keyword.value.keys if key is not None}
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Recipe"
+        for keyword in node.keywords
+        if keyword.arg == "inputs" and isinstance(keyword.value, ast.Dict)
+    ]
+    assert len(recipes) == 1
+    assert MADE_FROM[stage][0] in recipes[0]
+    if stage in ("audit", "train"):
+        assert SHARED.keys() <= recipes[0]
+
+
+def test_commands_name_the_model_as_it_was_given(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "my `own` $(models)"
+    folder.mkdir()
+    preset = folder / "tiny.toml"
+    preset.write_bytes((ROOT / "stages/core/presets/smol.toml").read_bytes())
+    given = f"--model {shlex.quote(str(preset))}"
+    assert shlex.split(given) == ["--model", str(preset)]
+
+    def complaint() -> str:
+        with pytest.raises(StageError) as raised:
+            world.write(model=str(preset))
+        return str(raised.value)
+
+    assert complaint() == f"no evaluation of tiny, arm fair: run nox -s eval -- {given} --fixes fair"
+    options = Options(load_preset(str(preset)), FAIR)
+    made = world.evaluate(FAIR, answer_right)
+    shutil.copytree(made, options.place("eval") / "core20")
+    assert complaint() == f"no audit of tiny, arm fair: run nox -s audit -- {given} --fixes fair"
+    finding = Finding(
+        check="c", severity="critical", place="data", message="m", count=1, total=1, fix="f", flaw=None
+    )
+    report = AuditReport(model="tiny", arm="fair", checks=["c"], findings=[finding])
+    with build_artifact(options.place("audit"), world.recipe("audit", options)) as build:
+        write_record(build.folder / "audit.json", report)
+    world.write(model=str(preset))
+    page = world.page("tiny")
+    assert f"run `` nox -s retest_fair -- {given} `` again" in page
+    assert f"it would come from `` nox -s train -- {given} --fixes fair ``." in page
+    shutil.rmtree(options.place("audit"))
+    findings = write_findings(find_arms(options.preset, str(preset)))
+    assert f"not audited; run `` nox -s audit -- {given} --fixes fair ``." in findings
+
+
+def test_a_reference_given_as_a_path_is_named_by_it(two_arms: World, tmp_path: Path) -> None:
+    large = tmp_path / "large one.toml"
+    large.write_bytes((ROOT / "stages/core/presets/30b.toml").read_bytes())
+    two_arms.evaluate(FAIR, answer_right, suite="extended")
+    two_arms.write(reference=str(large))
+    command = f"nox -s retest_fair -- --model {shlex.quote(str(large))} --arms fair"
+    assert plain(command) in two_arms.page()
+
+
+def test_the_last_lines_say_verdict_rule_and_place(
+    two_arms: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--model", "smol", "--out", str(two_arms.reports)]) == 0
+    rule, verdict, done = capsys.readouterr().out.splitlines()
+    assert rule == (
+        "  smol: the rule's answer to the point estimate: use small; 20 of 20 queries of core20 decided "
+        "right, 100 % of 30B, 95 % interval 84 % to 120 %"
+    )
+    place = two_arms.reports / "smol.md"
+    assert verdict == f"  smol: verdict INCONCLUSIVE (too few queries), report {place}"
+    assert done.startswith("report: done in ")
+    assert done.endswith(f" s: {place}")
+
+
+def test_without_a_ratio_the_last_lines_say_so(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.evaluate(FAIR, answer_right, suite_version=7)
+    world.audit(FAIR)
+    world.write()
+    rule, verdict = capsys.readouterr().out.splitlines()
+    assert rule == (
+        "  smol: the rule gives no answer: 20 of 20 queries of core20 decided right, "
+        "and no ratio to 30B can be formed"
+    )
+    assert "verdict INCONCLUSIVE (no comparable reference), report " in verdict
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--modle", "smol"], "unrecognized arguments: --modle smol"),
+        (["--seed", "one"], "argument --seed: invalid int value: 'one'"),
+        (["--seed", "-1"], "--seed -1: use 0 or a positive number"),
+        (["--model"], "argument --model: expected one argument"),
+        (["--model", "smol", "--fixes", "foul"], "unknown fix foul"),
+        (["--model", "smol", "--reference", "31b"], "unknown model '31b'"),
+    ],
+)
+def test_mistakes_are_said_in_one_line(
+    world: World, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
+) -> None:
+    world.evaluate(FAIR, answer_right)
+    world.audit(FAIR)
+    assert main([*arguments, "--out", str(world.reports)]) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith("report: ")
+    assert reason in error
+    assert error.count("\n") == 1
+
+
+def test_an_interrupt_is_one_line(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_request: Request) -> dict[str, Verdict]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal was not heard")
+
+    monkeypatch.setattr("stages.report.__main__.write_reports", stop)
+    assert main(["--out", str(world.reports)]) == 130
+    error = capsys.readouterr().err
+    assert error.startswith("report: interrupted")
+    assert error.count("\n") == 1
 
 
 def test_command_line(world: World, capsys: pytest.CaptureFixture[str]) -> None:
