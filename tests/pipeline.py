@@ -82,6 +82,12 @@ def start_stage(
     )
 
 
+def complaints(error: str) -> str:
+    """What a command wrote to stderr, without the line that says which BLAS runs."""
+    said = ("BLAS: OpenBLAS ", "BLAS: Accelerate", "BLAS: not needed")
+    return "".join(line for line in error.splitlines(keepends=True) if not line.startswith(said))
+
+
 @contextmanager
 def stock_functions() -> Iterator[None]:
     """mlx-lm's own attention and SwiGLU for the block, whatever was put in their place."""

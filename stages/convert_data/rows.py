@@ -48,12 +48,12 @@ def convert_row(raw: Any, setup: ModelSetup, fixes: FixSet) -> Converted:
             messages += _read_results(turn, waiting, converted)
         else:
             messages.append(Message("system" if turn.role == "system" else "user", turn.text))
-    if setup.tool_response == "user":
-        messages = [Message("user", RESULT_PREFIX + m.content) if m.role == "tool" else m for m in messages]
     messages = _set_system(messages, setup, fixes, converted)
     if not any(message.role == "assistant" for message in messages):
         raise ValueError("no assistant turn")
     _refuse_legacy_tags(messages)
+    if setup.tool_response == "user":
+        messages = [Message("user", RESULT_PREFIX + m.content) if m.role == "tool" else m for m in messages]
     converted.row = Conversation(tuple(messages), offered_tools(fixes) or given).to_row()
     return converted
 

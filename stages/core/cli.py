@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import orjson
 
 from stages.core import progress
-from stages.core.blas import ensure_fast_blas
+from stages.core.blas import describe_blas, ensure_fast_blas
 from stages.core.errors import StageError
 from stages.core.fixes import FixSet, arm_name, arm_slug, parse_fixes
 from stages.core.preset import SECTIONS, Preset, load_preset, option_type
@@ -99,18 +99,19 @@ def run_stage(
     argv: Sequence[str] | None,
     *,
     sections: Sequence[str] = (),
+    computes: bool = False,
 ) -> int:
-    """Parse, run, and turn a mistake into one line."""
+    """Parse, run, and turn a mistake into one line. A stage that computes says which BLAS runs."""
     parser = build_parser(stage, summary or "", sections)
     catch_interrupts()
-    return guard(stage, lambda: _run(stage, work, parser.parse_args(argv)))
+    return guard(stage, lambda: _run(stage, work, parser.parse_args(argv), computes=computes))
 
 
 def start_compute(stage: str, main: Callable[[], int]) -> int:
     """Entry of a stage that computes: with a fast BLAS, in a process started anew if need be."""
 
     def body() -> int:
-        print(ensure_fast_blas(artifacts_root() / "blas"), file=sys.stderr)
+        ensure_fast_blas(artifacts_root() / "blas")
         return main()
 
     return guard(stage, body)
@@ -188,11 +189,13 @@ def read_options(args: argparse.Namespace) -> Options:
     )
 
 
-def _run(stage: str, work: Work, args: argparse.Namespace) -> int:
+def _run(stage: str, work: Work, args: argparse.Namespace, *, computes: bool) -> int:
     progress.talk_on_stderr(args.json)
     options = read_options(args)
     started = time.perf_counter()
     progress.say(f"{stage}: {options.preset.name}, arm {options.arm}, seed {options.seed}")
+    if computes:
+        progress.say(f"  {describe_blas()}")
     with progress.run_log(
         stage, artifacts_root() / "logs", model=options.preset.name, arm=options.arm
     ) as log:

@@ -13,7 +13,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the options and evaluate."""
     from stages.eval.stage import evaluate
 
-    return run_stage("eval", package.__doc__, evaluate, argv, sections=("eval",))
+    return run_stage("eval", package.__doc__, evaluate, argv, sections=("eval",), computes=True)
 
 
 if __name__ == "__main__":

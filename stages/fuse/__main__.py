@@ -13,7 +13,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the options and fuse."""
     from stages.fuse.stage import fuse
 
-    return run_stage("fuse", package.__doc__, fuse, argv)
+    return run_stage("fuse", package.__doc__, fuse, argv, computes=True)
 
 
 if __name__ == "__main__":

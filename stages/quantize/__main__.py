@@ -13,7 +13,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the options and quantize."""
     from stages.quantize.stage import quantize
 
-    return run_stage("quantize", package.__doc__, quantize, argv, sections=("quantize",))
+    return run_stage("quantize", package.__doc__, quantize, argv, sections=("quantize",), computes=True)
 
 
 if __name__ == "__main__":

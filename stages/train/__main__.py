@@ -13,7 +13,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the options and train."""
     from stages.train.stage import train
 
-    return run_stage("train", package.__doc__, train, argv, sections=("train",))
+    return run_stage("train", package.__doc__, train, argv, sections=("train",), computes=True)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from stages.train.rows import load_rows, make_batch, shared_prefix
 from stages.train.split import SplitModel
 from stages.train.stage import add_lora
 from tests.models import KINDS, BuiltOnce, Kind
-from tests.pipeline import TRAIN, Pipeline, run_work, start_stage, stock_functions
+from tests.pipeline import TRAIN, Pipeline, complaints, run_work, start_stage, stock_functions
 
 CALL = {"type": "function", "function": {"name": "execute_code", "arguments": {"code": "print(1 < 2)\n"}}}
 CONVERSATION: list[dict[str, Any]] = [
@@ -198,7 +198,7 @@ def test_fast_loss_and_gradient_are_the_plain_ones(
 def test_kept_states_serve_rows_in_another_batch(
     built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path
 ) -> None:
-    run = prepare_run("qwen2", 1, built, qwen2_run, tmp_path)
+    run = prepare_run("llama", 1, built, qwen2_run, tmp_path)
     first, second, third = run.train[0], run.train[4], run.train[1]
     for rows in ([first, second], [third, first], [second, third], [first, second, third]):
         batch = make_batch(rows, run.trunk.size)
@@ -208,7 +208,7 @@ def test_kept_states_serve_rows_in_another_batch(
 
 
 def test_rows_without_a_common_beginning(built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path) -> None:
-    run = prepare_run("qwen2", 1, built, qwen2_run, tmp_path)
+    run = prepare_run("llama", 1, built, qwen2_run, tmp_path)
     rows = [run.train[0], Encoded(run.train[1].tokens[3:], run.train[1].supervised[3:])]
     alone = Run(run.model, run.setup, 0, rows, rows, tmp_path)
     assert (alone.trunk.size, alone.trunk.prefix) == (0, None)
@@ -279,7 +279,7 @@ def test_a_stopped_run_goes_on_exactly(
     artifacts = tmp_path / "artifacts"
     whole = start_stage("train", train_arguments(qwen2_run, tmp_path / "whole", **LONG), artifacts)
     _, error = whole.communicate(timeout=240)
-    assert (whole.returncode, error) == (0, "")
+    assert (whole.returncode, complaints(error)) == (0, "")
 
     target, partial = tmp_path / "parts", tmp_path / ".parts.partial"
     command = train_arguments(qwen2_run, target, **LONG)
@@ -287,7 +287,7 @@ def test_a_stopped_run_goes_on_exactly(
         start_stage("train", command, artifacts), partial / "checkpoints" / "0000002", signal.SIGTERM
     )
     assert code == 130
-    assert error == "train: interrupted; finished work is kept, the same command goes on\n"
+    assert complaints(error) == "train: interrupted; finished work is kept, the same command goes on\n"
     assert not target.exists()
     code, out, _ = stop_after(
         start_stage("train", command, artifacts), partial / "checkpoints" / "0000006", signal.SIGKILL
@@ -297,7 +297,7 @@ def test_a_stopped_run_goes_on_exactly(
     assert not target.exists()
     last = start_stage("train", command, artifacts)
     out, error = last.communicate(timeout=240)
-    assert (last.returncode, error) == (0, "")
+    assert (last.returncode, complaints(error)) == (0, "")
     assert re.search(r"goes on from the checkpoint of step [68]\n", out)
 
     names = ["adapters.safetensors", "checkpoints/0000008/adapters.safetensors", "adapter_config.json"]

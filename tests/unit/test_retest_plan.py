@@ -64,12 +64,6 @@ def plan(*arms: FixSet, **more: Any) -> Plan:
     return Plan(Options(load_preset("smol", overrides), FAIR, overrides=overrides, **more), arms, "smol")
 
 
-def make_file(path: Path, size: int) -> None:
-    """A file of that size that takes no room."""
-    with path.open("wb") as file:
-        file.truncate(size)
-
-
 def sections_of(stage: str) -> tuple[str, ...]:
     """The preset sections whose options a stage's command line takes, read from its own source."""
     tree = ast.parse((ROOT / "stages" / stage / "__main__.py").read_text("utf-8"))
@@ -139,7 +133,7 @@ def test_the_report_is_told_the_seed_and_the_reference() -> None:
     assert report_arguments(run) == ["--model", "smol", "--seed", "0", "--reference", "14b"]
 
 
-def test_the_estimate_grows_with_arms_and_shrinks_with_what_is_there(
+def test_the_estimate_counts_the_arms_that_have_no_model_yet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path))
@@ -147,11 +141,16 @@ def test_the_estimate_grows_with_arms_and_shrinks_with_what_is_there(
     # An arm keeps a 16-bit model (2 bytes a weight) and a 6-bit one with scales (about 0.8).
     assert two - one == pytest.approx(one - 0.1)
     assert 0.135 * 2.8 < two - one < 0.135 * 4
-    (tmp_path / "smol").mkdir()
-    make_file(tmp_path / "smol" / "weights", 200_000_000)
-    assert estimate_disk_gb(plan(FAIR)) == pytest.approx(one - 0.2)
-    make_file(tmp_path / "smol" / "more", 300_000_000)
+    assert estimate_disk_gb(plan(FAIR, tuple(n for n in FAIR if n != "parser"))) == one, (
+        "they share the model"
+    )
+    made = plan(FAIR).options.place("quantize")
+    made.mkdir(parents=True)
+    assert estimate_disk_gb(plan(FAIR)) == one, "an empty folder is no model"
+    (made / "manifest.json").write_text("{}")
     assert estimate_disk_gb(plan(FAIR)) == 0.1
+    assert estimate_disk_gb(plan(FLAWED, FAIR)) == one
+    assert estimate_disk_gb(plan(FAIR, seed=1)) == one, "that one has another seed"
 
 
 def test_no_room_is_said_before_anything_runs(
