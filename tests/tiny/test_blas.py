@@ -179,12 +179,18 @@ def test_environment_keeps_what_the_user_set() -> None:
         "HOME": "/home/me",
         "LD_PRELOAD": "/x/libblas.so",
         "OPENBLAS_NUM_THREADS": str(count_cpus()),
+        "OPENBLAS_THREAD_TIMEOUT": "10",
         GUARD: "/x/libblas.so",
     }
-    users = {"LD_PRELOAD": "libjemalloc.so /x/libblas.so", "OMP_NUM_THREADS": "3"}
+    users = {
+        "LD_PRELOAD": "libjemalloc.so /x/libblas.so",
+        "OMP_NUM_THREADS": "3",
+        "OPENBLAS_THREAD_TIMEOUT": "26",
+    }
     full = preload_environment(library, users)
     assert full["LD_PRELOAD"] == "/x/libblas.so:libjemalloc.so"
     assert full["OPENBLAS_NUM_THREADS"] == "3"
+    assert full["OPENBLAS_THREAD_TIMEOUT"] == "26"
 
 
 def test_description_is_one_line() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline import Pipeline, complaints, start_stage
+from tests.pipeline import Pipeline, start_stage
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only MLX on Linux calls a compiler")
 QUERY = {"id": "hi", "category": "concept", "kind": "direct", "query": "Hi"}
@@ -22,7 +22,7 @@ QUERY = {"id": "hi", "category": "concept", "kind": "direct", "query": "Hi"}
 
 @pytest.mark.parametrize("compiler", [False, True], ids=["no compiler", "compiler"])
 def test_a_mixture_of_experts_trains_and_answers(
-    compiler: bool, qwen3_moe_run: Pipeline, tmp_path: Path
+    compiler: bool, qwen3_moe_run: Pipeline, artifacts: Path, tmp_path: Path
 ) -> None:
     if compiler and shutil.which("g++") is None:
         pytest.skip("this machine has no g++ to compare with")
@@ -44,12 +44,10 @@ def test_a_mixture_of_experts_trains_and_answers(
             *("--iters", "1", "--batch-size", "1", "--num-layers", "1"),
         ],
     }
-    for stage, arguments in commands.items():
-        out = tmp_path / stage
-        process = start_stage(
-            stage, [*model, *arguments, "--out", str(out)], tmp_path / "artifacts", **environment
-        )
+    for stage in ["eval"] if compiler else ["eval", "train"]:
+        out, arguments = tmp_path / stage, commands[stage]
+        process = start_stage(stage, [*model, *arguments, "--out", str(out)], artifacts, **environment)
         _, error = process.communicate(timeout=120)
-        assert (process.returncode, complaints(error)) == (0, "")
+        assert (process.returncode, error) == (0, "")
         assert out.is_dir()
     assert bool(list((tmp_path / "tmp").rglob("*.so"))) == compiler

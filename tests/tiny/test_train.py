@@ -33,7 +33,7 @@ from stages.train.rows import load_rows, make_batch, shared_prefix
 from stages.train.split import SplitModel
 from stages.train.stage import add_lora
 from tests.models import KINDS, BuiltOnce, Kind
-from tests.pipeline import TRAIN, Pipeline, complaints, run_work, start_stage, stock_functions
+from tests.pipeline import TRAIN, Pipeline, run_work, start_stage, stock_functions
 
 CALL = {"type": "function", "function": {"name": "execute_code", "arguments": {"code": "print(1 < 2)\n"}}}
 CONVERSATION: list[dict[str, Any]] = [
@@ -171,8 +171,8 @@ def test_fast_loss_and_gradient_are_the_plain_ones(
     kind: Kind, layers: int, built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path
 ) -> None:
     run = prepare_run(kind, layers, built, qwen2_run, tmp_path)
-    rows = [run.train[1], run.train[4]]
-    assert len(rows[0].tokens) != len(rows[1].tokens)
+    by_length = {len(row.tokens): row for row in run.train}
+    rows = [by_length[length] for length in sorted(by_length)[:2]]
     assert run.trunk.size > 5
     with stock_functions():
         plain, plain_gradient = value_and_grad(run.model, whole_loss)(run.model, rows)
@@ -249,7 +249,7 @@ def train_arguments(run: Pipeline, out: Path, **overrides: Any) -> list[str]:
     flags = [part for k, v in options.items() for part in (f"--{k.replace('_', '-')}", str(v))]
     return [
         *("--model", str(run.model), "--fixes", ",".join(run.fixes)),
-        *("--dialect", "hermes", "--chat-template", "own"),
+        *("--dialect", "hermes", "--chat-template", run.overrides.get("chat_template", "own")),
         *("--data", str(run.folder("convert_data")), "--out", str(out), *flags),
     ]
 
@@ -272,14 +272,17 @@ def stop_after(process: subprocess.Popen[str], checkpoint: Path, how: signal.Sig
     return process.returncode, out, error
 
 
-def test_a_stopped_run_goes_on_exactly(
-    qwen2_run: Pipeline, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def resumed_step(out: str) -> int:
+    found = re.search(r"goes on from the checkpoint of step (\d+)\n", out)
+    assert found, out
+    return int(found[1])
+
+
+def test_a_stopped_run_goes_on_exactly(qwen2_run: Pipeline, artifacts: Path, tmp_path: Path) -> None:
     """Stopped politely, then killed, then let through: the same adapter as without a stop, byte for byte."""
-    artifacts = tmp_path / "artifacts"
     whole = start_stage("train", train_arguments(qwen2_run, tmp_path / "whole", **LONG), artifacts)
     _, error = whole.communicate(timeout=240)
-    assert (whole.returncode, complaints(error)) == (0, "")
+    assert (whole.returncode, error) == (0, "")
 
     target, partial = tmp_path / "parts", tmp_path / ".parts.partial"
     command = train_arguments(qwen2_run, target, **LONG)
@@ -287,18 +290,18 @@ def test_a_stopped_run_goes_on_exactly(
         start_stage("train", command, artifacts), partial / "checkpoints" / "0000002", signal.SIGTERM
     )
     assert code == 130
-    assert complaints(error) == "train: interrupted; finished work is kept, the same command goes on\n"
+    assert error == "train: interrupted; finished work is kept, the same command goes on\n"
     assert not target.exists()
     code, out, _ = stop_after(
         start_stage("train", command, artifacts), partial / "checkpoints" / "0000006", signal.SIGKILL
     )
     assert code == -signal.SIGKILL
-    assert re.search(r"goes on from the checkpoint of step [24]\n", out)
+    assert 2 <= resumed_step(out) < 10  # a polite stop saves the step that it was in
     assert not target.exists()
     last = start_stage("train", command, artifacts)
     out, error = last.communicate(timeout=240)
-    assert (last.returncode, complaints(error)) == (0, "")
-    assert re.search(r"goes on from the checkpoint of step [68]\n", out)
+    assert (last.returncode, error) == (0, "")
+    assert resumed_step(out) in (6, 8)  # a killed run has what it saved by plan
 
     names = ["adapters.safetensors", "checkpoints/0000008/adapters.safetensors", "adapter_config.json"]
     for name in names:
@@ -320,9 +323,9 @@ def test_training_learns_and_a_second_call_does_nothing(qwen2_run: Pipeline) -> 
     assert losses[-1] < losses[0]
     assert run_work("train", qwen2_run.options("train")).up_to_date
     with pytest.raises(
-        StageError, match=r"was made with iters=6 \(now 7\): --force replaces it, --out FOLDER"
+        StageError, match=r"was made with iters=4 \(now 5\): --force replaces it, --out FOLDER"
     ):
-        run_work("train", qwen2_run.options("train", iters=7))
+        run_work("train", qwen2_run.options("train", iters=5))
 
 
 @pytest.mark.parametrize("name", ["qwen2_run", "qwen3_moe_run"])
@@ -332,7 +335,7 @@ def test_stock_mlx_lm_loads_the_adapter(name: str, request: pytest.FixtureReques
     ours = add_lora(run.model, make_setup())
     ours.load_weights(str(adapter / "adapters.safetensors"), strict=False)
     ours.eval()
-    tokens = mx.array([encode_pipeline_rows(run)[0].tokens])
+    tokens = mx.array([encode_pipeline_rows(run)[0].tokens[:24]])
     with stock_functions():
         loaded: Any = mlx_lm.load(str(run.model), adapter_path=str(adapter))
         stock, tokenizer = loaded
@@ -426,10 +429,10 @@ def test_missing_data_names_the_command(
 
 
 def test_a_loss_that_is_no_number_stops_the_run(
-    qwen2_run: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    llama_run: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
-    arguments = train_arguments(qwen2_run, tmp_path / "out", learning_rate=1e30, save_every=1, num_layers=1)
+    arguments = train_arguments(llama_run, tmp_path / "out", learning_rate=1e30, save_every=1, num_layers=1)
     pattern = (
         r"the loss is (nan|inf) in step 2, rows \d+, \d+ of train\.jsonl: lower --learning-rate; "
         "the last good checkpoint is kept"
