@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from tabulate import tabulate
@@ -22,6 +23,15 @@ from stages.core.fixes import FAIR
 from stages.core.models import find_model
 from stages.core.preset import load_preset
 from tests.bench.plain_model import write_plain_model
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one side took."""
+
+    name: str
+    seconds: float
+    peak_gb: float
 
 
 def main() -> int:
@@ -37,17 +47,14 @@ def main() -> int:
             if args.what == "train"
             else bench_eval(Path(folder), args.queries)
         )
-    first = float(rows[0]["seconds"])
-    table = [
-        [row["name"], f"{row['seconds']:.2f}", f"{row['seconds'] / first:.1f}", row["peak_gb"]]
-        for row in rows
-    ]
+    ours = rows[0].seconds
+    table = [[row.name, f"{row.seconds:.2f}", f"{row.seconds / ours:.1f}", row.peak_gb] for row in rows]
     unit = "seconds a step" if args.what == "train" else "seconds a query"
     print(tabulate(table, headers=["", unit, "times ours", "peak memory, GB"], tablefmt="github"))
     return 0
 
 
-def bench_train(folder: Path, steps: int) -> list[dict[str, float | str]]:
+def bench_train(folder: Path, steps: int) -> list[Figures]:
     """Seconds a training step with the preset's batch and LoRA set-up."""
     options = Options(load_preset("smol"), FAIR, out=folder / "data")
     convert_data(options)
@@ -66,7 +73,7 @@ def bench_train(folder: Path, steps: int) -> list[dict[str, float | str]]:
     ]
 
 
-def bench_eval(folder: Path, queries: int) -> list[dict[str, float | str]]:
+def bench_eval(folder: Path, queries: int) -> list[Figures]:
     """Seconds a query on the base model, greedy."""
     preset = load_preset("smol")
     base = find_model(preset, artifacts_root())
@@ -79,15 +86,14 @@ def bench_eval(folder: Path, queries: int) -> list[dict[str, float | str]]:
     ]
 
 
-def measure(name: str, module: str, *arguments: object) -> dict[str, float | str]:
+def measure(name: str, module: str, *arguments: object) -> Figures:
     """Run one side in a process of its own; it prints its figures as JSON on the last line."""
     print(f"{name} …", flush=True)
     command = [sys.executable, "-m", module, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), check=False)
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
-    figures: dict[str, float | str] = json.loads(done.stdout.splitlines()[-1])
-    return {"name": name, **figures}
+    return Figures(name=name, **json.loads(done.stdout.splitlines()[-1]))
 
 
 if __name__ == "__main__":

