@@ -49,7 +49,8 @@ def run_stage(session: nox.Session, *bare: str) -> None:
     """Install a stage's environment and run its package with the options of the command line."""
     install(session, session.name, *bare)
     command = ["python", "-m", f"stages.{session.name}", *stage_options(session)]
-    session.run(*command, interrupt_timeout=STOP_TIMEOUT)
+    # nox would mix stderr into stdout, where --json has nothing but JSON.
+    session.run(*command, interrupt_timeout=STOP_TIMEOUT, stderr=None)
 
 
 def stage_options(session: nox.Session) -> list[str]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from stages.core.chat import Conversation, Message, Tool, ToolCall
 from stages.core.chatml import Turn, split_chatml
 from stages.core.dialects import Reply, parse_any
@@ -72,9 +74,29 @@ def read_turns(raw: Any) -> tuple[list[Turn], tuple[Tool, ...]]:
     if isinstance(raw.get("text"), str):
         return split_chatml(raw["text"]), ()
     if "messages" in raw:
-        conversation = Conversation.from_row(raw)
+        conversation = Conversation.from_row(_decode_arguments(raw))
         return [_RichTurn(m.role, m.content, m.calls) for m in conversation.messages], conversation.tools
     raise ValueError(f'neither "text" nor "messages" among its keys: {", ".join(map(str, raw)) or "none"}')
+
+
+def _decode_arguments(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row with `arguments` that are JSON strings, as OpenAI's API writes them, decoded once."""
+    if not isinstance(raw["messages"], list):
+        return raw
+    return {**raw, "messages": [_decode_message(message) for message in raw["messages"]]}
+
+
+def _decode_message(message: Any) -> Any:
+    if not isinstance(message, Mapping) or not isinstance(message.get("tool_calls"), list):
+        return message
+    return {**message, "tool_calls": [_decode_call(call) for call in message["tool_calls"]]}
+
+
+def _decode_call(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
+        return call
+    return {**call, "function": {**function, "arguments": orjson.loads(function["arguments"])}}
 
 
 def _read_assistant(turn: Turn, converted: Converted) -> Message:

@@ -49,12 +49,10 @@ def is_current(folder: Path, recipe: Recipe, *, force: bool) -> bool:
     """
     if folder.exists() and not folder.is_dir():
         raise StageError(f"{folder} is a file: name a folder with --out")
-    if force and (folder / MANIFEST).is_file():
-        return False  # also when the manifest cannot be read
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder)  # a file of this name that is not ours is refused here
     if manifest is None and folder.exists() and any(folder.iterdir()):
         raise StageError(f"{folder} holds files that are not a stage's output: name another --out folder")
-    if manifest is None:
+    if force or manifest is None:
         return False
     if manifest.recipe == recipe:
         return True

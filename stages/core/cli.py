@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -39,6 +40,12 @@ UNUSABLE_PLACE = {
 def artifacts_root() -> Path:
     """The folder of all outputs: `artifacts`, or what FAIR_RETEST_ARTIFACTS names."""
     return Path(os.environ.get("FAIR_RETEST_ARTIFACTS") or "artifacts")
+
+
+def blas_folder() -> Path:
+    """Where the BLAS library is kept; preloading takes no path with a space or a colon."""
+    folder = (artifacts_root() / "blas").absolute()
+    return Path.home() / ".cache" / "fair-retest" / "blas" if re.search(r"[ :]", str(folder)) else folder
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ def start_compute(stage: str, main: Callable[[], int]) -> int:
     """Entry of a stage that computes: with a fast BLAS, in a process started anew if need be."""
 
     def body() -> int:
-        ensure_fast_blas(artifacts_root() / "blas")
+        ensure_fast_blas(blas_folder())
         return main()
 
     return guard(stage, body)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from stages.core.embedded import build_embedded_model
 from stages.core.errors import StageError
+from stages.core.platform import require_disk
 from stages.core.preset import Preset
 
+EMBEDDED_GB = 0.2  # of the folder, and of its copy in the making
 EMBEDDED = "bundled:smollm2-135m"
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]  # never code
 
@@ -20,6 +22,8 @@ def find_model(preset: Preset, artifacts: Path) -> Path:
     source = preset.model.source
     if source == EMBEDDED:
         folder = artifacts / "models" / "smollm2-135m"
+        if not folder.exists():
+            require_disk(folder, EMBEDDED_GB, "the embedded model")
         build_embedded_model(folder)
         return folder
     if source.startswith("bundled:"):

@@ -29,6 +29,8 @@ from stages.report.results import (
 from stages.report.training import write_recorded_training, write_training
 from stages.report.verdict import Match, choose_match, reach_verdict, refuse_comparison
 
+MOST_RUNAWAYS = 0.1  # share of a suite; the embedded model, trained fairly, stays below 0.01
+
 
 @dataclass(frozen=True)
 class Request:
@@ -65,11 +67,22 @@ def write_reports(request: Request) -> dict[str, Verdict]:
     return written
 
 
+def find_runaways(arm: Arm) -> list[str]:
+    """The suites on which more replies ran into the token limit than a working set-up lets."""
+    rates = {name: result.summary.runaway for name, result in arm.suites.items()}
+    return [
+        f"{rate.k} of {rate.n} replies on {name} ran into the token limit: nothing ends them"
+        for name, rate in rates.items()
+        if rate is not None and rate.value > MOST_RUNAWAYS
+    ]
+
+
 def report_model(preset: Preset, request: Request) -> Verdict:
     """The report of one measured model. Raises StageError when something upstream is missing."""
     arms, recorded = find_arms(preset, request.model), load_recorded()
     arm = choose_arm(arms, preset, request.fixes, request.seed, request.model)
     flaws = [f"{arm.label}: {finding.message}" for finding in require_audit(arm).critical]
+    flaws += [f"{arm.label}: {problem}" for problem in find_runaways(arm)]
     reference = find_reference(preset)
     matches = [match_result(arm, suite, reference, recorded, preset) for suite in arm.suites]
     match = choose_match(matches)

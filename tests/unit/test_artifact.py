@@ -297,13 +297,13 @@ def test_a_file_in_the_place_of_the_folder(force: bool, tmp_path: Path) -> None:
         is_current(tmp_path / "out", RECIPE, force=force)
 
 
-def test_a_broken_manifest_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("force", [False, True])
+def test_a_manifest_that_is_not_ours_protects_its_folder(force: bool, tmp_path: Path) -> None:
     make(tmp_path / "out")
     path = tmp_path / "out" / MANIFEST
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(StageError, match=r"manifest\.json is not a valid Manifest at top"):
-        is_current(tmp_path / "out", RECIPE, force=False)
-    assert not is_current(tmp_path / "out", RECIPE, force=True)
+        is_current(tmp_path / "out", RECIPE, force=force)
 
 
 def test_the_content_is_names_and_bytes(tmp_path: Path) -> None:

@@ -267,3 +267,23 @@ def test_a_converted_row_is_clean_and_whole(turns: list[tuple[str, str]]) -> Non
     assert sum(m.role == "assistant" for m in conversation.messages) == sum(
         role == "assistant" for role, _ in turns
     )
+
+
+def test_arguments_as_a_json_string_are_decoded_once() -> None:
+    text = orjson.dumps({"code": CODE}).decode()
+    row: dict[str, Any] = {
+        "messages": [
+            {"role": "user", "content": "Read a."},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"type": "function", "function": {"name": "execute_code", "arguments": text}}],
+            },
+        ]
+    }
+    converted = convert_row(row, SETUP, FAIR)
+    call = converted.row["messages"][-1]["tool_calls"][0]["function"]
+    assert call == {"name": "execute_code", "arguments": {"code": CODE}}
+    row["messages"][1]["tool_calls"][0]["function"]["arguments"] = "{broken"
+    with pytest.raises(ValueError, match=r"unexpected|expected"):
+        convert_row(row, SETUP, FAIR)

@@ -27,6 +27,7 @@ from stages.core.records import (
     Finding,
     LossPoint,
     Manifest,
+    Rate,
     Recipe,
     Reply,
     Timing,
@@ -359,6 +360,16 @@ def test_a_critical_finding_of_the_arm_decides(two_arms: World) -> None:
     assert (verdict.cause, verdict.supported_answer) == ("flawed set-up", "inconclusive")
     assert verdict.point_answer == "stay with large"
     assert "419 rows" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize(("runaways", "cause"), [(2, None), (3, "flawed set-up")])
+def test_many_runaway_replies_forbid_a_verdict(world: World, runaways: int, cause: str | None) -> None:
+    world.evaluate(FAIR, answer_right, runaway=Rate(k=runaways, n=20))
+    world.audit(FAIR)
+    verdict = write_reports(Request("smol", out=world.reports))["smol"]
+    assert (verdict.cause == "flawed set-up") == (cause is not None)
+    page = (world.reports / "smol.md").read_text("utf-8")
+    assert (f"{runaways} of 20 replies on core20 ran into the token limit" in page) == (cause is not None)
 
 
 def test_a_measured_reference_takes_the_place_of_the_recorded_one(two_arms: World) -> None:
