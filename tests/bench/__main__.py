@@ -22,7 +22,6 @@ from stages.core.cli import Options, artifacts_root
 from stages.core.fixes import FAIR
 from stages.core.models import find_model
 from stages.core.preset import load_preset
-from tests.bench.plain_model import write_plain_model
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,8 @@ def main() -> int:
 
 def bench_train(folder: Path, steps: int) -> list[Figures]:
     """Seconds a training step with the preset's batch and LoRA set-up."""
+    from tests.bench.plain_model import write_plain_model  # MLX, so not before its BLAS is chosen
+
     options = Options(load_preset("smol"), FAIR, out=folder / "data")
     convert_data(options)
     base = find_model(options.preset, artifacts_root())
@@ -75,6 +76,8 @@ def bench_train(folder: Path, steps: int) -> list[Figures]:
 
 def bench_eval(folder: Path, queries: int) -> list[Figures]:
     """Seconds a query on the base model, greedy."""
+    from tests.bench.plain_model import write_plain_model  # MLX, so not before its BLAS is chosen
+
     preset = load_preset("smol")
     base = find_model(preset, artifacts_root())
     write_plain_model(base, folder / "plain", preset.model)
