@@ -49,8 +49,7 @@ class Checkpoints:
         write_record(partial / "state.json", state)
         shutil.rmtree(final, ignore_errors=True)
         partial.replace(final)
-        for old in self._finished()[:-KEEP]:
-            shutil.rmtree(old)
+        self._keep_last()
 
     def resume(self, model: Model, optimizer: Any) -> State | None:
         """Load the last checkpoint into model, optimizer and random state; None when there is none."""
@@ -59,15 +58,24 @@ class Checkpoints:
             return None
         last = finished[-1]
         model.load_weights(str(last / "adapters.safetensors"), strict=False)
-        arrays = load_arrays(last / "optimizer.safetensors")
-        _set_random_key(arrays.pop("random"))
-        optimizer.state = tree_unflatten(list(arrays.items()))
+        saved = last / "optimizer.safetensors"
+        if saved.exists():  # gone when a run was killed after its last step
+            arrays = load_arrays(saved)
+            _set_random_key(arrays.pop("random"))
+            optimizer.state = tree_unflatten(list(arrays.items()))
         return read_record(last / "state.json", State)
 
     def drop_optimizers(self) -> None:
         """After the run: the adapters stay, what only a resume needs goes."""
         for folder in self._finished():
-            (folder / "optimizer.safetensors").unlink()
+            (folder / "optimizer.safetensors").unlink(missing_ok=True)
+
+    def _keep_last(self) -> None:
+        """Remove all but the last checkpoints, and what a killed run had begun to write or to remove."""
+        kept = self._finished()[-KEEP:]
+        for other in self._root.iterdir():
+            if other not in kept:
+                shutil.rmtree(other)
 
     def _finished(self) -> list[Path]:
         return sorted(p for p in self._root.glob("[0-9]*") if (p / "state.json").is_file())

@@ -27,6 +27,7 @@ from stages.core.records import LossPoint, read_lines
 from stages.core.render import Encoded, encode_row, find_turns, render_row
 from stages.core.tokenizer import load_tokenizer, read_template
 from stages.train.__main__ import main
+from stages.train.checkpoint import Checkpoints, State
 from stages.train.loop import Run
 from stages.train.loss import plain_loss, sum_loss
 from stages.train.rows import load_rows, make_batch, shared_prefix
@@ -313,6 +314,24 @@ def test_a_stopped_run_goes_on_exactly(qwen2_run: Pipeline, artifacts: Path, tmp
     assert [p.step for p in points[0] if p.kind == "train"] == [10]
     assert sorted(p.name for p in (target / "checkpoints").iterdir()) == ["0000008", "0000010"]
     assert not list(target.rglob("optimizer.safetensors"))
+
+
+def test_what_a_kill_left_among_the_checkpoints(
+    built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path
+) -> None:
+    run = prepare_run("llama", 1, built, qwen2_run, tmp_path)
+    checkpoints = Checkpoints(tmp_path / "run")
+    root = checkpoints.folder / "checkpoints"
+    for half in ("0000001", ".0000002.partial"):  # half removed, half written
+        (root / half).mkdir(parents=True)
+        (root / half / "adapters.safetensors").touch()
+    for step in (3, 4, 5):
+        state = State(step=step, seconds=1.0, log_bytes=0, best_loss=None)
+        checkpoints.save(state, run.model, run.optimizer)
+    assert sorted(p.name for p in root.iterdir()) == ["0000004", "0000005"]
+    checkpoints.drop_optimizers()
+    assert checkpoints.resume(run.model, run.optimizer) == state
+    checkpoints.drop_optimizers()
 
 
 def test_training_learns_and_a_second_call_does_nothing(qwen2_run: Pipeline) -> None:
