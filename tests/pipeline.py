@@ -84,19 +84,27 @@ def start_stage(
 
 @contextmanager
 def stock_functions() -> Iterator[None]:
-    """mlx-lm's own attention and SwiGLU for the block, whatever was put in their place."""
+    """MLX's and mlx-lm's own functions for the block, whatever was put in their place."""
+    from mlx.nn import Linear
     from mlx_lm.models.activations import swiglu
     from mlx_lm.models.base import scaled_dot_product_attention
+    from mlx_lm.tuner.lora import LoRALinear
 
     own = {"scaled_dot_product_attention": scaled_dot_product_attention, "swiglu": swiglu}
     modules: list[Any] = [import_module(f"mlx_lm.models.{kind}") for kind in KINDS]
     before = [{name: getattr(module, name) for name in own} for module in modules]
+    layers: list[Any] = [Linear, LoRALinear]
+    calls = [layer.__call__ for layer in layers]
     try:
+        for layer, call in zip(layers, calls, strict=True):
+            layer.__call__ = getattr(call, "plain", call)
         for module in modules:
             for name, function in own.items():
                 setattr(module, name, function)
         yield
     finally:
+        for layer, call in zip(layers, calls, strict=True):
+            layer.__call__ = call
         for module, functions in zip(modules, before, strict=True):
             for name, function in functions.items():
                 setattr(module, name, function)

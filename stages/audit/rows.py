@@ -95,7 +95,7 @@ def read_row(split: str, line: int, data: Mapping[str, Any], tokenizer: Tokenize
     try:
         text = render_row(data, tokenizer)
     except (TemplateError, TypeError, ValueError) as error:
-        return Row(split, line, data, stored, "", (), Encoded([], []), str(error) or type(error).__name__)
+        return Row(split, line, data, stored, "", (), Encoded([], [], []), str(error) or type(error).__name__)
     spans = [text[start:end].removesuffix(turns.closing) for start, end in assistant_spans(text, turns)]
     # Rows in another chat format than the target's have no spans, and yet their calls are to be seen.
     spoken = spans or [turn.text for turn in stored if turn.role == "assistant"]

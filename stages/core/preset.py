@@ -50,14 +50,21 @@ class ModelSetup(_Section):
 
 
 class TrainSetup(_Section):
-    """LoRA fine-tuning."""
+    """Fine-tuning."""
 
+    fine_tune_type: Literal["lora", "dora", "full"] = Field(
+        description="LoRA, DoRA, or all weights of the trained layers"
+    )
     iters: int = Field(ge=1, description="optimizer steps")
-    batch_size: int = Field(ge=1, description="rows per step")
-    num_layers: int = Field(ge=1, description="layers that get LoRA, counted from the last")
+    batch_size: int = Field(ge=1, description="rows per batch")
+    grad_accumulation: int = Field(ge=1, description="batches per step")
+    num_layers: int = Field(ge=1, description="layers that are trained, counted from the last")
     learning_rate: float = Field(gt=0, description="peak learning rate")
     warmup: int = Field(ge=0, description="steps of linear warm-up")
     schedule: Literal["constant", "cosine", "linear"] = Field(description="learning rate after the warm-up")
+    weight_decay: float = Field(ge=0, description="weight decay of AdamW")
+    clip_norm: float = Field(ge=0, description="largest norm of a step's gradient; 0: any")
+    call_weight: float = Field(gt=0, description="weight of a call's tokens in the loss; others have 1")
     rank: int = Field(ge=1, description="LoRA rank")
     scale: float = Field(gt=0, description="LoRA scale")
     dropout: float = Field(ge=0, lt=1, description="LoRA dropout")
@@ -67,7 +74,13 @@ class TrainSetup(_Section):
     max_seq_length: int = Field(ge=16, description="tokens; a longer row is rejected, never cut")
     save_every: int = Field(ge=1, description="steps between checkpoints")
     eval_every: int = Field(ge=1, description="steps between validations")
+    keep_checkpoints: int = Field(ge=1, description="checkpoints that stay on disk")
+    choose_by: Literal["last", "loss", "calls"] = Field(
+        description="which adapter counts: the last, or the best validation's by loss or by exact calls"
+    )
+    patience: int = Field(ge=0, description="validations without a better one that end the run; 0: never")
     grad_checkpoint: bool = Field(description="trade compute for memory in the backward pass")
+    report_to: tuple[str, ...] = Field(description="trackers that get the log as well: wandb, swanlab")
 
 
 class QuantizeSetup(_Section):

@@ -80,6 +80,11 @@ class LossPoint(Record):
     step: int = Field(description="optimizer steps done")
     kind: Literal["train", "valid"]
     loss: float = Field(description="mean cross-entropy per supervised token, in nats")
+    call_loss: float | None = Field(None, description="the same over the tokens of calls alone")
+    exact_calls: float | None = Field(
+        None, description="share of calls that greedy decoding would write exactly, given what stands before"
+    )
+    memory_gb: float | None = Field(None, description="highest memory so far, resident or of the device")
     learning_rate: float | None = None
     tokens_per_second: float | None = Field(None, description="tokens of the rows, padding left out")
     seconds: float = Field(description="since the start of the run, earlier parts included")

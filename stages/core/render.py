@@ -12,6 +12,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from stages.core.dialects import parse_any
 from stages.core.errors import StageError
 from stages.core.tokenizer import Tokenizer
 
@@ -34,10 +35,16 @@ class Turns:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One row as tokens; `supervised[i]` says whether token i is the assistant's."""
+    """One row as tokens.
+
+    `supervised[i]` says whether token i is the assistant's, and `calls[i]` which of the row's turns
+    with a call it writes (counted from 0): that turn's calls and its end, not the prose before them.
+    `calls[i]` is -1 for every other token.
+    """
 
     tokens: list[int]
     supervised: list[bool]
+    calls: list[int]
 
 
 def render_row(row: Mapping[str, Any], tokenizer: Tokenizer, *, prompt: bool = False) -> str:
@@ -91,13 +98,27 @@ def encode_row(row: Mapping[str, Any], tokenizer: Tokenizer, turns: Turns) -> En
     """Tokens of a row, supervised where the assistant speaks: its words, its calls, its end token."""
     text = render_row(row, tokenizer).rstrip("\n")
     spans = assistant_spans(text, turns)
+    written = [_call_start(text[start:end]) for start, end in spans]
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    supervised, span = [], 0
+    supervised, calls, span = [], [], 0
     for start, end in encoding["offset_mapping"]:
         while span < len(spans) and start >= spans[span][1]:
             span += 1
-        supervised.append(span < len(spans) and spans[span][0] <= start and end > start)
-    return Encoded(list(encoding["input_ids"]), supervised)
+        spoken = span < len(spans) and spans[span][0] <= start and end > start
+        calling = spoken and (at := written[span]) is not None and end > spans[span][0] + at
+        supervised.append(spoken)
+        calls.append(sum(at is not None for at in written[:span]) if calling else -1)
+    return Encoded(list(encoding["input_ids"]), supervised, calls)
+
+
+def _call_start(spoken: str) -> int | None:
+    """Where in an assistant's turn its calls begin, behind reasoning and prose; None without a call."""
+    reply = parse_any(spoken)
+    if not reply.calls:
+        return None
+    thought = spoken.find("</think>") + len("</think>") if reply.reasoning else 0
+    said = spoken[thought:].lstrip()
+    return len(spoken) - len(said) + len(_common_prefix(said, reply.content))
 
 
 def assistant_spans(text: str, turns: Turns) -> list[tuple[int, int]]:
@@ -112,7 +133,4 @@ def assistant_spans(text: str, turns: Turns) -> list[tuple[int, int]]:
 
 
 def _common_prefix(a: str, b: str) -> str:
-    length = 0
-    while length < min(len(a), len(b)) and a[length] == b[length]:
-        length += 1
-    return a[:length]
+    return a[: next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))]

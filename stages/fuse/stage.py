@@ -63,7 +63,7 @@ def fuse(options: Options) -> Outcome:
     require_disk(target, options.preset.model.billions * 2.1 + 0.02, "the fused model")
     tokenizer = load_tokenizer(base, options.preset.model)
     require_same_base(adapter, trained, recipe, template_hash(tokenizer))
-    model, config = load_model(base)
+    model, config = load_model(base, dequantize=True)
     stops = choose_stop_ids(
         own_stop_ids(config), turn_end_ids(tokenizer, find_turns(tokenizer)), fixed="eos" in options.fixes
     )

@@ -1,7 +1,11 @@
-"""Fine-tune the model with LoRA on the converted rows.
+"""Fine-tune the model on the converted rows: LoRA, DoRA, or all weights of the last layers.
 
 The loss counts every assistant's turn, its calls and its end token, and nothing else. A run that
-was stopped goes on from its last checkpoint.
+was stopped goes on from its last checkpoint as if it had never stopped.
+
+`--ranks N` shares the work between N processes of this machine, `--hosts 10.0.0.1,10.0.0.2` between
+machines that mlx.launch reaches over ssh (`--backend ring`, `mpi` or `nccl`); each needs this project,
+the data and the model in the same places. The losses are those of one process.
 
 Reads: the output of convert_data (`train.jsonl`, `valid.jsonl`) and the base model.
 Writes: `adapters.safetensors` and `adapter_config.json` in mlx-lm's format, `log.jsonl` with the

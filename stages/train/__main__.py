@@ -6,14 +6,23 @@ import sys
 from collections.abc import Sequence
 
 from stages import train as package
-from stages.core.cli import run_stage, start_compute
+from stages.core.cli import guard, run_stage, start_compute
+from stages.train.launch import launch_ranks, read_launch, stay_quiet
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse the options and train."""
+    """Parse the options and train, in as many processes as they say."""
+    return guard("train", lambda: _run(sys.argv[1:] if argv is None else argv))
+
+
+def _run(argv: Sequence[str]) -> int:
+    launch, rest = read_launch(argv)
+    if launch is not None:
+        return launch_ranks(launch, rest)
     from stages.train.stage import train
 
-    return run_stage("train", package.__doc__, train, argv, sections=("train",), computes=True)
+    with stay_quiet():
+        return run_stage("train", package.__doc__, train, rest, sections=("train",), computes=True)
 
 
 if __name__ == "__main__":

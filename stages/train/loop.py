@@ -1,16 +1,15 @@
-"""The training loop: steps, validations, checkpoints, the log."""
+"""The training loop: steps, validations, checkpoints, the choice of the adapter."""
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.optimizers as optim
-import orjson
 from mlx.nn.utils import value_and_grad
 from mlx.utils import tree_map
 
@@ -19,11 +18,13 @@ from stages.core.cli import deferred_interrupts
 from stages.core.compute import Model
 from stages.core.errors import StageError
 from stages.core.preset import TrainSetup
-from stages.core.records import LossPoint
 from stages.core.render import Encoded
-from stages.train.checkpoint import Checkpoints, State, save_adapter
-from stages.train.loss import plain_loss, sum_loss
-from stages.train.rows import BatchPlan, make_batch, shared_prefix
+from stages.train.checkpoint import Checkpoints, State, share_state
+from stages.train.log import RunLog
+from stages.train.loss import Losses, count_losses, count_validation, plain_loss, weighted_loss
+from stages.train.optimizer import clip_gradient, make_optimizer
+from stages.train.ranks import Ranks
+from stages.train.rows import Batch, BatchPlan, make_batch, shared_prefix
 from stages.train.split import SplitModel, Trunk
 
 REPORT_EVERY = 10  # steps between lines of the log
@@ -42,6 +43,7 @@ class Run:
     train: list[Encoded]
     valid: list[Encoded]
     folder: Path
+    ranks: Ranks = field(default_factory=Ranks)
 
     def __post_init__(self) -> None:
         self.split = SplitModel(self.model, self.setup.num_layers, checkpoint=self.setup.grad_checkpoint)
@@ -51,171 +53,153 @@ class Run:
             )
         self.trunk = Trunk(self.split, shared_prefix([*self.train, *self.valid]))
         self.plan = BatchPlan(tuple(len(r.tokens) for r in self.train), self.setup.batch_size, self.seed)
-        self.optimizer = optim.AdamW(learning_rate=make_schedule(self.setup), weight_decay=0.0)
-        self.optimizer.init(self.model.trainable_parameters())
-        self.checkpoints = Checkpoints(self.folder)
-        self._gradient = value_and_grad(self.model, lambda *args: sum_loss(self.split, *args))
+        self.optimizer = make_optimizer(self.model, self.setup)
+        self.checkpoints = Checkpoints(self.folder, self.setup.keep_checkpoints)
+        self._gradient = value_and_grad(
+            self.model, partial(weighted_loss, self.split, call_weight=self.setup.call_weight)
+        )
 
     def verify(self) -> None:
         """Compare the fast loss with the plain one on a few rows, before hours depend on it."""
         rows = self.train[:2]
-        batch = make_batch(rows, self.trunk.size)
-        hidden = self.trunk.hidden(rows, mx.array(batch.inputs))
-        fast = _value(sum_loss(self.split, self.trunk.prefix, hidden, batch))
+        fast = self._count(rows).total
         plain = plain_loss(self.model, rows)
-        tolerance = SAME_LOSS if hidden.dtype == mx.float32 else SAME_LOSS_16_BIT
+        tolerance = SAME_LOSS if self.split.dtype == mx.float32 else SAME_LOSS_16_BIT
         if not math.isclose(fast, plain, rel_tol=tolerance):
             raise StageError(
                 f"the fast loss {fast:.4f} is not the model's own {plain:.4f}: "
                 "train cannot do this architecture yet"
             )
 
-    def step(self, index: int) -> tuple[float, int, int]:
-        """One optimizer step: the summed loss, its supervised tokens, and the rows' tokens."""
-        rows = [self.train[i] for i in self.plan.rows_of(index)]
+    def rows_of(self, step: int) -> list[list[int]]:
+        """The row numbers (from 0) of each batch of a step."""
+        accumulated = self.setup.grad_accumulation
+        return [self.plan.rows_of(step * accumulated + part) for part in range(accumulated)]
+
+    def step(self, index: int, *, stop: bool = False) -> tuple[Losses, int, bool]:
+        """One optimizer step: its losses, the tokens of its rows, and whether any rank was told to stop."""
+        gradient, weight, tokens, losses = None, 0.0, 0, Losses()
+        for numbers in self.rows_of(index):
+            tokens += sum(len(self.train[i].tokens) for i in numbers)
+            rows = [self.train[i] for i in self.ranks.share(numbers)]
+            if not rows:
+                continue
+            part, batch_losses, batch = self._differentiate(rows)
+            gradient = part if gradient is None else tree_map(mx.add, gradient, part)
+            mx.eval(gradient)
+            weight += float(batch.weights(self.setup.call_weight).sum())
+            losses += count_losses(batch_losses, batch)
+        if gradient is None:
+            gradient = tree_map(mx.zeros_like, self.model.trainable_parameters())
+        weight, stopped, *sums = self.ranks.sum_numbers([weight, float(stop), *astuple(losses)])
+        losses = Losses.from_numbers(sums)
+        if not math.isfinite(losses.total):
+            lines = ", ".join(str(i + 1) for batch_rows in self.rows_of(index) for i in batch_rows)
+            raise StageError(
+                f"the loss is {losses.total} in step {index + 1}, rows {lines} of train.jsonl: "
+                "lower --learning-rate or set --clip-norm 1; the last good checkpoint is kept"
+            )
+        gradient = tree_map(lambda g: g / weight, self.ranks.sum_tree(gradient))
+        self.optimizer.update(self.model, clip_gradient(gradient, self.setup.clip_norm))
+        mx.eval(self.model.trainable_parameters(), self.optimizer.state)
+        return losses, tokens, stopped > 0
+
+    def validate(self) -> Losses:
+        """The losses over all supervised tokens of the validation rows, without dropout."""
+        self.model.eval()
+        losses = Losses()
+        mine = self.ranks.share(sorted(self.valid, key=lambda row: len(row.tokens)))
+        size = self.setup.batch_size
+        batches = [mine[i : i + size] for i in range(0, len(mine), size)]
+        with progress.bar("validate", len(batches), "batches") as bar:
+            for rows in batches:
+                losses += self._count(rows)
+                bar.advance()
+        self.model.train()
+        return Losses.from_numbers(self.ranks.sum_numbers(astuple(losses)))
+
+    def _differentiate(self, rows: list[Encoded]) -> tuple[Any, mx.array, Batch]:
         batch = make_batch(rows, self.trunk.size)
         hidden = self.trunk.hidden(rows, mx.array(batch.inputs))
-        loss, gradient = self._gradient(self.trunk.prefix, hidden, batch)
-        supervised = int(batch.weights.sum())
-        gradient = tree_map(lambda g: g / supervised, gradient)
-        self.optimizer.update(self.model, gradient)
-        mx.eval(loss, self.model.trainable_parameters(), self.optimizer.state)
-        value = _value(loss)
-        if not math.isfinite(value):
-            lines = ", ".join(str(i + 1) for i in self.plan.rows_of(index))
-            raise StageError(
-                f"the loss is {value} in step {index + 1}, rows {lines} of train.jsonl: "
-                "lower --learning-rate; the last good checkpoint is kept"
-            )
-        return value, supervised, batch.tokens
+        (_, losses), gradient = self._gradient(self.trunk.prefix, hidden, batch)
+        return gradient, losses, batch
 
-    def validate(self) -> float:
-        """Mean cross-entropy in nats over all supervised tokens of the validation rows."""
-        self.model.eval()
-        total, count, size = 0.0, 0, self.setup.batch_size
-        for rows in _by_length(self.valid, size):
-            batch = make_batch(rows, self.trunk.size)
-            hidden = self.trunk.hidden(rows, mx.array(batch.inputs))
-            total += _value(sum_loss(self.split, self.trunk.prefix, hidden, batch))
-            count += int(batch.weights.sum())
-        self.model.train()
-        return total / count
+    def _count(self, rows: list[Encoded]) -> Losses:
+        batch = make_batch(rows, self.trunk.size)
+        hidden = self.trunk.hidden(rows, mx.array(batch.inputs))
+        return count_validation(self.split, self.trunk.prefix, hidden, batch)
 
 
-def train_adapter(run: Run) -> State:
-    """Run all steps, from the last checkpoint if there is one; writes log and adapter."""
-    state = run.checkpoints.resume(run.model, run.optimizer) or State(
-        step=0, seconds=0.0, log_bytes=0, best_loss=None
-    )
-    log = _Log(run.folder / "log.jsonl", state)
+def train_adapter(run: Run, trackers: Any = None) -> State:
+    """Run all steps, from the last checkpoint if there is one, and leave the chosen adapter in the model."""
+    setup, state = run.setup, share_state(run.checkpoints, run.model, run.optimizer, run.ranks)
+    log = RunLog(run.folder / "log.jsonl", state, trackers) if run.ranks.leads else None
     if state.step:
         progress.say(f"  goes on from the checkpoint of step {state.step}")
     else:
-        state = log.validated(state, run.validate())
-    losses = _Window()
+        state = _validate(run, state, log)
+    window = _Window(Losses.from_numbers(state.window), 0, time.perf_counter())
     with (
         deferred_interrupts() as stop,
-        progress.bar("train", run.setup.iters, "steps", done=state.step) as bar,
+        progress.bar("train", setup.iters, "steps", done=state.step) as bar,
     ):
-        for index in range(state.step, run.setup.iters):
-            losses.add(*run.step(index))
+        for index in range(state.step, setup.iters):
+            losses, tokens, stopped = run.step(index, stop=stop.is_set())
+            window.add(losses, tokens)
             done = index + 1
-            bar.advance(note=f"loss {losses.mean:.3f}")
-            last = done == run.setup.iters
+            bar.advance(note=f"loss {window.losses.mean:.3f}")
+            last = done == setup.iters
             if done % REPORT_EVERY == 0 or last:
-                log.trained(done, losses, float(run.optimizer.learning_rate.item()))
-                losses = _Window()
-            state = state.model_copy(update={"step": done, "seconds": log.seconds})
-            if done % run.setup.eval_every == 0 or last:
-                state = log.validated(state, run.validate())
-            if done % run.setup.save_every == 0 or last or stop.is_set():
+                if log:
+                    log.trained(done, window.losses, float(run.optimizer.learning_rate.item()), window.speed)
+                window = _Window(Losses(), 0, time.perf_counter())
+            state = state.model_copy(update={"step": done, "window": astuple(window.losses)})
+            if done % setup.eval_every == 0 or last:
+                state = _validate(run, state, log)
+                last = last or 0 < setup.patience <= state.waiting
+            if log and (done % setup.save_every == 0 or last or stopped):
                 state = state.model_copy(update={"seconds": log.seconds, "log_bytes": log.size})
                 run.checkpoints.save(state, run.model, run.optimizer)
-            if stop.is_set() and not last:
+            if last:
+                break
+            if stopped:
                 raise KeyboardInterrupt
-    save_adapter(run.model, run.folder / "adapters.safetensors")
-    run.checkpoints.drop_optimizers()
+    if setup.choose_by != "last":
+        run.checkpoints.load_best(run.model)
     return state
 
 
-def make_schedule(setup: TrainSetup) -> Any:
-    """The learning rate as a function of the step, or a constant."""
-    steps = max(setup.iters - setup.warmup, 1)
-    peak = setup.learning_rate
-    after: Any = {
-        "constant": lambda: optim.linear_schedule(peak, peak, steps),
-        "cosine": lambda: optim.cosine_decay(peak, steps, peak * 0.05),
-        "linear": lambda: optim.linear_schedule(peak, 0.0, steps),
-    }[setup.schedule]()
-    if not setup.warmup:
-        return after
-    warmup = optim.linear_schedule(peak / setup.warmup, peak, setup.warmup)
-    return optim.join_schedules([warmup, after], [setup.warmup])
+def _validate(run: Run, state: State, log: RunLog | None) -> State:
+    """Validate, and remember whether this is the best so far by what the set-up chooses by."""
+    losses = run.validate()
+    exact = losses.exact_calls / losses.calls if losses.calls else 0.0
+    better = state.best_step is None or (
+        (exact, -losses.mean) > (state.best_calls, -state.best_loss)
+        if run.setup.choose_by == "calls"
+        else losses.mean < state.best_loss
+    )
+    if log:
+        log.validated(state.step, losses)
+        if better and run.setup.choose_by != "last":
+            run.checkpoints.save_best(run.model)
+    if not better:
+        return state.model_copy(update={"waiting": state.waiting + 1})
+    best = {"best_step": state.step, "best_loss": losses.mean, "best_calls": exact, "waiting": 0}
+    return state.model_copy(update=best)
 
 
+@dataclass
 class _Window:
-    """Losses since the last line of the log."""
+    """Losses and tokens since the last line of the log; the tokens since the start at most."""
 
-    def __init__(self) -> None:
-        self.loss, self.supervised, self.tokens, self.started = 0.0, 0, 0, time.perf_counter()
+    losses: Losses
+    tokens: int
+    started: float
 
-    def add(self, loss: float, supervised: int, tokens: int) -> None:
-        self.loss += loss
-        self.supervised += supervised
+    def add(self, losses: Losses, tokens: int) -> None:
+        self.losses += losses
         self.tokens += tokens
 
     @property
-    def mean(self) -> float:
-        return self.loss / max(self.supervised, 1)
-
-
-class _Log:
-    """`log.jsonl`: what a resumed run had not yet written is cut off first."""
-
-    def __init__(self, path: Path, state: State) -> None:
-        self._path, self._before, self._started = path, state.seconds, time.perf_counter()
-        path.touch()
-        with path.open("r+b") as file:
-            file.truncate(state.log_bytes)
-
-    @property
-    def seconds(self) -> float:
-        """Training time so far, earlier parts of a resumed run included."""
-        return round(self._before + time.perf_counter() - self._started, 3)
-
-    @property
-    def size(self) -> int:
-        return self._path.stat().st_size
-
-    def trained(self, step: int, window: _Window, rate: float) -> None:
-        speed = window.tokens / (time.perf_counter() - window.started)
-        self._write(
-            LossPoint(
-                step=step,
-                kind="train",
-                loss=round(window.mean, 5),
-                learning_rate=rate,
-                tokens_per_second=round(speed, 1),
-                seconds=self.seconds,
-            )
-        )
-
-    def validated(self, state: State, loss: float) -> State:
-        progress.say(f"  step {state.step}: validation loss {loss:.4f}")
-        self._write(LossPoint(step=state.step, kind="valid", loss=round(loss, 5), seconds=self.seconds))
-        best = loss if state.best_loss is None else min(loss, state.best_loss)
-        return state.model_copy(update={"best_loss": best, "log_bytes": self.size})
-
-    def _write(self, point: LossPoint) -> None:
-        with self._path.open("ab") as file:
-            file.write(orjson.dumps(point.model_dump()) + b"\n")
-
-
-def _by_length(rows: list[Encoded], size: int) -> list[list[Encoded]]:
-    ordered = sorted(rows, key=lambda row: len(row.tokens))
-    return [ordered[i : i + size] for i in range(0, len(ordered), size)]
-
-
-def _value(scalar: mx.array) -> float:
-    value: Any = scalar.item()
-    return float(value)
+    def speed(self) -> float:
+        return self.tokens / (time.perf_counter() - self.started)

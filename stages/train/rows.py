@@ -20,6 +20,7 @@ BUCKET = 16  # batches whose rows are sorted by length together
 PAD_TO = 16  # padded lengths are multiples of this, so that few shapes occur
 
 Ints = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,21 @@ class Batch:
     """Rows that are computed together, without the prefix that all rows of the run share.
 
     `inputs` (B, T) follows the prefix, right-padded. `where` (M,) are flat positions in (B, T)
-    whose next token is supervised, `targets` (M,) those tokens, and `weights` (M,) is 1, or 0
-    where M was padded. `tokens` counts the rows' own tokens, prefix included.
+    whose next token is supervised, `targets` (M,) those tokens. `real` (M,) is 1, or 0 where M was
+    padded. `calls` (M,) numbers the turns with a call that a token belongs to, -1 for every other
+    token. `tokens` counts the rows' own tokens, prefix included.
     """
 
     inputs: Ints
     where: Ints
     targets: Ints
-    weights: npt.NDArray[np.float32]
+    real: Floats
+    calls: Ints
     tokens: int
+
+    def weights(self, call_weight: float) -> Floats:
+        """What each token counts in the loss that is minimized, (M,): a call's `call_weight`, others 1."""
+        return self.real * np.where(self.calls >= 0, np.float32(call_weight), np.float32(1))
 
 
 def load_rows(path: Path, tokenizer: Tokenizer, turns: Turns, limit: int) -> list[Encoded]:
@@ -112,19 +119,22 @@ def make_batch(rows: Sequence[Encoded], prefix: int) -> Batch:
     """Cut rows behind the `prefix` tokens that all of the run's rows share, and list what counts."""
     length = _round_up(max(len(r.tokens) for r in rows) - prefix)
     inputs = np.zeros((len(rows), length), np.int32)
-    where, targets = [], []
+    where, targets, calls, turns = [], [], [], 0
     for index, row in enumerate(rows):
         inputs[index, : len(row.tokens) - prefix] = row.tokens[prefix:]
         for position in range(prefix + 1, len(row.tokens)):
             if row.supervised[position]:
                 where.append(index * length + position - 1 - prefix)
                 targets.append(row.tokens[position])
-    padding = [0] * (_round_up(len(where)) - len(where))
+                calls.append(row.calls[position] + turns if row.calls[position] >= 0 else -1)
+        turns += max(row.calls) + 1
+    padding = _round_up(len(where)) - len(where)
     return Batch(
         inputs=inputs,
-        where=np.array(where + padding, np.int32),
-        targets=np.array(targets + padding, np.int32),
-        weights=np.array([1.0] * len(where) + [0.0] * len(padding), np.float32),
+        where=np.pad(np.array(where, np.int32), (0, padding)),
+        targets=np.pad(np.array(targets, np.int32), (0, padding)),
+        real=np.pad(np.ones(len(where), np.float32), (0, padding)),
+        calls=np.pad(np.array(calls, np.int32), (0, padding), constant_values=-1),
         tokens=sum(len(r.tokens) for r in rows),
     )
 

@@ -50,6 +50,12 @@ class SplitModel:
         """Whether every layer simply attends to all earlier positions."""
         return all(type(cache) is KVCache for cache in make_prompt_cache(self.model))
 
+    @property
+    def dtype(self) -> mx.Dtype:
+        """The type that the model computes in."""
+        dtype: mx.Dtype = self.model.model.norm.weight.dtype
+        return dtype
+
     def trunk_cache(self) -> list[PrefixCache]:
         """Fresh prefix caches for the layers below the cut."""
         return [PrefixCache() for _ in self._below]
@@ -71,12 +77,16 @@ class SplitModel:
             prefix, hidden = run(prefix, hidden)
         return hidden
 
-    def logits(self, hidden: mx.array) -> mx.array:
-        """Logits (M, vocabulary) for hidden states (M, width)."""
-        normed = self.model.model.norm(hidden)
-        head = getattr(self.model, "lm_head", None)
-        out: mx.array = head(normed) if head is not None else self.model.model.embed_tokens.as_linear(normed)
-        return out
+    @property
+    def head(self) -> Any:
+        """The module that makes logits of normed states: a linear one, or the tied embedding."""
+        return getattr(self.model, "lm_head", None) or self.model.model.embed_tokens
+
+    def supervised(self, prefix: mx.array | None, hidden: mx.array, where: mx.array) -> mx.array:
+        """Normed final states (M, width) at flat positions `where` (M,) of (B, T), from states at the cut."""
+        out = self.top(prefix, hidden)
+        normed: mx.array = self.model.model.norm(out.reshape(-1, out.shape[-1])[where])
+        return normed
 
 
 def _run_layer(layer: Model, prefix: mx.array | None, hidden: mx.array) -> tuple[mx.array | None, mx.array]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
-from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from stages.core import progress
 from stages.core.artifact import (
@@ -20,7 +20,7 @@ from stages.core.artifact import (
     require_artifact,
 )
 from stages.core.cli import Options, Outcome, artifacts_root
-from stages.core.compute import Model, device_peak_gb, load_model
+from stages.core.compute import device_peak_gb
 from stages.core.errors import StageError
 from stages.core.fixes import fixes_until
 from stages.core.models import find_model
@@ -30,11 +30,16 @@ from stages.core.records import Recipe
 from stages.core.render import Encoded, find_turns
 from stages.core.stops import turn_end_ids
 from stages.core.tokenizer import Tokenizer, load_tokenizer, template_hash, template_source
+from stages.train.adapter import load_trainable, write_config
+from stages.train.checkpoint import State, save_adapter
+from stages.train.log import start_trackers
 from stages.train.loop import Run, train_adapter
+from stages.train.ranks import Ranks
 from stages.train.rows import load_rows
 
-TRAINER_VERSION = 1  # raised by every change that changes a trained adapter
-CACHE_LIMIT = 1 << 30  # bytes of freed buffers that MLX may keep; shapes vary from step to step
+TRAINER_VERSION = 2  # raised by every change that changes a trained adapter
+CACHE_LIMIT = 1 << 28  # bytes of freed buffers that MLX may keep; shapes vary from step to step
+BOOKKEEPING = {"report_to", "keep_checkpoints"}  # options that change no adapter
 
 
 def train(options: Options) -> Outcome:
@@ -48,7 +53,7 @@ def train(options: Options) -> Outcome:
             "fixes": list(fixes_until(options.fixes, "train")),
             "seed": options.seed,
             "version": TRAINER_VERSION,
-            **setup.model_dump(mode="json"),
+            **setup.model_dump(mode="json", exclude=BOOKKEEPING),
         },
         inputs={
             "data": rows_from.content,
@@ -56,15 +61,16 @@ def train(options: Options) -> Outcome:
             "chat template": fingerprint_json(template_source(options.preset.model)),
         },
     )
-    if is_current(target, recipe, force=options.force):
+    ranks = Ranks.join()
+    current = ranks.leads and is_current(target, recipe, force=options.force)
+    if ranks.sum_numbers([current])[0]:
         return Outcome(target, up_to_date=True, facts=_facts(target))
     require_disk(target, options.preset.model.billions * 0.05 + 0.1, "training with its checkpoints")
+    refuse_contradictions(setup)
     tokenizer = load_tokenizer(base, options.preset.model)
     turns = find_turns(tokenizer)
     train_rows = load_rows(data / "train.jsonl", tokenizer, turns, setup.max_seq_length)
     valid_rows = load_rows(data / "valid.jsonl", tokenizer, turns, setup.max_seq_length)
-    if setup.grad_checkpoint and setup.dropout:
-        raise StageError("--grad-checkpoint would draw dropout anew in the backward pass: set --dropout 0")
     if setup.batch_size > len(train_rows):
         raise StageError(
             f"batch size {setup.batch_size} is larger than the {len(train_rows)} rows: lower --batch-size"
@@ -72,70 +78,65 @@ def train(options: Options) -> Outcome:
     _show_supervision(train_rows, tokenizer)
     mx.random.seed(options.seed)
     mx.set_cache_limit(CACHE_LIMIT)
-    model = add_lora(base, setup)
+    model = load_trainable(base, setup)
+    run_in = partial(Run, model, setup, options.seed, train_rows, valid_rows, ranks=ranks)
+    if not ranks.leads:
+        _train(run_in(target), None)
+        return Outcome(target)
     with build_artifact(target, recipe, resume=True, force=options.force) as build:
-        run = Run(model, setup, options.seed, train_rows, valid_rows, build.folder)
-        progress.say(
-            f"  {run.trunk.size} tokens are shared by all rows; {run.plan.steps_per_epoch} steps an epoch"
-        )
-        run.verify()
-        state = train_adapter(run)
-        _write_config(build.folder, base, setup)
+        run = run_in(build.folder)
+        state = _train(run, start_trackers(setup.report_to, build.folder, recipe.settings))
+        save_adapter(model, build.folder / "adapters.safetensors")
+        run.checkpoints.drop_optimizers()
+        write_config(build.folder, base, setup)
         build.facts |= {
             "steps": state.step,
             "train_seconds": state.seconds,
             "best_valid_loss": state.best_loss,
+            "best_step": state.best_step,
             "rows": len(train_rows),
+            "ranks": ranks.size,
             "template": template_hash(tokenizer),
             "stop_ids": turn_end_ids(tokenizer, turns),
             "device_peak_gb": device_peak_gb(),
         }
-    return Outcome(target, lines=(f"best validation loss {state.best_loss:.4f}",), facts=_facts(target))
+    best = f"best validation loss {state.best_loss:.4f}, at step {state.best_step}"
+    return Outcome(target, lines=(best,), facts=_facts(target))
 
 
-def add_lora(base: Path, setup: TrainSetup) -> Model:
-    """The base model, frozen, with fresh LoRA layers that train."""
-    model, _ = load_model(base)
-    if setup.num_layers > len(model.layers):
-        raise StageError(
-            f"--num-layers {setup.num_layers} is more than the model's {len(model.layers)} layers"
-        )
-    model.freeze()
-    linear_to_lora_layers(model, setup.num_layers, lora_parameters(setup))
-    model.train()
-    parameters: Any = tree_flatten(model.trainable_parameters())
-    trained = sum(array.size for _, array in parameters)
-    if not trained:
-        raise StageError(f"--lora-keys {','.join(setup.lora_keys)} names no module of this model")
+def refuse_contradictions(setup: TrainSetup) -> None:
+    """Raise StageError for options that do not go together."""
+    if setup.grad_checkpoint and setup.dropout:
+        raise StageError("--grad-checkpoint would draw dropout anew in the backward pass: set --dropout 0")
+
+
+def _train(run: Run, trackers: Any) -> State:
     progress.say(
-        f"  LoRA on {setup.num_layers} of {len(model.layers)} layers: {trained / 1e6:.2f} M parameters"
+        f"  all rows begin with the same {run.trunk.size} tokens; {run.plan.steps_per_epoch} batches an epoch"
     )
-    return model
-
-
-def lora_parameters(setup: TrainSetup) -> dict[str, Any]:
-    """The LoRA set-up in mlx-lm's words."""
-    keys = {"keys": list(setup.lora_keys)} if setup.lora_keys else {}
-    return {"rank": setup.rank, "scale": setup.scale, "dropout": setup.dropout, **keys}
+    run.verify()
+    return train_adapter(run, trackers)
 
 
 def _show_supervision(rows: list[Encoded], tokenizer: Tokenizer) -> None:
-    """Say how much of the rows is learned, and show the supervised part of one row with a call."""
+    """Say how much of the rows is learned, and show one row with the learned parts in brackets."""
     total, learned = sum(len(r.tokens) for r in rows), sum(sum(r.supervised) for r in rows)
-    progress.say(f"  {len(rows)} rows, {total} tokens, {learned / total:.0%} of them supervised; for example")
-    example = max(rows[:20], key=lambda r: sum(r.supervised))
-    text = tokenizer.decode([t for t, s in zip(example.tokens, example.supervised, strict=True) if s])
-    progress.say("    " + text[:300].replace("\n", "⏎"))
+    calls = sum(sum(c >= 0 for c in r.calls) for r in rows)
+    progress.say(
+        f"  {len(rows)} rows, {total} tokens, {learned / total:.0%} of them supervised, "
+        f"{calls / total:.0%} in calls; for example, the supervised parts in ⟦⟧"
+    )
+    progress.say(f"    {mark_supervised(max(rows[:20], key=lambda r: max(r.calls)), tokenizer)}")
 
 
-def _write_config(folder: Path, base: Path, setup: TrainSetup) -> None:
-    config = {
-        "fine_tune_type": "lora",
-        "model": str(base),
-        "num_layers": setup.num_layers,
-        "lora_parameters": lora_parameters(setup),
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+def mark_supervised(row: Encoded, tokenizer: Tokenizer, around: int = 60) -> str:
+    """The row's text on one line: supervised parts in ⟦⟧, the others shortened to their last characters."""
+    parts = []
+    for learned, group in groupby(zip(row.tokens, row.supervised, strict=True), key=itemgetter(1)):
+        text = tokenizer.decode([token for token, _ in group])
+        shown = text if len(text) <= around else "…" + text[-around:]
+        parts.append(f"⟦{text}⟧" if learned else shown)
+    return "".join(parts).replace("\n", "⏎")
 
 
 def _facts(target: Path) -> dict[str, Any]:

@@ -20,15 +20,15 @@ from stages.core.tokenizer import load_tokenizer
 
 def time_ours(model: Path, data: Path, steps: int) -> float:
     """Seconds a step, the first one left out."""
+    from stages.train.adapter import load_trainable
     from stages.train.loop import Run
     from stages.train.rows import load_rows
-    from stages.train.stage import add_lora
 
     preset = load_preset("smol")
     tokenizer = load_tokenizer(model, preset.model)
     rows = load_rows(data / "train.jsonl", tokenizer, find_turns(tokenizer), 1024)
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(add_lora(model, preset.train), preset.train, 0, rows, rows[:8], Path(folder))
+        run = Run(load_trainable(model, preset.train), preset.train, 0, rows, rows[:8], Path(folder))
         run.step(0)
         started = time.perf_counter()
         for index in range(1, steps + 1):

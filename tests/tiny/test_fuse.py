@@ -19,7 +19,7 @@ from stages.core.errors import StageError
 from stages.core.tokenizer import load_tokenizer, template_hash
 from stages.fuse.__main__ import main
 from stages.fuse.stage import fuse_adapter, stored_dtype
-from stages.train.stage import add_lora
+from stages.train.adapter import load_trainable
 from tests.models import END_OF_TEXT, IM_END, BuiltOnce
 from tests.pipeline import Pipeline, run_work, stock_functions
 
@@ -48,7 +48,7 @@ def read_json(path: Path) -> Any:
 
 
 def adapter_logits(run: Pipeline) -> mx.array:
-    model = add_lora(run.model, run.options("train").preset.train)
+    model = load_trainable(run.model, run.options("train").preset.train)
     model.load_weights(str(run.folder("train") / "adapters.safetensors"), strict=False)
     model.eval()
     logits: mx.array = model(PROMPT)

@@ -27,12 +27,12 @@ from stages.core.records import LossPoint, read_lines
 from stages.core.render import Encoded, encode_row, find_turns, render_row
 from stages.core.tokenizer import load_tokenizer, read_template
 from stages.train.__main__ import main
+from stages.train.adapter import load_trainable
 from stages.train.checkpoint import Checkpoints, State
 from stages.train.loop import Run
-from stages.train.loss import plain_loss, sum_loss
+from stages.train.loss import plain_loss, weighted_loss
 from stages.train.rows import load_rows, make_batch, shared_prefix
 from stages.train.split import SplitModel
-from stages.train.stage import add_lora
 from tests.models import KINDS, BuiltOnce, Kind
 from tests.pipeline import TRAIN, Pipeline, run_work, start_stage, stock_functions
 
@@ -128,9 +128,9 @@ def test_batches_hold_every_supervised_token_once(qwen2_run: Pipeline) -> None:
     assert all(row.tokens[:size] == rows[0].tokens[:size] for row in rows)
     batch = make_batch(rows[:3], size)
     learned = [t for row in rows[:3] for t, s in zip(row.tokens, row.supervised, strict=True) if s]
-    count = int(batch.weights.sum())
+    count = int(batch.real.sum())
     assert batch.targets[:count].tolist() == learned
-    assert not batch.weights[count:].any()
+    assert not batch.real[count:].any()
     assert batch.tokens == sum(len(row.tokens) for row in rows[:3])
     # The token before each supervised one is the input from which it is predicted.
     before = [t for row in rows[:3] for t, s in zip(row.tokens, row.supervised[1:], strict=False) if s]
@@ -149,7 +149,7 @@ def prepare_run(kind: Kind, layers: int, built: BuiltOnce, qwen2_run: Pipeline, 
     rows = load_rows(data, tokenizer, find_turns(tokenizer), 1024)
     mx.random.seed(1)
     setup = make_setup(num_layers=layers, batch_size=3)
-    model = add_lora(model_folder, setup)
+    model = load_trainable(model_folder, setup)
     fresh = dict(tree_flatten(model.trainable_parameters()))
     noise = {name: 0.1 * mx.random.normal(array.shape) for name, array in fresh.items()}
     model.load_weights(list(noise.items()), strict=False)
@@ -182,8 +182,8 @@ def test_fast_loss_and_gradient_are_the_plain_ones(
     for checkpoint in (False, True):  # the second time also from the hidden states that were kept
         hidden = run.trunk.hidden(rows, mx.array(batch.inputs))
         split = SplitModel(run.model, layers, checkpoint=checkpoint)
-        compute = value_and_grad(run.model, partial(sum_loss, split))
-        fast, gradient = compute(run.trunk.prefix, hidden, batch)
+        compute = value_and_grad(run.model, partial(weighted_loss, split))
+        (fast, _), gradient = compute(run.trunk.prefix, hidden, batch)
         mx.eval(fast, gradient)
         assert fast.item() == pytest.approx(plain.item(), rel=1e-5)
         expected, found = dict(tree_flatten(plain_gradient)), dict(tree_flatten(gradient))
@@ -204,17 +204,21 @@ def test_kept_states_serve_rows_in_another_batch(
     for rows in ([first, second], [third, first], [second, third], [first, second, third]):
         batch = make_batch(rows, run.trunk.size)
         hidden = run.trunk.hidden(rows, mx.array(batch.inputs))
-        fast = sum_loss(run.split, run.trunk.prefix, hidden, batch).item()
+        fast = weighted_loss(run.split, run.trunk.prefix, hidden, batch)[0].item()
         assert fast == pytest.approx(plain_loss(run.model, rows), rel=1e-5)
+
+
+def cut_row(row: Encoded, start: int) -> Encoded:
+    return Encoded(row.tokens[start:], row.supervised[start:], row.calls[start:])
 
 
 def test_rows_without_a_common_beginning(built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path) -> None:
     run = prepare_run("llama", 1, built, qwen2_run, tmp_path)
-    rows = [run.train[0], Encoded(run.train[1].tokens[3:], run.train[1].supervised[3:])]
+    rows = [run.train[0], cut_row(run.train[1], 3)]
     alone = Run(run.model, run.setup, 0, rows, rows, tmp_path)
     assert (alone.trunk.size, alone.trunk.prefix) == (0, None)
     batch = make_batch(rows, 0)
-    fast = sum_loss(alone.split, None, alone.trunk.hidden(rows, mx.array(batch.inputs)), batch).item()
+    fast = weighted_loss(alone.split, None, alone.trunk.hidden(rows, mx.array(batch.inputs)), batch)[0].item()
     assert fast == pytest.approx(plain_loss(run.model, rows), rel=1e-5)
 
 
@@ -237,7 +241,7 @@ def test_a_model_that_the_fast_loss_does_not_fit_is_refused(
     tokenizer = load_tokenizer(llama, load_preset("smol").model)
     data = qwen2_run.folder("convert_data") / "train.jsonl"
     rows = load_rows(data, tokenizer, find_turns(tokenizer), 1024)
-    run = Run(add_lora(folder, make_setup()), make_setup(), 0, rows, rows, tmp_path)
+    run = Run(load_trainable(folder, make_setup()), make_setup(), 0, rows, rows, tmp_path)
     with pytest.raises(StageError, match=r"^the fast loss .* train cannot do this architecture yet$"):
         run.verify()
 
@@ -320,13 +324,13 @@ def test_what_a_kill_left_among_the_checkpoints(
     built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path
 ) -> None:
     run = prepare_run("llama", 1, built, qwen2_run, tmp_path)
-    checkpoints = Checkpoints(tmp_path / "run")
+    checkpoints = Checkpoints(tmp_path / "run", keep=2)
     root = checkpoints.folder / "checkpoints"
     for half in ("0000001", ".0000002.partial"):  # half removed, half written
         (root / half).mkdir(parents=True)
         (root / half / "adapters.safetensors").touch()
     for step in (3, 4, 5):
-        state = State(step=step, seconds=1.0, log_bytes=0, best_loss=None)
+        state = State(step=step, seconds=1.0)
         checkpoints.save(state, run.model, run.optimizer)
     assert sorted(p.name for p in root.iterdir()) == ["0000004", "0000005"]
     checkpoints.drop_optimizers()
@@ -351,7 +355,7 @@ def test_training_learns_and_a_second_call_does_nothing(qwen2_run: Pipeline) -> 
 def test_stock_mlx_lm_loads_the_adapter(name: str, request: pytest.FixtureRequest) -> None:
     run: Pipeline = request.getfixturevalue(name)
     adapter = run.folder("train")
-    ours = add_lora(run.model, make_setup())
+    ours = load_trainable(run.model, make_setup())
     ours.load_weights(str(adapter / "adapters.safetensors"), strict=False)
     ours.eval()
     tokens = mx.array([encode_pipeline_rows(run)[0].tokens[:24]])
@@ -453,8 +457,8 @@ def test_a_loss_that_is_no_number_stops_the_run(
     monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
     arguments = train_arguments(llama_run, tmp_path / "out", learning_rate=1e30, save_every=1, num_layers=1)
     pattern = (
-        r"the loss is (nan|inf) in step 2, rows \d+, \d+ of train\.jsonl: lower --learning-rate; "
-        "the last good checkpoint is kept"
+        r"the loss is (nan|inf) in step 2, rows \d+, \d+ of train\.jsonl: "
+        "lower --learning-rate or set --clip-norm 1; the last good checkpoint is kept"
     )
     expect_refusal(capsys, arguments, pattern, tmp_path / "out")
     kept = tmp_path / ".out.partial" / "checkpoints"

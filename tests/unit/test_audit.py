@@ -25,7 +25,7 @@ def make_row(
     split: str, line: int, data: dict[str, Any] | None = None, text: str = "", marks: str = ""
 ) -> Row:
     """A row; `marks` has a character per token, `x` for a supervised one."""
-    encoded = Encoded(list(range(100, 100 + len(marks))), [mark == "x" for mark in marks])
+    encoded = Encoded(list(range(100, 100 + len(marks))), [mark == "x" for mark in marks], [-1] * len(marks))
     data = data or {"text": text}
     return Row(split, line, data, stored_turns(data), text, (), encoded)
 

@@ -18,9 +18,10 @@ PLANS = st.builds(BatchPlan, LENGTHS, st.integers(1, 9), st.integers(0, 2**40))
 
 
 def row(tokens: list[int], marks: str) -> Encoded:
-    """A row; `marks` has a character per token, `x` for a supervised one."""
+    """A row; `marks` has a character per token: `x` for a supervised one, a digit for that call's."""
     assert len(tokens) == len(marks)
-    return Encoded(tokens, [mark == "x" for mark in marks])
+    calls = [int(mark) if mark.isdigit() else -1 for mark in marks]
+    return Encoded(tokens, [mark == "x" or mark.isdigit() for mark in marks], calls)
 
 
 @st.composite
@@ -32,7 +33,7 @@ def encoded_rows(draw: st.DrawFn) -> list[Encoded]:
         tokens = start + draw(st.lists(st.integers(1, 9), min_size=2, max_size=40))
         supervised = draw(st.lists(st.booleans(), min_size=len(tokens), max_size=len(tokens)))
         supervised[draw(st.integers(1, len(tokens) - 1))] = True
-        rows.append(Encoded(tokens, supervised))
+        rows.append(Encoded(tokens, supervised, [-1] * len(tokens)))
     return rows
 
 
@@ -91,7 +92,7 @@ def read_back(batch: Batch, prefix: list[int]) -> list[tuple[int, int, int]]:
     width = batch.inputs.shape[1]
     return [
         (int(where) // width, int(where) % width + 1 + len(prefix), int(target))
-        for where, target, weight in zip(batch.where, batch.targets, batch.weights, strict=True)
+        for where, target, weight in zip(batch.where, batch.targets, batch.real, strict=True)
         if weight
     ]
 
@@ -113,8 +114,8 @@ def test_a_batch_predicts_exactly_what_is_supervised(rows: list[Encoded]) -> Non
     assert batch.tokens == sum(len(one.tokens) for one in rows)
     assert batch.inputs.shape[1] % PAD_TO == len(batch.where) % PAD_TO == 0
     assert batch.inputs.shape[1] < max(len(one.tokens) for one in rows) - len(prefix) + PAD_TO
-    assert set(batch.weights.tolist()) <= {0.0, 1.0}
-    assert [a.dtype.name for a in (batch.inputs, batch.where, batch.weights)] == ["int32", "int32", "float32"]
+    assert set(batch.real.tolist()) <= {0.0, 1.0}
+    assert [a.dtype.name for a in (batch.inputs, batch.where, batch.real)] == ["int32", "int32", "float32"]
     assert batch.where.max() < batch.inputs.size
 
 
@@ -150,5 +151,5 @@ def test_a_known_batch() -> None:
     assert batch.inputs[:, :4].tolist() == [[1, 2, 3, 0], [4, 5, 0, 0]]
     assert batch.where[:4].tolist() == [0, 1, 16, 0]
     assert batch.targets[:4].tolist() == [2, 3, 5, 0]
-    assert batch.weights.tolist() == [1.0] * 3 + [0.0] * 13
+    assert batch.real.tolist() == [1.0] * 3 + [0.0] * 13
     assert batch.tokens == 7

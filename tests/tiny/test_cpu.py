@@ -1,4 +1,4 @@
-"""NumPy's attention, SwiGLU and cross-entropy are MLX's own, in value and in gradient."""
+"""What NumPy computes on a CPU is what MLX computes, in value and in gradient."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from hypothesis import strategies as st
 from mlx_lm.models.activations import swiglu
 from mlx_lm.models.base import create_causal_mask, scaled_dot_product_attention
 from mlx_lm.models.cache import QuantizedKVCache
+from mlx_lm.tuner.lora import LoRALinear
 
 from stages.core.compute import load_model
-from stages.core.cpu_math import _make_attention, _make_swiglu, make_cross_entropy
+from stages.core.cpu import blocks, head_cross_entropy, linear, score_targets
+from stages.core.cpu.attention import make_attention
+from stages.core.cpu.swiglu import make_swiglu
 from tests.models import BuiltOnce
+from tests.pipeline import stock_functions
 
-FAST = _make_attention(scaled_dot_product_attention)
-SWIGLU = _make_swiglu(swiglu)
+FAST = make_attention(scaled_dot_product_attention)
+SWIGLU = make_swiglu(swiglu)
 
 
 def draw(seed: int, *shape: int, spread: float = 1.0) -> mx.array:
@@ -148,16 +152,82 @@ def test_swiglu(spread: float) -> None:
     assert mx.array_equal(SWIGLU(*halves), swiglu(*halves))
 
 
-@pytest.mark.parametrize("spread", [0.01, 1.0, 50.0, 1e4])
-def test_cross_entropy(spread: float) -> None:
-    logits, weight = draw(1, 11, 301, spread=spread), draw(2, 11)
+@pytest.mark.parametrize("spread", [0.01, 1.0, 30.0])
+def test_cross_entropy_behind_a_head(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.core.cpu.head.LOGITS", 301 * 4)  # three blocks of rows
+    states, weight, shares = draw(1, 11, 24, spread=spread), draw(2, 301, 24), draw(3, 11)
     targets = mx.array(np.random.default_rng(0).integers(0, 301, 11).astype(np.int32))
 
-    def run(function: Any) -> tuple[Any, Any]:
-        return function(logits, targets), mx.grad(lambda a: (function(a, targets) * weight).sum())(logits)
+    def plain(states: mx.array) -> mx.array:
+        return nn.losses.cross_entropy(states @ weight.T, targets)
 
-    for found, expected in zip(run(make_cross_entropy()), run(nn.losses.cross_entropy), strict=True):
-        assert_equal(found, expected)
+    def run(function: Any) -> tuple[Any, Any]:
+        return function(states), mx.grad(lambda x: (function(x) * shares).sum())(states)
+
+    found, expected = run(lambda x: head_cross_entropy(x, weight, targets)), run(plain)
+    for one, other in zip(found, expected, strict=True):
+        assert_equal(one, other, float(mx.abs(states @ weight.T).max()))
+    targets = mx.where(mx.arange(11) < 4, mx.argmax(states @ weight.T, axis=-1), targets).astype(mx.int32)
+    losses, right = score_targets(states, weight, targets)
+    assert_equal(losses, plain(states), float(mx.abs(states @ weight.T).max()))
+    assert right.tolist() == (mx.argmax(states @ weight.T, axis=-1) == targets).tolist()
+    assert 4 <= right.sum() < 11
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [5, 1000])
+def test_lora_and_frozen_layers(rows: int, bias: bool) -> None:
+    layer = LoRALinear.from_base(nn.Linear(24, 40, bias=bias), r=3, scale=1.7)
+    layer.lora_b = draw(1, 3, 40)
+    layer.freeze()
+    layer.unfreeze(keys=["lora_a", "lora_b"])
+    layer.linear.freeze()
+    x, shares = draw(2, 2, rows, 24), draw(3, 2, rows, 40)
+
+    def run() -> list[Any]:
+        def of_lora(x: mx.array, a: mx.array, b: mx.array) -> mx.array:
+            layer.lora_a, layer.lora_b = a, b
+            return (layer(x) * shares).sum()
+
+        a, b = layer.lora_a, layer.lora_b
+        value = layer(x), layer.linear(x)
+        gradients = mx.grad(of_lora, argnums=(0, 1, 2))(x, a, b)
+        layer.lora_a, layer.lora_b = a, b
+        return [*value, *gradients, mx.grad(lambda x: (layer.linear(x) * shares).sum())(x)]
+
+    linear.use_fast_linear()
+    found = run()
+    with stock_functions():
+        expected = run()
+    for one, other in zip(found, expected, strict=True):
+        assert_equal(one, other, float(mx.abs(other).max()))
+
+
+def test_a_layer_that_is_trained_or_drops_is_left_alone() -> None:
+    linear.use_fast_linear()
+    layer = nn.Linear(8, 8)
+    gradient: Any = mx.grad(lambda w: layer.update({"weight": w})(draw(1, 900, 8)).sum())(layer.weight)
+    assert float(mx.abs(gradient).max()) > 0.1
+    dropping = LoRALinear.from_base(layer, r=2, dropout=0.5)
+    dropping.lora_b = draw(2, 2, 8)
+    layer.freeze()
+    x = draw(3, 4, 8)
+    assert not mx.array_equal(dropping(x), dropping(x))
+
+
+def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = LoRALinear.from_base(nn.Linear(64, 48), r=4)
+    layer.linear.freeze()
+    layer.lora_b = draw(1, 4, 48)
+    x = draw(2, 3000, 64)
+    results = []
+    for threads in ("1", "3"):
+        monkeypatch.setenv(blocks.THREADS, threads)
+        blocks._threads.cache_clear()
+        gradient = mx.grad(lambda a: (linear._make_adapted(layer.linear, 2.0)(x, a, layer.lora_b) ** 2).sum())
+        results.append(gradient(layer.lora_a))
+    blocks._threads.cache_clear()
+    assert mx.array_equal(*results)
 
 
 def test_a_loaded_model_has_the_fast_functions_once(built: BuiltOnce) -> None:

@@ -1,0 +1,71 @@
+"""What is trained: LoRA, DoRA or whole layers, in mlx-lm's own classes and adapter format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mlx.utils import tree_flatten
+from mlx_lm.tuner.utils import linear_to_lora_layers
+
+from stages.core import progress
+from stages.core.compute import Model, load_model
+from stages.core.cpu import use_fast_linear
+from stages.core.errors import StageError
+from stages.core.platform import accelerator
+from stages.core.preset import TrainSetup
+
+
+def load_trainable(base: Path, setup: TrainSetup) -> Model:
+    """The base model, frozen but for its last `num_layers` layers' fresh adapter or their own weights."""
+    whole = setup.fine_tune_type == "full"
+    model, _ = load_model(base, dequantize=whole)
+    if setup.num_layers > len(model.layers):
+        raise StageError(
+            f"--num-layers {setup.num_layers} is more than the model's {len(model.layers)} layers"
+        )
+    model.freeze()
+    if whole:
+        for layer in model.layers[-setup.num_layers :]:
+            layer.unfreeze()
+    else:
+        _add_adapter(model, setup)
+    model.train()
+    parameters: Any = tree_flatten(model.trainable_parameters())
+    trained = sum(array.size for _, array in parameters)
+    if not trained:
+        raise StageError(f"--lora-keys {','.join(setup.lora_keys)} names no module of this model")
+    kind = {"lora": "LoRA", "dora": "DoRA", "full": "all weights"}[setup.fine_tune_type]
+    progress.say(
+        f"  {kind} on {setup.num_layers} of {len(model.layers)} layers: {trained / 1e6:.2f} M parameters"
+    )
+    return model
+
+
+def _add_adapter(model: Model, setup: TrainSetup) -> None:
+    if accelerator() == "cpu":
+        use_fast_linear()
+    try:
+        linear_to_lora_layers(
+            model, setup.num_layers, lora_parameters(setup), use_dora=setup.fine_tune_type == "dora"
+        )
+    except ValueError as error:  # such as DoRA on a mixture of experts
+        raise StageError(f"--fine-tune-type {setup.fine_tune_type}: {error}") from None
+
+
+def lora_parameters(setup: TrainSetup) -> dict[str, Any]:
+    """The LoRA set-up in mlx-lm's words."""
+    keys = {"keys": list(setup.lora_keys)} if setup.lora_keys else {}
+    return {"rank": setup.rank, "scale": setup.scale, "dropout": setup.dropout, **keys}
+
+
+def write_config(folder: Path, base: Path, setup: TrainSetup) -> None:
+    """`adapter_config.json`, from which mlx-lm loads the adapter."""
+    config = {
+        "fine_tune_type": setup.fine_tune_type,
+        "model": str(base),
+        "num_layers": setup.num_layers,
+        "lora_parameters": lora_parameters(setup),
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")

@@ -1,0 +1,126 @@
+"""Start the ranks of a run: here with `--ranks N`, on other machines with `--hosts A,B` by mlx.launch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from stages.core.cli import Parser
+from stages.core.cpu.blocks import THREADS, count_cores
+from stages.core.errors import StageError
+
+POLL = 0.1  # seconds
+PATIENCE = 60.0  # seconds that the other ranks get to end when one has
+VARIABLES = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # of the ring, NCCL and MPI launchers
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Where the work is done; none of it changes a result."""
+
+    ranks: int
+    hosts: str | None
+    backend: str
+
+
+def read_launch(argv: Sequence[str]) -> tuple[Launch | None, list[str]]:
+    """What the options say about processes, None for this one alone, and the other options.
+
+    Raises StageError for a number below 1, and for `--ranks` together with `--hosts`.
+    """
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--ranks", type=int)
+    parser.add_argument("--hosts")
+    parser.add_argument("--backend", choices=["ring", "mpi", "nccl"], default="ring")
+    found, rest = parser.parse_known_args(list(argv))
+    if found.ranks is not None and found.hosts:
+        raise StageError("--ranks counts processes here and --hosts names machines: use one of them")
+    if found.ranks is not None and found.ranks < 1:
+        raise StageError(f"--ranks {found.ranks}: use 1 or more")
+    alone = not found.hosts and (found.ranks or 1) == 1
+    return None if alone else Launch(found.ranks or 1, found.hosts, found.backend), rest
+
+
+@contextmanager
+def stay_quiet() -> Iterator[None]:
+    """In a process that does not lead its group: no output, and its leader explains what went wrong."""
+    if next((os.environ[name] for name in VARIABLES if name in os.environ), "0") == "0":
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
+def launch_ranks(launch: Launch, argv: Sequence[str]) -> int:
+    """Run this stage in several processes; the exit code of the first that failed, or 0."""
+    command = [sys.executable, "-m", "stages.train", *argv]
+    return _launch_there(launch, command) if launch.hosts else _launch_here(launch.ranks, command)
+
+
+def _launch_there(launch: Launch, command: list[str]) -> int:
+    launcher = [
+        *(sys.executable, "-m", "mlx._distributed_utils.launch"),
+        *("--hosts", str(launch.hosts), "--backend", launch.backend, "--", *command),
+    ]
+    return subprocess.run(launcher, check=False).returncode
+
+
+def _launch_here(count: int, command: list[str]) -> int:
+    """Start ranks that find each other on loopback."""
+    with ExitStack() as stack:
+        hosts = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "hosts.json"
+        hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in _free_ports(count)]), "utf-8")
+        shared = os.environ | {"MLX_HOSTFILE": str(hosts), THREADS: str(max(count_cores() // count, 1))}
+        ranks = [subprocess.Popen(command, env=shared | {"MLX_RANK": str(rank)}) for rank in range(count)]
+        with _forwarded_signals(ranks):
+            return _wait(ranks)
+
+
+def _wait(ranks: list[subprocess.Popen[bytes]]) -> int:
+    """Wait for all; when one ends badly the others, which would wait for it for ever, are stopped."""
+    give_up = float("inf")
+    while any(rank.poll() is None for rank in ranks):
+        time.sleep(POLL)
+        if any(rank.poll() for rank in ranks):
+            give_up = min(give_up, time.monotonic() + PATIENCE)
+            for rank in ranks:
+                if rank.poll() is None:
+                    rank.send_signal(signal.SIGKILL if time.monotonic() > give_up else signal.SIGTERM)
+    codes = [rank.returncode for rank in ranks]
+    return next((code if code > 0 else 128 - code for code in codes if code), 0)
+
+
+@contextmanager
+def _forwarded_signals(ranks: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """What would stop this process stops the ranks, which save their work first."""
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        for rank in ranks:
+            if rank.poll() is None:
+                rank.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]

@@ -1,0 +1,100 @@
+"""What a run writes down while it goes on: `log.jsonl`, and the trackers that the user chose."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from stages.core import progress
+from stages.core.compute import device_peak_gb
+from stages.core.errors import StageError
+from stages.core.platform import peak_memory_gb
+from stages.core.records import LossPoint
+from stages.train.checkpoint import State
+from stages.train.loss import Losses
+
+
+class RunLog:
+    """`log.jsonl`: what a stopped run wrote after its last checkpoint is cut off first."""
+
+    def __init__(self, path: Path, state: State, trackers: Any = None) -> None:
+        self._path, self._before, self._started = path, state.seconds, time.perf_counter()
+        self._trackers = trackers
+        path.touch()
+        with path.open("r+b") as file:
+            file.truncate(state.log_bytes)
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, earlier parts of a resumed run included."""
+        return round(self._before + time.perf_counter() - self._started, 3)
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self._path.stat().st_size
+
+    def trained(self, step: int, losses: Losses, rate: float, speed: float) -> None:
+        """A line of the training loss since the last one; `speed` in tokens of the rows a second."""
+        point = LossPoint(
+            step=step,
+            kind="train",
+            loss=round(losses.mean, 5),
+            call_loss=_rounded(losses.call_mean),
+            learning_rate=rate,
+            tokens_per_second=round(speed, 1),
+            memory_gb=max(peak_memory_gb(), device_peak_gb()),
+            seconds=self.seconds,
+        )
+        self._write(point)
+        if self._trackers is not None:
+            self._trackers.on_train_loss_report(_named(point, "train_loss"))
+
+    def validated(self, step: int, losses: Losses) -> None:
+        """A line of the validation loss."""
+        point = LossPoint(
+            step=step,
+            kind="valid",
+            loss=round(losses.mean, 5),
+            call_loss=_rounded(losses.call_mean),
+            exact_calls=round(losses.exact_calls / losses.calls, 4) if losses.calls else None,
+            seconds=self.seconds,
+        )
+        exact = f", {losses.exact_calls} of {losses.calls} calls exact" if losses.calls else ""
+        progress.say(f"  step {step}: validation loss {losses.mean:.4f}{exact}")
+        self._write(point)
+        if self._trackers is not None:
+            self._trackers.on_val_loss_report(_named(point, "val_loss"))
+
+    def _write(self, point: LossPoint) -> None:
+        with self._path.open("ab") as file:
+            file.write(orjson.dumps(point.model_dump()) + b"\n")
+
+
+def start_trackers(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> Any:
+    """mlx-lm's reporting callbacks for the named trackers, None without any.
+
+    Raises StageError for a tracker that mlx-lm does not know or that is not installed.
+    """
+    if not names:
+        return None
+    from mlx_lm.tuner.callbacks import get_reporting_callbacks
+
+    try:
+        return get_reporting_callbacks(",".join(names), "fair-retest", str(folder), dict(config))
+    except (ValueError, ImportError) as error:
+        raise StageError(f"--report-to {','.join(names)}: {error}") from None
+
+
+def _named(point: LossPoint, loss: str) -> dict[str, Any]:
+    """The point in the words of mlx-lm's callbacks."""
+    values = {k: v for k, v in point.model_dump().items() if v is not None and k not in ("kind", "step")}
+    return {"iteration": point.step, loss: values.pop("loss"), **values}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 5)

@@ -1,0 +1,39 @@
+"""The optimizer and its learning rate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.optimizers as optim
+
+from stages.core.compute import Model
+from stages.core.preset import TrainSetup
+
+FLOOR = 0.05  # of the peak, where a cosine schedule ends
+
+
+def make_optimizer(model: Model, setup: TrainSetup) -> Any:
+    """AdamW over the model's trainable parameters, its state in place so that it can be saved."""
+    optimizer = optim.AdamW(learning_rate=make_schedule(setup), weight_decay=setup.weight_decay)
+    optimizer.init(model.trainable_parameters())
+    return optimizer
+
+
+def make_schedule(setup: TrainSetup) -> Any:
+    """The learning rate as a function of the step."""
+    steps = max(setup.iters - setup.warmup, 1)
+    peak = setup.learning_rate
+    after: Any = {
+        "constant": lambda: optim.linear_schedule(peak, peak, steps),
+        "cosine": lambda: optim.cosine_decay(peak, steps, peak * FLOOR),
+        "linear": lambda: optim.linear_schedule(peak, 0.0, steps),
+    }[setup.schedule]()
+    if not setup.warmup:
+        return after
+    warmup = optim.linear_schedule(peak / setup.warmup, peak, setup.warmup)
+    return optim.join_schedules([warmup, after], [setup.warmup])
+
+
+def clip_gradient(gradient: Any, norm: float) -> Any:
+    """The gradient, scaled down where its norm over all parameters is larger; 0 leaves it alone."""
+    return optim.clip_grad_norm(gradient, norm)[0] if norm else gradient

@@ -1,0 +1,80 @@
+"""Several processes that train one model together, each on its share of every batch.
+
+A process belongs to a group when it was started with MLX's own variables (MLX_RANK and what the
+backend needs), by `--ranks`, by `mlx.launch` or by mpirun. Rank 0 alone reads and writes the run's
+folder and talks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+
+from stages.train.launch import VARIABLES
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place in the group; alone it is rank 0 of 1."""
+
+    rank: int = 0
+    size: int = 1
+    group: Any = None
+
+    @classmethod
+    def join(cls) -> Ranks:
+        """Connect to the group that this process was started in."""
+        if not any(name in os.environ for name in VARIABLES):
+            return cls()
+        group = mx.distributed.init(strict=True)
+        return cls(group.rank(), group.size(), group)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes and talks."""
+        return self.rank == 0
+
+    def share(self, rows: Sequence[T]) -> list[T]:
+        """This process's part of a batch."""
+        return list(rows[self.rank :: self.size])
+
+    def sum_tree(self, tree: Any) -> Any:
+        """The sum of a tree of float32 arrays over all ranks, in one message."""
+        if self.size == 1:
+            return tree
+        flat: Any = tree_flatten(tree)
+        joined = self._sum(mx.concatenate([array.reshape(-1).astype(mx.float32) for _, array in flat]))
+        parts = mx.split(joined, np.cumsum([array.size for _, array in flat])[:-1].tolist())
+        return tree_unflatten(
+            [
+                (name, part.reshape(array.shape).astype(array.dtype))
+                for (name, array), part in zip(flat, parts, strict=True)
+            ]
+        )
+
+    def sum_numbers(self, numbers: Sequence[float]) -> list[float]:
+        """Sums over all ranks; integers below 2**24 stay exact."""
+        if self.size == 1:
+            return list(numbers)
+        return [float(x) for x in np.array(self._sum(mx.array(list(numbers), mx.float32)))]
+
+    def from_leader(self, arrays: dict[str, mx.array]) -> dict[str, mx.array]:
+        """Rank 0's values of arrays that all ranks hold in the same shapes."""
+        if self.size == 1:
+            return arrays
+        return {
+            name: self._sum(array if self.leads else mx.zeros_like(array)) for name, array in arrays.items()
+        }
+
+    def _sum(self, array: mx.array) -> mx.array:
+        total: mx.array = mx.distributed.all_sum(array, group=self.group)
+        mx.eval(total)
+        return total
