@@ -98,14 +98,14 @@ def encode_row(row: Mapping[str, Any], tokenizer: Tokenizer, turns: Turns) -> En
     """Tokens of a row, supervised where the assistant speaks: its words, its calls, its end token."""
     text = render_row(row, tokenizer).rstrip("\n")
     spans = assistant_spans(text, turns)
-    written = [_call_start(text[start:end]) for start, end in spans]
+    written = [_call_start(text[start:end].removesuffix(turns.closing)) for start, end in spans]
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     supervised, calls, span = [], [], 0
     for start, end in encoding["offset_mapping"]:
         while span < len(spans) and start >= spans[span][1]:
             span += 1
         spoken = span < len(spans) and spans[span][0] <= start and end > start
-        calling = spoken and (at := written[span]) is not None and end > spans[span][0] + at
+        calling = spoken and (at := written[span]) is not None and start >= spans[span][0] + at
         supervised.append(spoken)
         calls.append(sum(at is not None for at in written[:span]) if calling else -1)
     return Encoded(list(encoding["input_ids"]), supervised, calls)
@@ -118,7 +118,7 @@ def _call_start(spoken: str) -> int | None:
         return None
     thought = spoken.find("</think>") + len("</think>") if reply.reasoning else 0
     said = spoken[thought:].lstrip()
-    return len(spoken) - len(said) + len(_common_prefix(said, reply.content))
+    return len(spoken) - len(said[len(_common_prefix(said, reply.content)) :].lstrip())
 
 
 def assistant_spans(text: str, turns: Turns) -> list[tuple[int, int]]:

@@ -34,6 +34,7 @@ from stages.train.adapter import load_trainable, write_config
 from stages.train.checkpoint import State, save_adapter
 from stages.train.log import start_trackers
 from stages.train.loop import Run, train_adapter
+from stages.train.memory import choose_checkpointing
 from stages.train.ranks import Ranks
 from stages.train.rows import load_rows
 
@@ -79,6 +80,7 @@ def train(options: Options) -> Outcome:
     mx.random.seed(options.seed)
     mx.set_cache_limit(CACHE_LIMIT)
     model = load_trainable(base, setup)
+    setup = choose_checkpointing(model, setup, train_rows)
     run_in = partial(Run, model, setup, options.seed, train_rows, valid_rows, ranks=ranks)
     if not ranks.leads:
         _train(run_in(target), None)

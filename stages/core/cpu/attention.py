@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.core.cpu.blocks import BLOCK, Floats, cut, run_blocks, views
+from stages.core.cpu.blocks import BLOCK, Floats, run_blocks, views
 
 HIDDEN = np.float32(-1e30)  # the score of a position that must not be seen
 
@@ -127,7 +127,8 @@ def _grouped(x: Floats, groups: int) -> Floats:
 def _row_blocks(q: Floats, k: Floats) -> list[slice]:
     """Stretches of the batch whose scores stay in the processor's cache."""
     batch, heads, length, _ = q.shape
-    return cut(batch, BLOCK // (heads * length * k.shape[2]))
+    size = max(BLOCK // (heads * length * k.shape[2]), 1)
+    return [slice(start, start + size) for start in range(0, batch, size)]
 
 
 def _of_rows(hidden: Floats | None, rows: slice) -> Floats | None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +21,8 @@ Bools = npt.NDArray[np.bool_]
 THREADS = "OPENBLAS_NUM_THREADS"  # bounds the threads of NumPy's blocks like those of BLAS itself
 BLOCK = 1 << 18  # numbers that are worked on together where memory's speed counts, 1 MiB
 
+SHORT = 32  # rows that are not worth a thread of their own
+
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -33,8 +36,14 @@ def views(*arrays: Any) -> Any:
 
 
 def cut(length: int, size: int) -> list[slice]:
-    """Slices of at most `size` that cover `length`."""
-    return [slice(start, start + max(size, 1)) for start in range(0, length, max(size, 1))]
+    """Slices of about equal length, at most `size`, that cover `length`.
+
+    There are four, or a multiple of it, unless they would be short: few cores then end together.
+    """
+    count = -(-length // max(size, 1))
+    count = -(-count // 4) * 4 if length >= 4 * SHORT else max(count, min(length // SHORT, 2), 1)
+    edges = [length * i // count for i in range(count + 1)]
+    return [slice(start, end) for start, end in pairwise(edges) if start < end]
 
 
 def run_blocks(work: Callable[[_T], _R], blocks: Iterable[_T]) -> list[_R]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.core.cpu.blocks import Bools, Floats, Ints, cut, run_blocks, views
+from stages.core.cpu.blocks import Bools, Floats, Ints, count_cores, cut, run_blocks, views
 
 LOGITS = 1 << 23  # logits that a thread computes together, 32 MiB
 
@@ -32,6 +32,11 @@ def head_cross_entropy(states: Any, weight: Any, targets: Any) -> Any:
         return mx.array(kept["slope"] * upstream[:, None])
 
     return cross_entropy(states)
+
+
+def working_memory() -> int:
+    """Bytes that the logits of all threads take at most."""
+    return 2 * 4 * LOGITS * count_cores()
 
 
 def score_targets(states: Any, weight: Any, targets: Any) -> tuple[Floats, Bools]:

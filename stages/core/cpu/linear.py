@@ -13,7 +13,7 @@ import numpy as np
 
 from stages.core.cpu.blocks import Floats, cut, run_blocks, views
 
-ROWS = 384  # of a matrix product that a thread computes together
+ROWS = 256  # of a matrix product that a thread computes together
 
 
 @cache
@@ -26,9 +26,7 @@ def use_fast_linear() -> None:
     plain_lora: Any = LoRALinear.__call__
 
     def run_linear(layer: Any, x: Any) -> Any:
-        if not _is_frozen(layer, x) or x.size // x.shape[-1] <= ROWS:
-            return plain_linear(layer, x)
-        return _make_frozen(layer)(x)
+        return _make_frozen(layer)(x) if _is_frozen(layer, x) else plain_linear(layer, x)
 
     def run_lora(layer: Any, x: Any) -> Any:
         drops = layer.training and layer.dropout._p_1 < 1

@@ -1,0 +1,84 @@
+"""Several processes train as one: real processes that talk over loopback."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from stages.core.errors import StageError
+from stages.core.records import LossPoint, read_lines
+from stages.train.__main__ import main
+from stages.train.launch import Launch, read_launch
+from tests.pipeline import Pipeline, start_stage
+from tests.tiny.test_train import resumed_step, stop_after, train_arguments
+
+SHORT = {"iters": 6, "batch_size": 3, "save_every": 2, "eval_every": 3, "num_layers": 1}
+
+
+def read_losses(folder: Path) -> list[float]:
+    return [point.loss for point in read_lines(folder / "log.jsonl", LossPoint)]
+
+
+@pytest.mark.parametrize("name", ["qwen2_run", "qwen3_moe_run"])
+def test_two_ranks_have_the_losses_of_one(
+    name: str, request: pytest.FixtureRequest, artifacts: Path, tmp_path: Path
+) -> None:
+    run: Pipeline = request.getfixturevalue(name)
+    for ranks in ("1", "2"):
+        command = [*train_arguments(run, tmp_path / ranks, **SHORT), "--ranks", ranks]
+        process = start_stage("train", command, artifacts)
+        out, error = process.communicate(timeout=240)
+        assert (process.returncode, error) == (0, "")
+        assert out.count("train: done") == 1
+    assert read_losses(tmp_path / "2") == pytest.approx(read_losses(tmp_path / "1"), rel=1e-4)
+    one, two = (mx.load(str(tmp_path / r / "adapters.safetensors")) for r in "12")
+    for key, array in one.items():
+        assert float(mx.abs(array - two[key]).max()) < 1e-3 * float(mx.abs(array).max())
+
+
+def test_a_run_of_two_ranks_stops_politely_and_goes_on_with_one(
+    qwen2_run: Pipeline, artifacts: Path, tmp_path: Path
+) -> None:
+    target, partial = tmp_path / "run", tmp_path / ".run.partial"
+    long = SHORT | {"iters": 12}
+    command = train_arguments(qwen2_run, target, **long)
+    two = start_stage("train", [*command, "--ranks", "2"], artifacts)
+    code, out, error = stop_after(two, partial / "checkpoints" / "0000002", signal.SIGTERM)
+    assert code == 130
+    assert error.count("train: interrupted") == 1
+    one = start_stage("train", command, artifacts)
+    out, error = one.communicate(timeout=240)
+    assert (one.returncode, error) == (0, "")
+    assert resumed_step(out) >= 2
+    whole = start_stage(
+        "train", train_arguments(qwen2_run, tmp_path / "whole", **SHORT | {"iters": 12}), artifacts
+    )
+    whole.communicate(timeout=240)
+    assert whole.returncode == 0
+    assert read_losses(target) == pytest.approx(read_losses(tmp_path / "whole"), rel=1e-4)
+
+
+def test_a_mistake_is_one_line_whatever_the_number_of_ranks(
+    qwen2_run: Pipeline, artifacts: Path, tmp_path: Path
+) -> None:
+    command = [*train_arguments(qwen2_run, tmp_path / "out", batch_size=14), "--ranks", "2"]
+    process = start_stage("train", command, artifacts)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert error == "train: batch size 14 is larger than the 13 rows: lower --batch-size\n"
+
+
+def test_launch_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert read_launch(["--iters", "3"]) == (None, ["--iters", "3"])
+    assert read_launch(["--ranks", "1", "--force"]) == (None, ["--force"])
+    assert read_launch(["--ranks", "2", "--force"]) == (Launch(2, None, "ring"), ["--force"])
+    assert read_launch(["--hosts", "a,b"]) == (Launch(1, "a,b", "ring"), [])
+    with pytest.raises(StageError, match="--ranks 0: use 1 or more"):
+        read_launch(["--ranks", "0"])
+    with pytest.raises(StageError, match="use one of them"):
+        read_launch(["--ranks", "2", "--hosts", "a"])
+    assert main(["--ranks", "two"]) == 2
+    assert "invalid int value" in capsys.readouterr().err

@@ -1,0 +1,204 @@
+"""What the options of training do: accumulation, clipping, weights of calls, the choice of the adapter."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx_lm
+import numpy as np
+import pytest
+from mlx.nn.utils import value_and_grad
+from mlx.utils import tree_flatten, tree_map
+from mlx_lm.sample_utils import make_sampler
+
+from stages.core.compute import load_model
+from stages.core.errors import StageError
+from stages.core.records import LossPoint, read_lines
+from stages.core.tokenizer import load_tokenizer
+from stages.fuse.stage import fuse_adapter
+from stages.train.adapter import load_trainable
+from stages.train.log import start_trackers
+from stages.train.loop import Run
+from stages.train.loss import Losses, count_losses, weighted_loss
+from stages.train.memory import choose_checkpointing, estimate_gb
+from stages.train.optimizer import clip_gradient
+from stages.train.rows import make_batch
+from tests.pipeline import Pipeline, run_work, stock_functions
+from tests.tiny.test_train import encode_pipeline_rows, make_setup
+
+
+def make_run(run: Pipeline, folder: Path, **overrides: Any) -> Run:
+    mx.random.seed(0)
+    setup, rows = make_setup(**overrides), encode_pipeline_rows(run)
+    return Run(load_trainable(run.model, setup), setup, 0, rows, rows[:3], folder)
+
+
+def trained(run: Run) -> dict[str, mx.array]:
+    flat: Any = tree_flatten(run.model.trainable_parameters())
+    return dict(flat)
+
+
+def test_accumulated_batches_are_one_step_over_all_their_tokens(qwen2_run: Pipeline, tmp_path: Path) -> None:
+    run = make_run(qwen2_run, tmp_path, batch_size=2, grad_accumulation=3)
+    parts = run.rows_of(0)
+    assert [len(part) for part in parts] == [2, 2, 2]
+    assert len({row for part in parts for row in part}) == 6
+    assert run.rows_of(1)[0] == run.plan.rows_of(3)
+    rows = [run.train[i] for part in parts for i in part]
+    batch = make_batch(rows, run.trunk.size)
+    compute = value_and_grad(run.model, partial(weighted_loss, run.split))
+    hidden = run.trunk.hidden(rows, mx.array(batch.inputs))
+    (total, _), gradient = compute(run.trunk.prefix, hidden, batch)
+    expected = dict(tree_flatten(tree_map(lambda g: g / batch.real.sum(), gradient)))
+    losses, tokens, stopped = run.step(0)
+    assert (losses.tokens, tokens, stopped) == (int(batch.real.sum()), batch.tokens, False)
+    assert losses.total == pytest.approx(total.item(), rel=1e-5)
+    state = dict(tree_flatten(run.optimizer.state))
+    for name, slope in expected.items():
+        first = state[f"{name}.m"] / 0.1  # AdamW's first moment after one step is a tenth of the gradient
+        assert float(mx.abs(first - slope).max()) < 1e-4 * float(mx.abs(slope).max()) + 1e-9
+
+
+def test_clipping() -> None:
+    gradient = {"a": mx.array([3.0, 0.0]), "b": mx.array([4.0])}
+    clipped = clip_gradient(gradient, 1.0)
+    assert np.allclose(clipped["a"], [0.6, 0.0], atol=1e-5)
+    assert np.allclose(clipped["b"], [0.8], atol=1e-5)
+    assert clip_gradient(gradient, 0.0) is gradient
+    assert np.allclose(clip_gradient(gradient, 9.0)["b"], [4.0])
+
+
+def test_calls_weigh_what_the_option_says_and_the_log_stays_in_nats_per_token(
+    qwen2_run: Pipeline, tmp_path: Path
+) -> None:
+    run = make_run(qwen2_run, tmp_path)
+    rows = [row for row in run.train if max(row.calls) >= 0][:2]
+    batch = make_batch(rows, run.trunk.size)
+    hidden = run.trunk.hidden(rows, mx.array(batch.inputs))
+    plain, losses = weighted_loss(run.split, run.trunk.prefix, hidden, batch)
+    sums = count_losses(losses, batch)
+    assert 0 < sums.call_tokens < sums.tokens
+    assert plain.item() == pytest.approx(sums.total, rel=1e-5)
+    heavy, _ = weighted_loss(run.split, run.trunk.prefix, hidden, batch, call_weight=3.0)
+    assert heavy.item() == pytest.approx(sums.total + 2 * sums.call_total, rel=1e-5)
+
+
+def test_the_tokens_of_calls_are_the_call_and_its_end(qwen2_run: Pipeline) -> None:
+    tokenizer = load_tokenizer(qwen2_run.model)
+    texts = []
+    for row in encode_pipeline_rows(qwen2_run):
+        for turn in range(max(row.calls) + 1):
+            tokens = [t for t, c in zip(row.tokens, row.calls, strict=True) if c == turn]
+            texts.append(tokenizer.decode(tokens))
+        assert all(s for s, c in zip(row.supervised, row.calls, strict=True) if c >= 0)
+    assert len(texts) >= 6
+    for text in texts:
+        assert text.lstrip().startswith('<tool_call>\n{"name"')
+        assert text.endswith("</tool_call><|im_end|>")
+    assert any(max(row.calls) < 0 for row in encode_pipeline_rows(qwen2_run))
+
+
+def test_an_exact_call_is_one_that_greedy_decoding_writes(qwen2_run: Pipeline, tmp_path: Path) -> None:
+    """What mlx-lm writes greedily is taken as the call of a row, once as it is and once with a slip."""
+    run = make_run(qwen2_run, tmp_path)
+    run.model.eval()
+    rows = []
+    for start, slip in ((run.train[0], False), (run.train[1], False), (run.train[2], True)):
+        prompt = start.tokens[: start.supervised.index(True)]
+        steps = mlx_lm.generate.generate_step(
+            mx.array(prompt), run.model, max_tokens=12, sampler=make_sampler(0.0)
+        )
+        call = [int(token) for token, _ in steps]
+        call[6] += slip
+        learned = [False] * len(prompt) + [True] * len(call)
+        rows.append(Encoded(prompt + call, learned, [0 if s else -1 for s in learned]))
+    batch = make_batch(rows, run.trunk.size)
+    hidden = run.trunk.hidden(rows, mx.array(batch.inputs))
+    sums = count_validation(run.split, run.trunk.prefix, hidden, batch)
+    assert (sums.exact_calls, sums.calls, sums.call_tokens) == (2, 3, 36)
+
+
+def test_the_best_adapter_counts_and_waiting_ends_the_run(qwen2_run: Pipeline, tmp_path: Path) -> None:
+    """A rate at which the validation loss first falls and then rises."""
+    options = qwen2_run.options(
+        "train", iters=30, learning_rate=0.3, eval_every=2, save_every=4, choose_by="loss", patience=2
+    )
+    options = type(options)(**vars(options) | {"out": tmp_path / "best"})
+    outcome = run_work("train", options)
+    points = [p for p in read_lines(outcome.folder / "log.jsonl", LossPoint) if p.kind == "valid"]
+    best = min(points, key=lambda p: p.loss)
+    assert points[-1].step == best.step + 4 < 30
+    assert outcome.facts["best_step"] == best.step
+    kept: Any = mx.load(str(outcome.folder / "adapters.safetensors"))
+    chosen: Any = mx.load(str(outcome.folder / "best" / "adapters.safetensors"))
+    assert all(mx.array_equal(kept[name], chosen[name]) for name in kept)
+    last: Any = mx.load(str(sorted((outcome.folder / "checkpoints").iterdir())[-1] / "adapters.safetensors"))
+    assert not all(mx.array_equal(kept[name], last[name]) for name in kept)
+
+
+@pytest.mark.parametrize("kind", ["dora", "full"])
+def test_other_ways_to_train_can_be_fused_and_read_by_mlx_lm(
+    kind: str, qwen2_run: Pipeline, tmp_path: Path
+) -> None:
+    options = qwen2_run.options("train", fine_tune_type=kind, iters=3, num_layers=1, learning_rate=1e-2)
+    outcome = run_work("train", type(options)(**vars(options) | {"out": tmp_path / kind}))
+    points = [p.loss for p in read_lines(outcome.folder / "log.jsonl", LossPoint) if p.kind == "valid"]
+    assert points[-1] < points[0]
+    prompt = mx.array([list(range(100, 130))])
+    base = load_model(qwen2_run.model, dequantize=True)[0]
+    before = base(prompt)
+    fused = fuse_adapter(base, outcome.folder)(prompt)
+    assert float(mx.abs(fused - before).max()) > 1e-3
+    if kind == "dora":
+        with stock_functions():
+            loaded: Any = mlx_lm.load(str(qwen2_run.model), adapter_path=str(outcome.folder))
+            loaded[0].set_dtype(mx.float32)
+            assert float(mx.abs(loaded[0](prompt) - fused).max()) < 0.05 * float(mx.abs(fused).max())
+
+
+def test_dora_on_a_mixture_of_experts_is_refused_in_one_line(qwen3_moe_run: Pipeline, tmp_path: Path) -> None:
+    qwen3_moe_run.folder("convert_data")
+    options = qwen3_moe_run.options("train", fine_tune_type="dora")
+    with pytest.raises(StageError, match=r"^--fine-tune-type dora: .*doesn't support DoRA"):
+        run_work("train", type(options)(**vars(options) | {"out": tmp_path / "out"}))
+
+
+def test_memory_decides_on_checkpointing(
+    qwen2_run: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(qwen2_run, tmp_path)
+    plain, lean = (estimate_gb(run.model, run.setup, run.train, checkpoint=c) for c in (False, True))
+    assert 0.4 < lean < plain < 2
+
+    def choose(free: float, **overrides: Any) -> bool:
+        monkeypatch.setattr("stages.train.memory._free_gb", lambda: free)
+        return choose_checkpointing(run.model, make_setup(**overrides), run.train).grad_checkpoint
+
+    assert not choose(plain + 0.01)
+    assert choose((plain + lean) / 2)
+    with pytest.raises(StageError, match="set --dropout 0"):
+        choose((plain + lean) / 2, dropout=0.1)
+    with pytest.raises(StageError, match="lower --batch-size"):
+        choose(lean - 0.01)
+
+
+def test_a_tracker_that_does_not_exist(tmp_path: Path) -> None:
+    assert start_trackers((), tmp_path, {}) is None
+    with pytest.raises(StageError, match=r"^--report-to tensorbord: "):
+        start_trackers(("tensorbord",), tmp_path, {})
+    with pytest.raises(StageError, match=r"^--report-to wandb: wandb is not installed"):
+        start_trackers(("wandb",), tmp_path, {})
+
+
+def test_sums_add_up_and_go_through_numbers() -> None:
+    one, two = Losses(1.5, 3, 0.5, 1, 1, 2), Losses(2.5, 5, 0.0, 0, 0, 1)
+    both = one + two
+    assert both == Losses(4.0, 8, 0.5, 1, 1, 3)
+    assert Losses.from_numbers([4.0, 8.0, 0.5, 1.0, 1.0, 3.0]) == both
+    assert Losses.from_numbers([]) == Losses()
+    assert (both.mean, both.call_mean, two.call_mean) == (0.5, 0.5, None)
+    assert math.isfinite(Losses().mean)
