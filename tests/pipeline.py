@@ -85,7 +85,7 @@ def start_stage(
 @contextmanager
 def stock_functions() -> Iterator[None]:
     """MLX's and mlx-lm's own functions for the block, whatever was put in their place."""
-    from mlx.nn import Linear
+    from mlx.nn.layers.linear import Linear
     from mlx_lm.models.activations import swiglu
     from mlx_lm.models.base import scaled_dot_product_attention
     from mlx_lm.tuner.lora import LoRALinear

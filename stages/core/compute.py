@@ -84,9 +84,10 @@ def _logits(states: Any, head: Any) -> Any:
 def _is_plain_head(states: Any, head: Any) -> bool:
     """Whether a CPU computes the logits, by one float32 matrix."""
     import mlx.core as mx
-    import mlx.nn as nn
+    from mlx.nn.layers.embedding import Embedding
+    from mlx.nn.layers.linear import Linear
 
-    plain = type(head) in (nn.Linear, nn.Embedding) and "bias" not in head
+    plain = type(head) in (Linear, Embedding) and "bias" not in head
     return plain and accelerator() == "cpu" and states.dtype == mx.float32
 
 

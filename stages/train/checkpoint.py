@@ -102,13 +102,13 @@ def share_state(checkpoints: Checkpoints, model: Model, optimizer: Any, ranks: R
     model.update(tree_unflatten(list(_from_leader(ranks, model.trainable_parameters()).items())))
     set_state(optimizer, ranks.from_leader(get_state(optimizer)))
     best = -1 if state.best_step is None else state.best_step
-    step, best, loss, calls, waiting = ranks.sum_numbers(
+    step, best_step, loss, calls, waiting = ranks.sum_numbers(
         [state.step, best, state.best_loss, state.best_calls, state.waiting] if ranks.leads else [0] * 5
     )
     return state.model_copy(
         update={
             "step": int(step),
-            "best_step": None if best < 0 else int(best),
+            "best_step": None if best_step < 0 else int(best_step),
             "best_loss": loss,
             "best_calls": calls,
             "waiting": int(waiting),

@@ -21,7 +21,7 @@ from stages.core.cpu.blocks import THREADS, count_cores
 from stages.core.errors import StageError
 
 POLL = 0.1  # seconds
-PATIENCE = 60.0  # seconds that the other ranks get to end when one has
+SAYING, SAVING = 5.0, 60.0  # seconds that the other ranks get to end when one has, before they must
 VARIABLES = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # of the ring, NCCL and MPI launchers
 
 
@@ -88,17 +88,25 @@ def _launch_here(count: int, command: list[str]) -> int:
 
 
 def _wait(ranks: list[subprocess.Popen[bytes]]) -> int:
-    """Wait for all; when one ends badly the others, which would wait for it for ever, are stopped."""
-    give_up = float("inf")
+    """Wait for all. When one ends badly the others would wait for it for ever: they are stopped.
+
+    A mistake in the options or the data ends all of them, and rank 0 has to say so first.
+    """
+    failed_at, measures = None, [(SAYING, signal.SIGTERM), (SAVING, signal.SIGKILL)]
     while any(rank.poll() is None for rank in ranks):
         time.sleep(POLL)
-        if any(rank.poll() for rank in ranks):
-            give_up = min(give_up, time.monotonic() + PATIENCE)
-            for rank in ranks:
-                if rank.poll() is None:
-                    rank.send_signal(signal.SIGKILL if time.monotonic() > give_up else signal.SIGTERM)
+        if failed_at is None and any(rank.poll() for rank in ranks):
+            failed_at = time.monotonic()
+        if failed_at is not None and measures and time.monotonic() - failed_at > measures[0][0]:
+            _signal(ranks, measures.pop(0)[1])
     codes = [rank.returncode for rank in ranks]
     return next((code if code > 0 else 128 - code for code in codes if code), 0)
+
+
+def _signal(ranks: list[subprocess.Popen[bytes]], number: int) -> None:
+    for rank in ranks:
+        if rank.poll() is None:
+            rank.send_signal(number)
 
 
 @contextmanager
@@ -106,9 +114,7 @@ def _forwarded_signals(ranks: list[subprocess.Popen[bytes]]) -> Iterator[None]:
     """What would stop this process stops the ranks, which save their work first."""
 
     def forward(number: int, _frame: FrameType | None) -> None:
-        for rank in ranks:
-            if rank.poll() is None:
-                rank.send_signal(number)
+        _signal(ranks, number)
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

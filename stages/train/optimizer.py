@@ -36,4 +36,5 @@ def make_schedule(setup: TrainSetup) -> Any:
 
 def clip_gradient(gradient: Any, norm: float) -> Any:
     """The gradient, scaled down where its norm over all parameters is larger; 0 leaves it alone."""
-    return optim.clip_grad_norm(gradient, norm)[0] if norm else gradient
+    clip: Any = optim.clip_grad_norm
+    return clip(gradient, norm)[0] if norm else gradient

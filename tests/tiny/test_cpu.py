@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from mlx.nn.layers.linear import Linear
 from mlx_lm.models.activations import swiglu
 from mlx_lm.models.base import create_causal_mask, scaled_dot_product_attention
 from mlx_lm.models.cache import QuantizedKVCache
@@ -158,8 +159,9 @@ def test_cross_entropy_behind_a_head(spread: float, monkeypatch: pytest.MonkeyPa
     states, weight, shares = draw(1, 11, 24, spread=spread), draw(2, 301, 24), draw(3, 11)
     targets = mx.array(np.random.default_rng(0).integers(0, 301, 11).astype(np.int32))
 
-    def plain(states: mx.array) -> mx.array:
-        return nn.losses.cross_entropy(states @ weight.T, targets)
+    def plain(states: mx.array) -> Any:
+        losses: Any = nn.losses.cross_entropy(states @ weight.T, targets)
+        return losses
 
     def run(function: Any) -> tuple[Any, Any]:
         return function(states), mx.grad(lambda x: (function(x) * shares).sum())(states)
@@ -177,7 +179,7 @@ def test_cross_entropy_behind_a_head(spread: float, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("rows", [5, 1000])
 def test_lora_and_frozen_layers(rows: int, bias: bool) -> None:
-    layer = LoRALinear.from_base(nn.Linear(24, 40, bias=bias), r=3, scale=1.7)
+    layer = LoRALinear.from_base(Linear(24, 40, bias=bias), r=3, scale=1.7)
     layer.lora_b = draw(1, 3, 40)
     layer.freeze()
     layer.unfreeze(keys=["lora_a", "lora_b"])
@@ -185,7 +187,7 @@ def test_lora_and_frozen_layers(rows: int, bias: bool) -> None:
     x, shares = draw(2, 2, rows, 24), draw(3, 2, rows, 40)
 
     def run() -> list[Any]:
-        def of_lora(x: mx.array, a: mx.array, b: mx.array) -> mx.array:
+        def of_lora(x: mx.array, a: mx.array, b: mx.array) -> Any:
             layer.lora_a, layer.lora_b = a, b
             return (layer(x) * shares).sum()
 
@@ -205,7 +207,7 @@ def test_lora_and_frozen_layers(rows: int, bias: bool) -> None:
 
 def test_a_layer_that_is_trained_or_drops_is_left_alone() -> None:
     linear.use_fast_linear()
-    layer = nn.Linear(8, 8)
+    layer = Linear(8, 8)
     gradient: Any = mx.grad(lambda w: layer.update({"weight": w})(draw(1, 900, 8)).sum())(layer.weight)
     assert float(mx.abs(gradient).max()) > 0.1
     dropping = LoRALinear.from_base(layer, r=2, dropout=0.5)
@@ -216,7 +218,7 @@ def test_a_layer_that_is_trained_or_drops_is_left_alone() -> None:
 
 
 def test_results_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = LoRALinear.from_base(nn.Linear(64, 48), r=4)
+    layer = LoRALinear.from_base(Linear(64, 48), r=4)
     layer.linear.freeze()
     layer.lora_b = draw(1, 4, 48)
     x = draw(2, 3000, 64)

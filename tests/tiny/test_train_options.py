@@ -13,17 +13,19 @@ import numpy as np
 import pytest
 from mlx.nn.utils import value_and_grad
 from mlx.utils import tree_flatten, tree_map
+from mlx_lm.generate import generate_step
 from mlx_lm.sample_utils import make_sampler
 
 from stages.core.compute import load_model
 from stages.core.errors import StageError
 from stages.core.records import LossPoint, read_lines
+from stages.core.render import Encoded
 from stages.core.tokenizer import load_tokenizer
 from stages.fuse.stage import fuse_adapter
 from stages.train.adapter import load_trainable
 from stages.train.log import start_trackers
 from stages.train.loop import Run
-from stages.train.loss import Losses, count_losses, weighted_loss
+from stages.train.loss import Losses, count_losses, count_validation, weighted_loss
 from stages.train.memory import choose_checkpointing, estimate_gb
 from stages.train.optimizer import clip_gradient
 from stages.train.rows import make_batch
@@ -109,9 +111,7 @@ def test_an_exact_call_is_one_that_greedy_decoding_writes(qwen2_run: Pipeline, t
     rows = []
     for start, slip in ((run.train[0], False), (run.train[1], False), (run.train[2], True)):
         prompt = start.tokens[: start.supervised.index(True)]
-        steps = mlx_lm.generate.generate_step(
-            mx.array(prompt), run.model, max_tokens=12, sampler=make_sampler(0.0)
-        )
+        steps = generate_step(mx.array(prompt), run.model, max_tokens=12, sampler=make_sampler(0.0))
         call = [int(token) for token, _ in steps]
         call[6] += slip
         learned = [False] * len(prompt) + [True] * len(call)

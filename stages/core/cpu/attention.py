@@ -28,7 +28,8 @@ def make_attention(plain: Callable[..., Any]) -> Callable[..., Any]:
 
         @mx.custom_function
         def attend(q: Any, k: Any, v: Any) -> Any:
-            out, kept["log_sums"] = _forward(*views(q, k, v), scale, hidden)
+            q, k, v = views(q, k, v)
+            out, kept["log_sums"] = _forward(q, k, v, scale, hidden)
             return mx.array(out)
 
         @attend.vjp

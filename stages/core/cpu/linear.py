@@ -19,10 +19,10 @@ ROWS = 256  # of a matrix product that a thread computes together
 @cache
 def use_fast_linear() -> None:
     """Give MLX's frozen linear layers and mlx-lm's LoRA layers this computation, in float32."""
-    import mlx.nn as nn
+    from mlx.nn.layers.linear import Linear
     from mlx_lm.tuner.lora import LoRALinear
 
-    plain_linear: Any = nn.Linear.__call__
+    plain_linear: Any = Linear.__call__
     plain_lora: Any = LoRALinear.__call__
 
     def run_linear(layer: Any, x: Any) -> Any:
@@ -34,7 +34,8 @@ def use_fast_linear() -> None:
             return plain_lora(layer, x)
         return _make_adapted(layer.linear, layer.scale)(x, layer.lora_a, layer.lora_b)
 
-    for kind, fast, plain in ((nn.Linear, run_linear, plain_linear), (LoRALinear, run_lora, plain_lora)):
+    kinds: Any = ((Linear, run_linear, plain_linear), (LoRALinear, run_lora, plain_lora))
+    for kind, fast, plain in kinds:
         fast.plain = plain
         kind.__call__ = fast
 
@@ -42,9 +43,9 @@ def use_fast_linear() -> None:
 def _is_frozen(linear: Any, x: Any) -> bool:
     """Whether the layer is one float32 matrix that is not trained."""
     import mlx.core as mx
-    import mlx.nn as nn
+    from mlx.nn.layers.linear import Linear
 
-    if type(linear) is not nn.Linear or "weight" not in linear._no_grad:
+    if type(linear) is not Linear or "weight" not in linear._no_grad:
         return False
     return bool(x.dtype == linear.weight.dtype == mx.float32)
 
@@ -55,13 +56,14 @@ def _make_frozen(linear: Any) -> Callable[..., Any]:
 
     @mx.custom_function
     def frozen(x: Any) -> Any:
-        return mx.array(_forward(*views(x, linear.weight), _bias(linear)))
+        x, weight = views(x, linear.weight)
+        return mx.array(_forward(x, weight, _bias(linear)))
 
     @frozen.vjp
     def frozen_vjp(_primals: Any, upstream: Any, _output: Any) -> Any:
         return mx.array(_backward(*views(upstream, linear.weight)))
 
-    return frozen  # type: ignore[no-any-return]
+    return frozen
 
 
 def _make_adapted(linear: Any, scale: float) -> Callable[..., Any]:
@@ -79,7 +81,7 @@ def _make_adapted(linear: Any, scale: float) -> Callable[..., Any]:
         gradients = _backward_adapted(x, weight, a, b, upstream, np.float32(scale))
         return tuple(mx.array(g) for g in gradients)
 
-    return adapted  # type: ignore[no-any-return]
+    return adapted
 
 
 def _bias(linear: Any) -> Floats | None:
@@ -118,13 +120,16 @@ def _backward_adapted(
     rows, slopes, into = _rows(x), _rows(upstream), _rows(d_x)
 
     def work(part: slice) -> tuple[Floats, Floats]:
-        through = (slopes[part] @ b.T) * scale
+        through: Floats = (slopes[part] @ b.T) * scale
+        inner: Floats = (rows[part] @ a) * scale
         np.matmul(slopes[part], weight, out=into[part])
         into[part] += through @ a.T
-        return rows[part].T @ through, ((rows[part] @ a) * scale).T @ slopes[part]
+        return rows[part].T @ through, inner.T @ slopes[part]
 
-    d_as, d_bs = zip(*run_blocks(work, cut(len(rows), ROWS)), strict=True)
-    return d_x, np.sum(d_as, axis=0), np.sum(d_bs, axis=0)
+    parts = run_blocks(work, cut(len(rows), ROWS))
+    d_a: Floats = np.add.reduce([one for one, _ in parts])
+    d_b: Floats = np.add.reduce([other for _, other in parts])
+    return d_x, d_a, d_b
 
 
 def _rows(x: Floats) -> Floats:
