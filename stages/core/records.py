@@ -85,7 +85,7 @@ class LossPoint(Record):
     seconds: float = Field(description="since the start of the run, earlier parts included")
 
 
-class Reply(Record):
+class RawReply(Record):
     """One raw answer of a model. Scoring reads these again and needs no model."""
 
     id: str = Field(description="the query's id")

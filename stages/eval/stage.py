@@ -22,8 +22,8 @@ from stages.core.prompts import prompt_parts, query_row
 from stages.core.records import (
     EvalSummary,
     Rate,
+    RawReply,
     Recipe,
-    Reply,
     Score,
     Timing,
     read_lines,
@@ -120,7 +120,7 @@ class _Run:
         write_record(folder / "summary.json", summary)
         return summary
 
-    def _earlier_replies(self, suite: Suite) -> tuple[list[Reply], Timing] | None:
+    def _earlier_replies(self, suite: Suite) -> tuple[list[RawReply], Timing] | None:
         """The replies of another arm that asked the same model the same, if there are any."""
         if self.options.force:
             return None
@@ -133,10 +133,10 @@ class _Run:
             if manifest is not None and manifest.facts.get("generation") == wanted:
                 progress.say(f"  {suite.name}: the replies in {folder} are scored again")
                 summary = EvalSummary.model_validate_json((folder / "summary.json").read_bytes())
-                return read_lines(folder / "replies.jsonl", Reply), summary.timing
+                return read_lines(folder / "replies.jsonl", RawReply), summary.timing
         return None
 
-    def _new_replies(self, suite: Suite) -> tuple[list[Reply], Timing]:
+    def _new_replies(self, suite: Suite) -> tuple[list[RawReply], Timing]:
         if self._engine is None:
             self._engine = Engine.load(self.folder, self.options.preset.model if self._foreign else None)
         setup, fixes = self.options.preset.model, self.options.fixes

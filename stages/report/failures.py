@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stages.core.errors import StageError
-from stages.core.records import Reply, Score
+from stages.core.records import RawReply, Score
 from stages.core.suite import Matcher, Query, Suite, load_suite
 from stages.report.cells import fenced, inline_code, plain, plural
 from stages.report.results import Arm, SuiteResult
@@ -43,7 +43,7 @@ def _failure(score: Score) -> tuple[int, str]:
     return (5, "it ran on to the token limit") if score.runaway else (0, "")
 
 
-def _write_failure(score: Score, reply: Reply | None, query: Query | None) -> str:
+def _write_failure(score: Score, reply: RawReply | None, query: Query | None) -> str:
     lines = [f"### {plain(score.id)} ({plain(score.category)}): {_failure(score)[1]}"]
     if query is not None:
         lines.append(f"Asked: {plain(query.query)}")

@@ -16,7 +16,7 @@ from stages.core.records import (
     EvalSummary,
     LossPoint,
     Manifest,
-    Reply,
+    RawReply,
     Score,
     read_lines,
     read_record,
@@ -33,7 +33,7 @@ class SuiteResult:
 
     summary: EvalSummary
     scores: list[Score]
-    replies: list[Reply]
+    replies: list[RawReply]
     manifest: Manifest
 
 
@@ -158,7 +158,7 @@ def _read_suite(folder: Path, options: Options) -> SuiteResult:
             raise StageError(f"{folder} has no {name}: run {command} --force")
     summary = read_record(folder / "summary.json", EvalSummary)
     scores = read_lines(folder / "scores.jsonl", Score)
-    replies = read_lines(folder / "replies.jsonl", Reply)
+    replies = read_lines(folder / "replies.jsonl", RawReply)
     right = sum(score.strict.decision for score in scores)
     if (right, len(scores)) != (summary.decision.k, summary.decision.n):
         raise StageError(

@@ -17,7 +17,7 @@ from stages.core.compute import load_arrays
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR
 from stages.core.preset import EvalSetup
-from stages.core.records import EvalSummary, Reply, Score, read_lines, read_record
+from stages.core.records import EvalSummary, RawReply, Score, read_lines, read_record
 from stages.eval.__main__ import main
 from stages.eval.generate import Engine, common_prefix
 from tests.models import KINDS, BuiltOnce, Kind
@@ -183,7 +183,7 @@ def test_a_whole_evaluation(options: Options) -> None:
     assert sorted(p.name for p in folder.iterdir()) == [
         "manifest.json", "replies.jsonl", "scores.jsonl", "summary.json"
     ]  # fmt: skip
-    replies = read_lines(folder / "replies.jsonl", Reply)
+    replies = read_lines(folder / "replies.jsonl", RawReply)
     assert [reply.id for reply in replies] == ["types", "tests", "direct"]
     assert {(reply.finish, reply.tokens) for reply in replies} == {("length", 5)}
     scores = read_lines(folder / "scores.jsonl", Score)

@@ -28,8 +28,8 @@ from stages.core.records import (
     LossPoint,
     Manifest,
     Rate,
+    RawReply,
     Recipe,
-    Reply,
     Timing,
     Verdict,
     read_lines,
@@ -94,7 +94,7 @@ class World:
         asked = load_suite(suite)
         dialect = "hermes" if "parser" in fixes else "qwen3_coder"
         replies = [
-            Reply(id=q.id, text=answer(q), tokens=20, finish="stop", seconds=0.5) for q in asked.queries
+            RawReply(id=q.id, text=answer(q), tokens=20, finish="stop", seconds=0.5) for q in asked.queries
         ]
         scores = score_replies(asked, replies, dialect)
         timing = Timing(
@@ -494,9 +494,9 @@ def test_a_summary_that_its_scores_deny_is_refused(two_arms: World) -> None:
 
 def test_a_broken_line_is_named(two_arms: World) -> None:
     replies = Options(load_preset("smol"), FAIR).place("eval") / "core20" / "replies.jsonl"
-    assert len(read_lines(replies, Reply)) == 20
+    assert len(read_lines(replies, RawReply)) == 20
     replies.write_bytes(replies.read_bytes() + b'{"id": 1\n')
-    with pytest.raises(StageError, match=r"replies\.jsonl:21 is not a valid Reply"):
+    with pytest.raises(StageError, match=r"replies\.jsonl:21 is not a valid RawReply"):
         two_arms.write()
 
 
