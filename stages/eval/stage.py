@@ -13,6 +13,7 @@ from stages.core.artifact import (
     fingerprint_model,
     is_current,
     read_manifest,
+    require_artifact,
 )
 from stages.core.cli import Options, Outcome
 from stages.core.compute import device_peak_gb
@@ -64,15 +65,13 @@ class _Run:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.folder = options.input("quantize")
-        manifest = read_manifest(self.folder)
-        if manifest is not None:
-            self.content = manifest.content
-        elif (self.folder / "config.json").is_file():
+        # A folder that fuse did not write has its own template, unless the preset names another.
+        self._foreign = (self.folder / "config.json").is_file() and read_manifest(self.folder) is None
+        if self._foreign:
             self.content = fingerprint_model(self.folder)
         else:
-            raise StageError(f"no model in {self.folder}: run {options.command('quantize')}")
-        # A folder that fuse did not write has its own template, unless the preset names another.
-        self._foreign = manifest is None
+            command = options.command("quantize")
+            self.content = require_artifact(self.folder, "quantize", command, also=("fuse",)).content
         setup = options.preset.model
         self.dialect = setup.dialect if "parser" in options.fixes else setup.legacy_dialect
         self._engine: Engine | None = None

@@ -7,7 +7,8 @@ from itertools import combinations
 
 from stages.core.fixes import FIXES
 from stages.core.records import Score
-from stages.report.cells import NONE, inline_code, number, plain, plural, rate_cell, table
+from stages.core.words import plural
+from stages.report.cells import NONE, inline_code, number, plain, rate_cell, table
 from stages.report.commands import stage_command
 from stages.report.comparison import RATES, rate_of, write_categories
 from stages.report.effects import find_idle_fixes

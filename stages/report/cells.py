@@ -100,13 +100,6 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(bars[round((value - low) / step)] for value in values)
 
 
-def plural(count: int, noun: str) -> str:
-    """`1 row`, `2 rows`, `3 queries`."""
-    if count != 1 and noun.endswith("y"):
-        return f"{count} {noun[:-1]}ies"
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def short_model(name: str) -> str:
     """A preset's name as people say it: 30b is 30B."""
     return re.sub(r"\d+b\b", lambda match: match[0].upper(), name)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from stages.core.errors import StageError
 from stages.core.records import RawReply, Score
 from stages.core.suite import Matcher, Query, Suite, load_suite
-from stages.report.cells import fenced, inline_code, plain, plural
+from stages.core.words import plural
+from stages.report.cells import fenced, inline_code, plain
 from stages.report.results import Arm, SuiteResult
 
 SHOWN = 5

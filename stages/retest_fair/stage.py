@@ -18,6 +18,7 @@ from stages.core.fixes import FAIR, FIXES, FixSet, arm_name, arm_slug
 from stages.core.platform import require_disk
 from stages.core.preset import SECTIONS
 from stages.core.records import AuditReport, read_record
+from stages.core.words import plural
 
 TRAINING = ("train", "fuse", "quantize", "eval")
 STOP_SECONDS = 60.0  # an interrupted stage may save its work for so long
@@ -175,6 +176,6 @@ def _heed_audit(plan: Plan, step: Step) -> None:
     found = read_record(folder / "audit.json", AuditReport).critical
     if found:
         raise StageError(
-            f"the audit found {len(found)} critical flaws in the fair arm, see {folder / 'audit.md'}: "
-            "mend them, or go on with --despite-audit"
+            f"the audit found {plural(len(found), 'critical flaw')} in the fair arm, see "
+            f"{folder / 'audit.md'}: repair the set-up, or go on with --despite-audit"
         )
