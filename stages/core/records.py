@@ -158,6 +158,10 @@ class EvalSummary(Record):
     seed: int
     suite: str
     suite_version: int
+    suite_fingerprint: str = Field(
+        description="of its queries and accepted calls; of recorded results that of the shipped suite "
+        "which stands for the published queries"
+    )
     dialect: str = Field(description="dialect of the strict parser")
     source: Literal["measured", "recorded"] = "measured"
     decision: Rate = Field(description="tool or direct decided right, strict")
@@ -235,6 +239,7 @@ class Verdict(Record):
     reference_source: Literal["measured", "recorded"] | None
     suite: str = Field(description="the suite that decides: the comparable one with the most queries")
     suite_version: int
+    suite_fingerprint: str = Field(description="of its queries and accepted calls")
     candidate_decision: Rate
     reference_decision: Rate | None
     ratio: float | None = Field(description="point estimate; None without a reference or when its rate is 0")

@@ -28,6 +28,7 @@ from stages.core.records import (
     Score,
     Timing,
     read_lines,
+    read_record,
     write_lines,
     write_record,
 )
@@ -54,7 +55,7 @@ def evaluate(options: Options) -> Outcome:
                 summary = run.evaluate(suite, build.folder)
                 build.facts |= {"generation": run.generation(suite)}
         else:
-            summary = EvalSummary.model_validate_json((target / "summary.json").read_bytes())
+            summary = read_record(target / "summary.json", EvalSummary)
         lines.append(_line(summary))
     return Outcome(place, up_to_date=current, lines=tuple(lines))
 
@@ -104,7 +105,7 @@ class _Run:
             },
             inputs={
                 "model": self.content,
-                "suite": fingerprint_json(suite.model_dump(mode="json")),
+                "suite": suite.fingerprint,
                 "replies": self.generation(suite),
             },
         )
@@ -131,7 +132,7 @@ class _Run:
             manifest = read_manifest(folder)
             if manifest is not None and manifest.facts.get("generation") == wanted:
                 progress.say(f"  {suite.name}: the replies in {folder} are scored again")
-                summary = EvalSummary.model_validate_json((folder / "summary.json").read_bytes())
+                summary = read_record(folder / "summary.json", EvalSummary)
                 return read_lines(folder / "replies.jsonl", RawReply), summary.timing
         return None
 
@@ -166,6 +167,7 @@ class _Run:
             seed=options.seed,
             suite=suite.name,
             suite_version=suite.version,
+            suite_fingerprint=suite.fingerprint,
             dialect=self.dialect,
             decision=decision,
             decision_lenient=rate(s.lenient.decision for s in scores),

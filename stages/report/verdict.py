@@ -44,6 +44,8 @@ def refuse_comparison(candidate: EvalSummary, reference: EvalSummary) -> str:
         return f"suite {candidate.suite} against {reference.suite}"
     if candidate.suite_version != reference.suite_version:
         return f"suite {candidate.suite} version {candidate.suite_version} against {reference.suite_version}"
+    if candidate.suite_fingerprint != reference.suite_fingerprint:
+        return f"two suites are named {candidate.suite}: their queries or accepted calls differ"
     if candidate.source == reference.source and candidate.scorer_version != reference.scorer_version:
         return f"scorer version {candidate.scorer_version} against {reference.scorer_version}"
     return ""
@@ -82,6 +84,7 @@ def reach_verdict(report: str, match: Match, flaws: Sequence[str], seed: int | N
         reference_source=reference.source if reference else None,
         suite=candidate.suite,
         suite_version=candidate.suite_version,
+        suite_fingerprint=candidate.suite_fingerprint,
         candidate_decision=candidate.decision,
         reference_decision=reference.decision if reference else None,
         ratio=ratio,

@@ -110,6 +110,7 @@ class World:
             seed=seed,
             suite=asked.name,
             suite_version=asked.version,
+            suite_fingerprint=asked.fingerprint,
             dialect=dialect,
             decision=decision,
             decision_lenient=rate(s.lenient.decision for s in scores),
@@ -307,6 +308,8 @@ def test_recorded_figures_agree_with_each_other() -> None:
     suite = load_suite("core20")
     kinds = [query.kind for query in suite.queries]
     assert (suite.version, len(kinds), kinds.count("tool")) == (recorded.candidate.suite_version, 20, 13)
+    for result in (recorded.candidate, recorded.reference):
+        assert result.suite_fingerprint == suite.fingerprint
     for category, published in recorded.reference.by_category.items():
         assert sum(query.category == category for query in suite.queries) == published.n
 
