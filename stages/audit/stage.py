@@ -42,7 +42,7 @@ def audit(options: Options) -> Outcome:
     report = AuditReport(
         model=options.preset.name, arm=options.arm, checks=list(CHECKS), findings=run_checks(subject)
     )
-    with build_artifact(target, recipe) as build:
+    with build_artifact(target, recipe, given=options.given) as build:
         write_record(build.folder / REPORT, report)
         (build.folder / "audit.md").write_text(write_markdown(report), "utf-8")
         build.facts |= {"stop_ids": subject.plan.stops, "turn_ends": subject.turn_ends}

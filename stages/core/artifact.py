@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 from stages.core.errors import StageError
 from stages.core.platform import peak_memory_gb
-from stages.core.records import Manifest, Recipe, read_record, write_record
+from stages.core.records import Given, Manifest, Recipe, read_record, write_record
 from stages.core.words import another, plural
 
 MANIFEST = "manifest.json"
@@ -65,7 +65,7 @@ def is_current(folder: Path, recipe: Recipe, *, force: bool) -> bool:
 
 @contextmanager
 def build_artifact(
-    folder: Path, recipe: Recipe, *, resume: bool = False, force: bool = False
+    folder: Path, recipe: Recipe, *, given: Given | None = None, resume: bool = False, force: bool = False
 ) -> Iterator[Build]:
     """Build an artifact and put it in place when the block ends without an exception.
 
@@ -97,6 +97,7 @@ def build_artifact(
             packages=package_versions(),
             commit=git_commit(),
             facts=build.facts,
+            given=given,
         )
         write_record(partial / MANIFEST, manifest)
         _replace(partial, folder)

@@ -31,6 +31,14 @@ class Recipe(Record):
     inputs: dict[str, str] = Field(description="fingerprint of every input, by its role")
 
 
+class Given(Record):
+    """What the command line of a run said, for reports that name a command which says it again."""
+
+    model: str = Field(description="--model as it was typed: a preset, a file or a folder")
+    data: str | None = Field(description="--data, None for the output of the stage before")
+    options: dict[str, Any] = Field(description="options of the preset that were given another value")
+
+
 class Manifest(Record):
     """The last file written into an artifact."""
 
@@ -43,6 +51,7 @@ class Manifest(Record):
     packages: dict[str, str] = Field(description="versions that decide a result")
     commit: str = Field(description="commit of the code, with + when files differed")
     facts: dict[str, Any] = Field(description="what the stage found out, such as stop ids")
+    given: Given | None = Field(None, description="None where no command line was read")
 
 
 class Finding(Record):

@@ -51,7 +51,7 @@ def evaluate(options: Options) -> Outcome:
         if not is_current(target, recipe, force=options.force):
             current = False
             require_disk(target, 0.01, "the replies")
-            with build_artifact(target, recipe) as build:
+            with build_artifact(target, recipe, given=options.given) as build:
                 summary = run.evaluate(suite, build.folder)
                 build.facts |= {"generation": run.generation(suite)}
         else:

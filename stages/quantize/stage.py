@@ -40,7 +40,7 @@ def quantize(options: Options) -> Outcome:
         made = read_manifest(target)
         return Outcome(target, up_to_date=True, facts=dict(made.facts) if made else {})
     require_disk(target, folder_size_gb(fused) * bits / 16 + 0.02, "the quantized model")
-    with build_artifact(target, recipe) as build:
+    with build_artifact(target, recipe, given=options.given) as build:
         per_weight = quantize_folder(fused, build.folder, bits=bits, group_size=setup.group_size)
         build.facts |= {
             "bits": bits,

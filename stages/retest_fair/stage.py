@@ -15,8 +15,9 @@ from stages.core import progress
 from stages.core.cli import Options, artifacts_root
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FIXES, FixSet, arm_name, arm_slug
+from stages.core.flags import option_words, sections_taken
 from stages.core.platform import require_disk
-from stages.core.preset import SECTIONS
+from stages.core.preset import section_of
 from stages.core.records import AuditReport, read_record
 from stages.core.words import plural
 
@@ -89,10 +90,9 @@ def stage_arguments(plan: Plan, step: Step) -> list[str]:
         arguments += ["--data", str(options.data)]
     if options.force:
         arguments.append("--force")
-    sections = SECTIONS if step.stage == "audit" else ("model", step.stage)
     for name, value in options.overrides.items():
-        if any(section in SECTIONS and name in SECTIONS[section].model_fields for section in sections):
-            arguments += _flag(name, value)
+        if section_of(name) in sections_taken(step.stage):
+            arguments += option_words(name, value)
     return arguments
 
 
@@ -136,14 +136,6 @@ def _announce(plan: Plan, log: Path) -> None:
         progress.say(
             f"  arm {arm_name(fixes)}: " + (f"without {', '.join(off)}" if off else "all five fixes")
         )
-
-
-def _flag(name: str, value: object) -> list[str]:
-    flag = f"--{name.replace('_', '-')}"
-    if isinstance(value, bool):
-        return [flag if value else flag.replace("--", "--no-", 1)]
-    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return [f"{flag}={text}"]  # one word, since a text may begin with a dash
 
 
 def _run_stage(stage: str, arguments: list[str], *, last: bool = False) -> None:

@@ -73,7 +73,7 @@ def train(options: Options) -> Outcome:
     mx.random.seed(options.seed)
     mx.set_cache_limit(CACHE_LIMIT)
     model = add_lora(base, setup)
-    with build_artifact(target, recipe, resume=True, force=options.force) as build:
+    with build_artifact(target, recipe, given=options.given, resume=True, force=options.force) as build:
         run = Run(model, setup, options.seed, train_rows, valid_rows, build.folder)
         progress.say(
             f"  {run.trunk.size} tokens are shared by all rows; {run.plan.steps_per_epoch} steps an epoch"
