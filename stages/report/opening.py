@@ -76,7 +76,7 @@ def _mark_supported(verdict: Verdict, answer: Answer) -> str:
 
 def _write_point(verdict: Verdict, small: str, large: str) -> str:
     decision, reference = verdict.candidate_decision, verdict.reference_decision
-    mine = f"On {plain(verdict.suite)} {small} decides {rate_cell(decision)} right"
+    mine = f"On suite {plain(verdict.suite)}, {small} decides {rate_cell(decision)} right"
     if reference is None or verdict.ratio is None or verdict.point_answer is None:
         return f"The rule gives no answer: no ratio to {large} can be formed. {mine}."
     return (

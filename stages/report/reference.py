@@ -34,4 +34,6 @@ def match_result(arm: Arm, suite: str, reference: Arm | None, recorded: Recorded
             return Match(mine.summary, recorded.reference)
         problems.append(f"recorded: {problem}")
     name = short_model(large)
-    return Match(mine.summary, None, f"No comparable result of {name} on {suite}: {'; '.join(problems)}.")
+    return Match(
+        mine.summary, None, f"No comparable result of {name} on suite {suite}: {'; '.join(problems)}."
+    )

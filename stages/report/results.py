@@ -21,8 +21,9 @@ from stages.core.records import (
     read_lines,
     read_record,
 )
-from stages.report.commands import recall_options, stage_command
+from stages.report.commands import recall_options, retest_command, stage_command
 from stages.report.lineage import require_lineage
+from stages.report.request import Request
 
 CHAIN = ("convert_data", "audit", "train", "fuse", "quantize")
 
@@ -85,22 +86,23 @@ def rank(fixes: FixSet) -> tuple[int, list[int]]:
     return len(fixes), [list(FIXES).index(name) for name in fixes]
 
 
-def choose_arm(
-    arms: Sequence[Arm], preset: Preset, fixes: str | None, seed: int | None, model: str | None = None
-) -> Arm:
+def choose_arm(arms: Sequence[Arm], preset: Preset, request: Request) -> Arm:
     """The arm that the verdict is about: as asked, else fair, else the most repaired; the lowest seed.
 
-    Raises StageError naming the command that makes a missing one.
+    Raises StageError naming the commands that make a missing one.
     """
-    wanted = None if fixes is None else parse_fixes(fixes)
+    wanted, seed = None if request.fixes is None else parse_fixes(request.fixes), request.seed
     fitting = [
         arm for arm in arms if wanted in (None, arm.options.fixes) and seed in (None, arm.options.seed)
     ]
     if not fitting:
-        known = arms[-1].options if arms else Options(preset, FAIR, model=model)
+        known = arms[-1].options if arms else Options(preset, FAIR, model=request.model)
         missing = replace(known, fixes=FAIR if wanted is None else wanted, seed=seed or 0)
-        command = stage_command(missing, "eval")
-        raise StageError(f"no evaluation of {preset.name}, arm {missing.arm}: run {command}")
+        whole = retest_command(missing, [missing.arm], request.out)
+        raise StageError(
+            f"no evaluation of {preset.name}, arm {missing.arm}: run {stage_command(missing, 'eval')} "
+            f"(or {whole} for all stages)"
+        )
     most = max(rank(arm.options.fixes) for arm in fitting)
     return next(arm for arm in fitting if rank(arm.options.fixes) == most)
 

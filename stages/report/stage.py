@@ -89,7 +89,7 @@ def find_faults(reference: Arm | None, match: Match) -> list[str]:
 def report_model(preset: Preset, request: Request) -> Verdict:
     """The report of one measured model. Raises StageError when something upstream is missing."""
     arms, recorded = find_arms(preset, request.model), load_recorded()
-    arm = choose_arm(arms, preset, request.fixes, request.seed, request.model)
+    arm = choose_arm(arms, preset, request)
     flaws = [f"{arm.label}: {finding.message}" for finding in require_audit(arm).critical]
     flaws += [f"{arm.label}: {problem}" for problem in find_runaways(arm)]
     large_preset = load_model_preset(preset.model.reference, None)

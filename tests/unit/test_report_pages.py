@@ -333,7 +333,7 @@ def test_a_model_is_compared_with_the_recorded_reference(two_arms: World) -> Non
     page = two_arms.page()
     head = page.split("## Decision matrix")[0]
     assert (
-        "On core20 smol decides 20/20 = 100.0 % (83.9 to 100.0) right, 30B (recorded) 20/20 = 100.0 % "
+        "On suite core20, smol decides 20/20 = 100.0 % (83.9 to 100.0) right, 30B (recorded) 20/20 = 100.0 % "
         "(83.9 to 100.0): **100 % of 30B**, 95 % interval 84 % to 120 %." in head
     )
     assert (
@@ -404,7 +404,9 @@ def test_a_suite_without_a_reference_is_named(two_arms: World) -> None:
     assert verdict.suite == "core20"
     page = two_arms.page()
     assert page.index("## Results on core20") < page.index("## Results on extended")
-    assert page.count("No comparable result of 30B on extended: none was measured here; recorded: ") == 1
+    assert (
+        page.count("No comparable result of 30B on suite extended: none was measured here; recorded: ") == 1
+    )
     assert (
         "36 queries to each model would decide (estimate: the 95 % score interval of the ratio at the "
         "observed rates, the same number put to each model), and there are as many here: measure 30B on "
@@ -674,7 +676,10 @@ def test_commands_name_the_model_as_it_was_given(world: World, tmp_path: Path) -
             world.write(model=str(preset))
         return str(raised.value)
 
-    assert complaint() == f"no evaluation of tiny, arm fair: run nox -s eval -- {given} --fixes fair"
+    assert complaint() == (
+        f"no evaluation of tiny, arm fair: run nox -s eval -- {given} --fixes fair "
+        f"(or nox -s retest_fair -- {given} --arms fair for all stages)"
+    )
     options = Options(load_preset(str(preset)), FAIR)
     made = world.evaluate(FAIR, answer_right)
     shutil.copytree(made, options.place("eval") / "core20")
@@ -753,7 +758,9 @@ def test_commands_say_again_what_the_runs_said(world: World) -> None:
     assert read_command(train[1]).overrides == {"source": "a b", "iters": 30}
     with pytest.raises(StageError, match="no evaluation of smol, arm flawed: run ") as raised:
         world.write(fixes="flawed")
-    assert read_command(str(raised.value).partition(": run ")[2]).overrides["suites"] == wanted["suites"]
+    whole = str(raised.value).partition(" (or ")[2].removesuffix(" for all stages)")
+    assert read_command(whole).overrides == wanted
+    assert " --arms flawed --data 'my rows' " in whole
 
 
 def test_the_newest_word_counts_and_all_suites_do(world: World) -> None:
@@ -823,7 +830,7 @@ def test_the_reference_itself_is_not_measured_against_itself(world: World) -> No
 def test_another_reference_than_the_recorded_one_is_not_recorded(two_arms: World) -> None:
     verdict = two_arms.write(reference="14b")["smol"]
     assert (verdict.cause, verdict.reference) == ("no comparable reference", None)
-    assert verdict.reasons == ["No comparable result of 14B on core20: none was measured here."]
+    assert verdict.reasons == ["No comparable result of 14B on suite core20: none was measured here."]
     assert next_commands(two_arms.page())[0] == "nox -s retest_fair -- --model 14b"
 
 
@@ -992,6 +999,7 @@ def test_without_a_ratio_the_last_lines_say_so(world: World, capsys: pytest.Capt
         (["--model", "smol", "--fixes", ""], "unknown fix ''"),
         (["--model", "smol", "--reference", ""], "has no config.json"),
         (["--model", ""], "has no config.json"),
+        (["--out", ""], "argument --out: name a folder"),
     ],
 )
 def test_mistakes_are_said_in_one_line(
