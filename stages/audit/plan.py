@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from itertools import groupby
 
-from stages.audit.data import normalise
+from stages.audit.data import CONVERT, normalise
 from stages.audit.probe import find_dialect
 from stages.audit.registry import Issue, check
 from stages.audit.rows import EXAMPLES, Row, tally
 from stages.audit.subject import Subject
 from stages.core.prompts import offered_tools, query_row
 from stages.core.render import render_row
+from stages.core.words import plural
 
 PROVEN_BITS = {"dense": 6, "mixture of experts": 5}  # fewer were never shown to keep tool calls whole
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
@@ -32,13 +33,25 @@ def parser_differs(subject: Subject) -> Issue | None:
     tools = sum(query.kind == "tool" for query in queries)
     return Issue(
         "critical",
-        f"evaluation reads replies as {parser}, and "
+        f"evaluation reads replies as {parser}, but "
         + " and ".join(f"{place} {dialect}" for place, dialect in wrong.items())
-        + f": right calls to {tools} of {len(queries)} queries can count as none",
+        + f": right calls to {tools} of {plural(len(queries), 'query')} can count as none",
         tools,
         len(queries),
-        "evaluate with the fix parser, and convert the data with the fix json",
+        _advise_one_dialect(subject, taught, template),
     )
+
+
+def _advise_one_dialect(subject: Subject, taught: str | None, template: str | None) -> str:
+    """What brings parser, rows and template to the target's dialect: only what is not so yet."""
+    target, steps = subject.setup.dialect, []
+    if subject.plan.parser != target:
+        steps.append("evaluate with the fix parser")
+    if taught not in (None, target, template):
+        steps.append(CONVERT)
+    if template not in (None, target):
+        steps.append(f"give the template's dialect as --dialect {template}, or another --chat-template")
+    return ", and ".join(steps)
 
 
 @check("plan", flaw=4)

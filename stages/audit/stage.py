@@ -24,7 +24,7 @@ from stages.core.records import AuditReport, Recipe, read_record, write_record
 from stages.core.suite import load_suite
 from stages.core.tokenizer import read_template
 
-AUDIT_VERSION = 1  # raised by every change that can change a finding
+AUDIT_VERSION = 2  # raised by every change that can change a finding
 REPORT = "audit.json"
 MODEL_SETTINGS = {"dialect", "legacy_dialect", "chat_template", "system", "billions"}
 
@@ -42,7 +42,7 @@ def audit(options: Options) -> Outcome:
     report = AuditReport(
         model=options.preset.name, arm=options.arm, checks=list(CHECKS), findings=run_checks(subject)
     )
-    with build_artifact(target, recipe) as build:
+    with build_artifact(target, recipe, given=options.given) as build:
         write_record(build.folder / REPORT, report)
         (build.folder / "audit.md").write_text(write_markdown(report), "utf-8")
         build.facts |= {"stop_ids": subject.plan.stops, "turn_ends": subject.turn_ends}

@@ -11,6 +11,7 @@ import orjson
 from tabulate import tabulate
 
 from stages.convert_data.rows import Converted
+from stages.core.words import plural
 
 
 @dataclass
@@ -72,7 +73,7 @@ class Card:
     def lines(self) -> tuple[str, ...]:
         """One line per split for the terminal."""
         return tuple(
-            f"{name}: {s.rows} rows = {s.converted} converted + {len(s.rejected)} rejected; "
+            f"{name}: {plural(s.rows, 'row')} = {s.converted} converted + {len(s.rejected)} rejected; "
             + ", ".join(f"{dialect} {n}" for dialect, n in s.dialects.most_common())
             for name, s in self.splits.items()
         )

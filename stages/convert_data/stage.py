@@ -47,7 +47,7 @@ def convert_data(options: Options) -> Outcome:
     if is_current(target, recipe, force=options.force):
         return Outcome(target, up_to_date=True, facts=_facts(target))
     require_disk(target, 4 * folder_size_gb(source) + 0.01, "the converted data")
-    with build_artifact(target, recipe) as build:
+    with build_artifact(target, recipe, given=options.given) as build:
         card = Card(
             source=source.name,
             arm=options.arm,

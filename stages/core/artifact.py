@@ -13,7 +13,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,7 +26,8 @@ from filelock import FileLock, Timeout
 
 from stages.core.errors import StageError
 from stages.core.platform import peak_memory_gb
-from stages.core.records import Manifest, Recipe, read_record, write_record
+from stages.core.records import Given, Manifest, Recipe, read_record, write_record
+from stages.core.words import another, plural
 
 MANIFEST = "manifest.json"
 PACKAGES = ("mlx", "mlx-lm", "transformers", "tokenizers", "numpy", "pydantic", "orjson", "scipy")
@@ -64,7 +65,7 @@ def is_current(folder: Path, recipe: Recipe, *, force: bool) -> bool:
 
 @contextmanager
 def build_artifact(
-    folder: Path, recipe: Recipe, *, resume: bool = False, force: bool = False
+    folder: Path, recipe: Recipe, *, given: Given | None = None, resume: bool = False, force: bool = False
 ) -> Iterator[Build]:
     """Build an artifact and put it in place when the block ends without an exception.
 
@@ -96,6 +97,7 @@ def build_artifact(
             packages=package_versions(),
             commit=git_commit(),
             facts=build.facts,
+            given=given,
         )
         write_record(partial / MANIFEST, manifest)
         _replace(partial, folder)
@@ -116,11 +118,19 @@ def read_manifest(folder: Path) -> Manifest | None:
     return read_record(path, Manifest) if path.is_file() else None
 
 
-def require_artifact(folder: Path, stage: str, command: str) -> Manifest:
-    """The manifest of an upstream output. Raises StageError naming the command that makes it."""
+def require_artifact(folder: Path, stage: str, command: str, *, also: Collection[str] = ()) -> Manifest:
+    """The manifest of an upstream output, made by `stage` or one of `also`.
+
+    Raises StageError naming the command that makes it, when there is none or it is another stage's.
+    """
     manifest = read_manifest(folder)
     if manifest is None:
         raise StageError(f"no output of {stage} in {folder}: run {command}")
+    if manifest.recipe.stage not in (stage, *also):
+        raise StageError(
+            f"{folder} is the output of {manifest.recipe.stage}, not of {stage}: name another folder, "
+            f"or run {command}"
+        )
     return manifest
 
 
@@ -211,10 +221,10 @@ def _difference(made: Recipe, wanted: Recipe) -> str:
     words = []
     for key in changed[:3]:
         if key.startswith("inputs."):
-            words.append(f"another {key.removeprefix('inputs.')}")
+            words.append(another(key.removeprefix("inputs.")))
         else:
             words.append(f"{key.removeprefix('settings.')}={before.get(key)} (now {after.get(key)})")
-    more = f" and {len(changed) - 3} more differences" if len(changed) > 3 else ""
+    more = f" and {plural(len(changed) - 3, 'more difference')}" if len(changed) > 3 else ""
     return (", ".join(words) + more) or "other settings"  # such as an empty table instead of none
 
 

@@ -10,6 +10,7 @@ import argparse
 import errno
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -27,7 +28,9 @@ from stages.core import progress
 from stages.core.blas import describe_blas, ensure_fast_blas
 from stages.core.errors import StageError
 from stages.core.fixes import FixSet, arm_name, arm_slug, parse_fixes
-from stages.core.preset import SECTIONS, Preset, load_preset, option_type
+from stages.core.flags import option_words, sections_taken
+from stages.core.preset import SECTIONS, Preset, load_preset, option_type, section_of
+from stages.core.records import Given
 
 SEEDLESS = ("convert_data", "audit")  # stages whose output does not depend on the seed
 UNUSABLE_PLACE = {
@@ -81,9 +84,20 @@ class Options:
         return self.data or self.place(stage)
 
     def command(self, stage: str) -> str:
-        """The command that makes the output of an upstream stage for these options."""
+        """The command that makes the output of a stage for these options, its own ones among them."""
         seed = "" if stage in SEEDLESS or self.seed == 0 else f" --seed {self.seed}"
-        return f"nox -s {stage} -- --model {self.model or self.preset.name} --fixes {self.arm}{seed}"
+        own = {k: v for k, v in self.overrides.items() if section_of(k) in sections_taken(stage)}
+        words = [word for name, value in own.items() for word in option_words(name, value)]
+        model = self.model or self.preset.name
+        return " ".join(
+            [f"nox -s {stage} -- --model {model} --fixes {self.arm}{seed}", *map(shlex.quote, words)]
+        )
+
+    @property
+    def given(self) -> Given:
+        """What the command line said, for the manifest of what is made with it."""
+        data = None if self.data is None else str(self.data)
+        return Given(model=self.model or self.preset.name, data=data, options=self.overrides)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,14 @@ class Recipe(Record):
     inputs: dict[str, str] = Field(description="fingerprint of every input, by its role")
 
 
+class Given(Record):
+    """What the command line of a run said, for reports that name a command which says it again."""
+
+    model: str = Field(description="--model as it was typed: a preset, a file or a folder")
+    data: str | None = Field(description="--data, None for the output of the stage before")
+    options: dict[str, Any] = Field(description="options of the preset that were given another value")
+
+
 class Manifest(Record):
     """The last file written into an artifact."""
 
@@ -43,6 +51,7 @@ class Manifest(Record):
     packages: dict[str, str] = Field(description="versions that decide a result")
     commit: str = Field(description="commit of the code, with + when files differed")
     facts: dict[str, Any] = Field(description="what the stage found out, such as stop ids")
+    given: Given | None = Field(None, description="None where no command line was read")
 
 
 class Finding(Record):
@@ -90,7 +99,7 @@ class LossPoint(Record):
     seconds: float = Field(description="since the start of the run, earlier parts included")
 
 
-class Reply(Record):
+class RawReply(Record):
     """One raw answer of a model. Scoring reads these again and needs no model."""
 
     id: str = Field(description="the query's id")
@@ -163,6 +172,10 @@ class EvalSummary(Record):
     seed: int
     suite: str
     suite_version: int
+    suite_fingerprint: str = Field(
+        description="of its queries and accepted calls; of recorded results that of the shipped suite "
+        "which stands for the published queries"
+    )
     dialect: str = Field(description="dialect of the strict parser")
     source: Literal["measured", "recorded"] = "measured"
     decision: Rate = Field(description="tool or direct decided right, strict")
@@ -240,6 +253,7 @@ class Verdict(Record):
     reference_source: Literal["measured", "recorded"] | None
     suite: str = Field(description="the suite that decides: the comparable one with the most queries")
     suite_version: int
+    suite_fingerprint: str = Field(description="of its queries and accepted calls")
     candidate_decision: Rate
     reference_decision: Rate | None
     ratio: float | None = Field(description="point estimate; None without a reference or when its rate is 0")

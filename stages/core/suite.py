@@ -1,7 +1,7 @@
 """Query suites: what is asked, and which calls count as right.
 
 A suite is one JSON file: `{"name", "version", "description", "queries": [...]}`. A comparison is
-only made between results of the same suite name and version.
+only made between results of the same suite: name, version and the content of its queries.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from stages.core.artifact import fingerprint_json
 from stages.core.errors import StageError
 from stages.core.tools import FUNCTIONS
 
@@ -89,6 +90,12 @@ class Suite(_Record):
         if len(set(ids)) != len(ids):
             raise ValueError("two queries have the same id")
         return self
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the queries and their accepted calls, in any order: equal where scores compare."""
+        queries = sorted(self.queries, key=lambda query: query.id)
+        return fingerprint_json([query.model_dump(mode="json", exclude_defaults=True) for query in queries])
 
 
 SUITES = Path(__file__).resolve().parents[2] / "datasets" / "suites"

@@ -16,7 +16,7 @@ from stages.core import progress
 from stages.core.compute import Model, load_model
 from stages.core.errors import StageError
 from stages.core.preset import EvalSetup, ModelSetup
-from stages.core.records import Reply
+from stages.core.records import RawReply
 from stages.core.render import encode_text, render_row
 from stages.core.stops import own_stop_ids
 from stages.core.tokenizer import Tokenizer, load_tokenizer
@@ -50,7 +50,7 @@ class Engine:
 
     def answer(
         self, rows: Sequence[dict[str, Any]], ids: Sequence[str], setup: EvalSetup, label: str
-    ) -> list[Reply]:
+    ) -> list[RawReply]:
         """Greedy replies to prompts given as neutral rows, in their order."""
         prompts = [encode_text(render_row(row, self.tokenizer, prompt=True), self.tokenizer) for row in rows]
         prefix = common_prefix(prompts)
@@ -66,7 +66,7 @@ class Engine:
         uids = generator.insert(
             [p[prefix:] for p in prompts], caches=[cache] * len(prompts) if cache else None
         )
-        replies: dict[int, Reply] = {}
+        replies: dict[int, RawReply] = {}
         tokens: dict[int, list[int]] = {uid: [] for uid in uids}
         names = dict(zip(uids, ids, strict=True))
         with progress.bar(label, len(uids), "queries") as bar:
@@ -92,10 +92,10 @@ class Engine:
         mx.eval([layer.state for layer in cache])
         return cache
 
-    def _reply(self, query: str, tokens: list[int], ended: bool, elapsed: float) -> Reply:
+    def _reply(self, query: str, tokens: list[int], ended: bool, elapsed: float) -> RawReply:
         kept = tokens[:-1] if ended else tokens
         text: str = self.tokenizer.decode(kept, skip_special_tokens=False)
-        return Reply(
+        return RawReply(
             id=query,
             text=text,
             tokens=len(tokens),

@@ -8,9 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from stages.core.chat import ToolCall
-from stages.core.dialects import Reply as Reading
-from stages.core.dialects import parse_any, parse_reply
-from stages.core.records import Parsed, Rate, Reply, Score
+from stages.core.dialects import Reply, parse_any, parse_reply
+from stages.core.records import Parsed, Rate, RawReply, Score
 from stages.core.suite import Expected, Matcher, Query, Suite
 from stages.core.tools import EXECUTE_CODE
 from stages.eval.code import FunctionCall, functions_called
@@ -19,7 +18,7 @@ SCORER_VERSION = 1
 CALL_MARK = re.compile(r"</?tool_call>|<function=|</?tools>|```json|\"arguments\"")
 
 
-def score_replies(suite: Suite, replies: Sequence[Reply], dialect: str) -> list[Score]:
+def score_replies(suite: Suite, replies: Sequence[RawReply], dialect: str) -> list[Score]:
     """Score the replies of a suite, read strictly in `dialect` and leniently in any.
 
     Raises ValueError when the replies are not those of the suite's queries.
@@ -30,7 +29,7 @@ def score_replies(suite: Suite, replies: Sequence[Reply], dialect: str) -> list[
     return [score_reply(query, by_id[query.id], dialect) for query in suite.queries]
 
 
-def score_reply(query: Query, reply: Reply, dialect: str) -> Score:
+def score_reply(query: Query, reply: RawReply, dialect: str) -> Score:
     """Score one reply."""
     strict = parse_reply(reply.text, dialect, [EXECUTE_CODE])
     lenient = parse_any(reply.text, [EXECUTE_CODE])
@@ -46,7 +45,7 @@ def score_reply(query: Query, reply: Reply, dialect: str) -> Score:
     )
 
 
-def _judge(query: Query, reading: Reading) -> Parsed:
+def _judge(query: Query, reading: Reply) -> Parsed:
     called = [f for call in reading.calls for f in functions_called(call)]
     wants_tool = query.kind == "tool"
     return Parsed(

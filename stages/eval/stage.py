@@ -13,6 +13,7 @@ from stages.core.artifact import (
     fingerprint_model,
     is_current,
     read_manifest,
+    require_artifact,
 )
 from stages.core.cli import Options, Outcome
 from stages.core.compute import device_peak_gb
@@ -22,11 +23,12 @@ from stages.core.prompts import prompt_parts, query_row
 from stages.core.records import (
     EvalSummary,
     Rate,
+    RawReply,
     Recipe,
-    Reply,
     Score,
     Timing,
     read_lines,
+    read_record,
     write_lines,
     write_record,
 )
@@ -49,11 +51,11 @@ def evaluate(options: Options) -> Outcome:
         if not is_current(target, recipe, force=options.force):
             current = False
             require_disk(target, 0.01, "the replies")
-            with build_artifact(target, recipe) as build:
+            with build_artifact(target, recipe, given=options.given) as build:
                 summary = run.evaluate(suite, build.folder)
                 build.facts |= {"generation": run.generation(suite)}
         else:
-            summary = EvalSummary.model_validate_json((target / "summary.json").read_bytes())
+            summary = read_record(target / "summary.json", EvalSummary)
         lines.append(_line(summary))
     return Outcome(place, up_to_date=current, lines=tuple(lines))
 
@@ -64,15 +66,13 @@ class _Run:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.folder = options.input("quantize")
-        manifest = read_manifest(self.folder)
-        if manifest is not None:
-            self.content = manifest.content
-        elif (self.folder / "config.json").is_file():
+        # A folder that fuse did not write has its own template, unless the preset names another.
+        self._foreign = (self.folder / "config.json").is_file() and read_manifest(self.folder) is None
+        if self._foreign:
             self.content = fingerprint_model(self.folder)
         else:
-            raise StageError(f"no model in {self.folder}: run {options.command('quantize')}")
-        # A folder that fuse did not write has its own template, unless the preset names another.
-        self._foreign = manifest is None
+            command = options.command("quantize")
+            self.content = require_artifact(self.folder, "quantize", command, also=("fuse",)).content
         setup = options.preset.model
         self.dialect = setup.dialect if "parser" in options.fixes else setup.legacy_dialect
         self._engine: Engine | None = None
@@ -105,7 +105,7 @@ class _Run:
             },
             inputs={
                 "model": self.content,
-                "suite": fingerprint_json(suite.model_dump(mode="json")),
+                "suite": suite.fingerprint,
                 "replies": self.generation(suite),
             },
         )
@@ -120,7 +120,7 @@ class _Run:
         write_record(folder / "summary.json", summary)
         return summary
 
-    def _earlier_replies(self, suite: Suite) -> tuple[list[Reply], Timing] | None:
+    def _earlier_replies(self, suite: Suite) -> tuple[list[RawReply], Timing] | None:
         """The replies of another arm that asked the same model the same, if there are any."""
         if self.options.force:
             return None
@@ -132,11 +132,11 @@ class _Run:
             manifest = read_manifest(folder)
             if manifest is not None and manifest.facts.get("generation") == wanted:
                 progress.say(f"  {suite.name}: the replies in {folder} are scored again")
-                summary = EvalSummary.model_validate_json((folder / "summary.json").read_bytes())
-                return read_lines(folder / "replies.jsonl", Reply), summary.timing
+                summary = read_record(folder / "summary.json", EvalSummary)
+                return read_lines(folder / "replies.jsonl", RawReply), summary.timing
         return None
 
-    def _new_replies(self, suite: Suite) -> tuple[list[Reply], Timing]:
+    def _new_replies(self, suite: Suite) -> tuple[list[RawReply], Timing]:
         if self._engine is None:
             self._engine = Engine.load(self.folder, self.options.preset.model if self._foreign else None)
         setup, fixes = self.options.preset.model, self.options.fixes
@@ -167,6 +167,7 @@ class _Run:
             seed=options.seed,
             suite=suite.name,
             suite_version=suite.version,
+            suite_fingerprint=suite.fingerprint,
             dialect=self.dialect,
             decision=decision,
             decision_lenient=rate(s.lenient.decision for s in scores),

@@ -70,7 +70,7 @@ def fuse(options: Options) -> Outcome:
     progress.say(f"  stop tokens: {', '.join(f'{i} {tokenizer.convert_ids_to_tokens(i)}' for i in stops)}")
     model = fuse_adapter(model, adapter)
     model.set_dtype(stored_dtype(base))
-    with build_artifact(target, recipe) as build:
+    with build_artifact(target, recipe, given=options.given) as build:
         save_model(build.folder, model, donate_model=True)
         write_configs(build.folder, base, config, stops)
         write_tokenizer(build.folder, base, tokenizer, stops)

@@ -12,7 +12,6 @@ from mlx_lm.utils import compute_bits_per_weight, load_model, quantize_model, sa
 
 from stages.core.artifact import build_artifact, is_current, read_manifest, require_artifact
 from stages.core.cli import Options, Outcome
-from stages.core.errors import StageError
 from stages.core.fixes import fixes_until
 from stages.core.platform import folder_size_gb, require_disk
 from stages.core.records import Recipe
@@ -40,7 +39,7 @@ def quantize(options: Options) -> Outcome:
         made = read_manifest(target)
         return Outcome(target, up_to_date=True, facts=dict(made.facts) if made else {})
     require_disk(target, folder_size_gb(fused) * bits / 16 + 0.02, "the quantized model")
-    with build_artifact(target, recipe) as build:
+    with build_artifact(target, recipe, given=options.given) as build:
         per_weight = quantize_folder(fused, build.folder, bits=bits, group_size=setup.group_size)
         build.facts |= {
             "bits": bits,
@@ -55,8 +54,6 @@ def quantize(options: Options) -> Outcome:
 def quantize_folder(source: Path, target: Path, *, bits: int, group_size: int) -> float:
     """Write the quantized copy of a model folder; returns bits per weight, scales included."""
     model, config = load_model(source, lazy=True)
-    if "quantization" in config:
-        raise StageError(f"{source} is quantized already: give the output of fuse")
     with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm prints what we say ourselves
         model, settings = quantize_model(model, config, group_size, bits)
     per_weight = float(compute_bits_per_weight(model))

@@ -14,7 +14,9 @@ from stages import report as package
 from stages.core import progress
 from stages.core.cli import Parser, artifacts_root, catch_interrupts, guard
 from stages.core.errors import StageError
-from stages.report.stage import Request, write_reports
+from stages.core.flags import folder
+from stages.report.request import Request
+from stages.report.stage import write_reports
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +45,10 @@ def _build_parser() -> Parser:
         "--reference", help="preset of the large model (default: the one that the preset names)"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("reports"), help="folder of the reports (default: reports)"
+        "--out", type=folder, default=Path("reports"), help="folder of the reports (default: reports)"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace files of the same names that are no earlier reports"
     )
     parser.add_argument(
         "--json", action="store_true", help="print the outcome as JSON on stdout, all else on stderr"
@@ -56,7 +61,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.seed is not None and args.seed < 0:
         raise StageError(f"--seed {args.seed}: use 0 or a positive number")
     started = time.perf_counter()
-    request = Request(args.model, args.fixes, args.seed, args.reference, args.out)
+    request = Request(args.model, args.fixes, args.seed, args.reference, args.out, args.force)
     with progress.run_log("report", artifacts_root() / "logs", model=args.model):
         written = write_reports(request)
     seconds = time.perf_counter() - started

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 
 from stages.core.fixes import FIXES
-from stages.core.records import Score
-from stages.report.cells import NONE, inline_code, number, plain, plural, rate_cell, table
+from stages.core.records import Finding, Score
+from stages.core.words import plural
+from stages.report.cells import NONE, inline_code, plain, rate_cell, table
 from stages.report.commands import stage_command
-from stages.report.comparison import RATES, rate_of, write_categories
+from stages.report.comparison import write_categories, write_results
 from stages.report.effects import find_idle_fixes
 from stages.report.pairs import pair_scores, refuse_pairing
 from stages.report.results import Arm
+from stages.report.verdict import Match
 
+SEVERITIES = ("critical", "warning", "info")
 _PAIRED: dict[str, Callable[[Score], bool | None]] = {
     "decision": lambda score: score.strict.decision,
     "right tool": lambda score: score.strict.tool,
@@ -21,16 +24,17 @@ _PAIRED: dict[str, Callable[[Score], bool | None]] = {
 }
 
 
-def write_arms(arms: Sequence[Arm]) -> str:
-    """One table per suite, the paired tests, and the fixes."""
-    suites = sorted({name for arm in arms for name in arm.suites})
-    parts = ["## Arms" if len(arms) > 1 else "## The arm on every suite"]
-    for suite in suites:
-        having = [arm for arm in arms if suite in arm.suites]
-        parts += [f"### Suite {plain(suite)}", _write_suite(suite, having)]
-        parts += [text for text in [_write_pairs(suite, having)] if text]
-    parts += ["### Fixes", _write_fixes(arms)]
-    parts += [f"- {sentence}" for sentence in _idle_fixes(arms)]
+def write_suites(arms: Sequence[Arm], matches: Mapping[str, Match], chosen: Arm, large: str) -> str:
+    """One section per suite, those of `matches` first: results, paired tests, categories.
+
+    What keeps the first one, which decides, from being compared is a reason of the verdict.
+    """
+    parts = []
+    for suite in dict.fromkeys([*matches, *sorted({name for arm in arms for name in arm.suites})]):
+        match = matches.get(suite)
+        parts.append(_write_suite(suite, arms, match, chosen, large))
+        if parts[1:] and match and match.problem:
+            parts.append(plain(match.problem))
     return "\n\n".join(parts)
 
 
@@ -42,28 +46,39 @@ def describe_arms(arms: Sequence[Arm]) -> str:
     parts = []
     for suite in suites:
         decided = [(arm.label, arm.suites[suite].summary.decision) for arm in arms if suite in arm.suites]
-        parts.append(f"{plain(suite)} " + ", ".join(f"{label} {rate.k}/{rate.n}" for label, rate in decided))
+        parts.append(f"{plain(suite)} " + ", ".join(f"{label} {rate_cell(rate)}" for label, rate in decided))
     return f"Arms, decided right: {'; '.join(parts)}."
 
 
-def write_arm_categories(arms: Sequence[Arm]) -> str:
-    """Right decisions per category, suite and arm."""
-    parts = ["## By category", "Tool or direct decided right."]
-    for suite in sorted({name for arm in arms for name in arm.suites}):
-        columns = {arm.label: arm.suites[suite].summary for arm in arms if suite in arm.suites}
-        parts += [f"### Suite {plain(suite)} by category", write_categories(columns) or "No categories."]
-    return "\n\n".join(parts)
-
-
-def _write_suite(suite: str, arms: Sequence[Arm]) -> str:
-    summaries = [arm.suites[suite].summary for arm in arms]
+def write_fixes(arms: Sequence[Arm]) -> str:
+    """What each fix does, which arm has it, and which ones changed nothing here."""
     rows = [
-        [name.strip(), *(rate_cell(rate_of(s, field)) for s in summaries)] for name, field in RATES.items()
+        [
+            f"`{f.name}`",
+            plain(f.repairs),
+            plain(f.off),
+            plain(f.on),
+            *("on" if f.name in a.options.fixes else "off" for a in arms),
+        ]
+        for f in FIXES.values()
     ]
-    rows.append(["time per query", *(number(s.timing.seconds_per_query, "s") for s in summaries)])
-    rows.append(["tokens generated", *(_count(s.timing.generated_tokens) for s in summaries)])
-    rows.append(["strict parser", *(plain(s.dialect) for s in summaries)])
-    return table(["", *(arm.label for arm in arms)], rows)
+    idle = "\n".join(f"- {sentence}" for sentence in _idle_fixes(arms))
+    heads = ["fix", "repairs", "off", "on", *(arm.label for arm in arms)]
+    return "\n\n".join(["## Fixes", table(heads, rows), *([idle] if idle else [])])
+
+
+def _write_suite(suite: str, arms: Sequence[Arm], match: Match | None, chosen: Arm, large: str) -> str:
+    having = [arm for arm in arms if suite in arm.suites]
+    columns = {f"{arm.label} (measured)": arm.suites[suite].summary for arm in having}
+    if match and match.reference:
+        columns[f"{large} ({match.reference.source})"] = match.reference
+    parts = [
+        f"## Results on {plain(suite)}",
+        write_results(columns, match, f"{chosen.label} beside {large}"),
+        _write_pairs(suite, having),
+        write_categories(columns),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _write_pairs(suite: str, arms: Sequence[Arm]) -> str:
@@ -81,22 +96,8 @@ def _write_pairs(suite: str, arms: Sequence[Arm]) -> str:
             pairing = pair_scores(a.scores, b.scores, right)
             counts = [str(pairing.only_first), str(pairing.only_second), f"{pairing.p_value:.2g}"]
             rows.append([f"{first.label} → {second.label}", name, *counts])
-    heads = ["paired by query", "", "only the first right", "only the second right", "p (exact McNemar)"]
+    heads = ["arms", "paired by query", "only the first right", "only the second right", "p (exact McNemar)"]
     return "\n\n".join([*([table(heads, rows)] if rows else []), *refused])
-
-
-def _write_fixes(arms: Sequence[Arm]) -> str:
-    rows = [
-        [
-            f"`{f.name}`",
-            plain(f.repairs),
-            plain(f.off),
-            plain(f.on),
-            *("on" if f.name in a.options.fixes else "off" for a in arms),
-        ]
-        for f in FIXES.values()
-    ]
-    return table(["fix", "repairs", "off", "on", *(arm.label for arm in arms)], rows)
 
 
 def _idle_fixes(arms: Sequence[Arm]) -> list[str]:
@@ -104,27 +105,33 @@ def _idle_fixes(arms: Sequence[Arm]) -> list[str]:
     return find_idle_fixes(first, last) if first is not last else []
 
 
-def _count(value: int | None) -> str:
-    return NONE if value is None else f"{value}"
-
-
 def write_findings(arms: Sequence[Arm]) -> str:
-    """What the audit found in each arm, the worst first."""
-    parts = ["## Audit"]
+    """What the audits found, the worst first; what several arms have alike is one row."""
+    lines: list[str] = []
+    found: dict[tuple[str, ...], list[str]] = {}
     for arm in arms:
-        if arm.audit is None:
-            command = inline_code(stage_command(arm.options, "audit"))
-            parts.append(f"**{arm.label}**: not audited; run {command}.")
-            continue
-        found = sorted(arm.audit.findings, key=lambda f: ("critical", "warning", "info").index(f.severity))
-        counts = ", ".join(
-            f"{sum(f.severity == level for f in found)} {level}" for level in ("critical", "warning", "info")
-        )
-        parts.append(f"**{arm.label}**: {counts}, from {plural(len(arm.audit.checks), 'check')}.")
-        if found:
-            rows = [
-                [f.severity, str(f.flaw or NONE), plain(f.message), f"{f.count} of {f.total}", plain(f.fix)]
-                for f in found
-            ]
-            parts.append(table(["severity", "flaw", "found", "count", "what to do"], rows))
+        lines.append(f"- **{arm.label}**: {_count_findings(arm)}.")
+        for finding in arm.audit.findings if arm.audit else ():
+            found.setdefault(_cells(finding), []).append(arm.label)
+    parts = ["## Audit", "\n".join(lines)]
+    if found:
+        rows = [
+            [*cells, ", ".join(labels)]
+            for cells, labels in sorted(found.items(), key=lambda row: SEVERITIES.index(row[0][0]))
+        ]
+        parts.append(table(["severity", "flaw", "found", "what to do", "arms"], rows))
     return "\n\n".join(parts)
+
+
+def _count_findings(arm: Arm) -> str:
+    if arm.audit is None:
+        return f"not audited; run {inline_code(stage_command(arm.options, 'audit'))}"
+    critical, warnings, notes = (
+        sum(finding.severity == level for finding in arm.audit.findings) for level in SEVERITIES
+    )
+    counts = f"{critical} critical, {plural(warnings, 'warning')}, {notes} info"
+    return f"{counts}, from {plural(len(arm.audit.checks), 'check')}"
+
+
+def _cells(finding: Finding) -> tuple[str, ...]:
+    return finding.severity, str(finding.flaw or NONE), plain(finding.message), plain(finding.fix)

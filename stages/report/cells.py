@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from stages.core.records import Rate
-from stages.report.intervals import rate_interval
+from stages.core.words import plural
+from stages.report.intervals import Count, rate_interval, ratio_interval
 
 NONE = "–"
 _NAMED = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -31,6 +32,11 @@ def plain(text: str) -> str:
     return _SPECIAL.sub(lambda match: _NAMED.get(match[0], f"&#{ord(match[0])};"), shown)
 
 
+def cut(text: str, most: int = 100) -> str:
+    """A title that leaves room for the rest of its line."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def inline_code(text: str) -> str:
     """Any text as one line of code, for use outside tables."""
     shown = show_controls(text.replace("\n", "⏎"))
@@ -43,8 +49,8 @@ def fenced(text: str) -> str:
     shown = show_controls(text[:LONGEST])
     left = len(text) - LONGEST
     fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", shown))])
-    cut = f"\n\n(cut: {left} more characters)" if left > 0 else ""
-    return f"{fence}text\n{shown}\n{fence}{cut}"
+    rest = f"\n\n(cut: {plural(left, 'more character')})" if left > 0 else ""
+    return f"{fence}text\n{shown}\n{fence}{rest}"
 
 
 def show_controls(text: str) -> str:
@@ -58,6 +64,15 @@ def rate_cell(rate: Rate | None) -> str:
         return NONE
     limits = rate_interval(rate)
     return f"{rate.k}/{rate.n} = {100 * rate.value:.1f} % ({100 * limits.low:.1f} to {100 * limits.high:.1f})"
+
+
+def ratio_cell(rate: Rate | None, reference: Rate | None) -> str:
+    """`35 % (18 to 57)`: one rate as a share of another."""
+    if rate is None or reference is None or reference.k == 0:
+        return NONE
+    limits = ratio_interval(Count.of(rate), Count.of(reference))
+    share = share_of(rate.value, reference.value)
+    return f"{share} ({100 * limits.low:.0f} to {100 * limits.high:.0f})"
 
 
 def number(value: float | None, unit: str = "", digits: int = 2) -> str:
@@ -98,13 +113,6 @@ def sparkline(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
     step = (high - low) / (len(bars) - 1) or 1.0
     return "".join(bars[round((value - low) / step)] for value in values)
-
-
-def plural(count: int, noun: str) -> str:
-    """`1 row`, `2 rows`, `3 queries`."""
-    if count != 1 and noun.endswith("y"):
-        return f"{count} {noun[:-1]}ies"
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def short_model(name: str) -> str:

@@ -1,18 +1,88 @@
-"""The commands that a report tells its reader to run, ready to be pasted into a shell."""
+"""The commands that a report tells its reader to run, ready to be pasted into a shell.
+
+They say again what the runs said whose outputs are reported: data, suites, and every other option.
+"""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from stages.core.cli import Options
+from stages.core.cli import Options, artifacts_root
+from stages.core.flags import option_words
+from stages.core.records import Manifest
+from stages.report.request import Request
+
+
+def recall_options(
+    options: Options, manifests: Mapping[str, Manifest], evaluations: Sequence[Manifest]
+) -> Options:
+    """The options with what an arm's stages were given: the newest word counts, and all suites do.
+
+    The reference is left out: it is the report's own.
+    """
+    made = sorted([*manifests.values(), *evaluations], key=lambda manifest: manifest.created)
+    overrides = {name: value for manifest in made for name, value in _given(manifest).items()}
+    usual = options.preset.eval.suites
+    asked = dict.fromkeys(s for manifest in evaluations for s in _given(manifest).get("suites", usual))
+    overrides = {name: overrides[name] for name in overrides if name not in ("reference", "suites")}
+    if asked.keys() != set(usual):
+        overrides["suites"] = tuple(asked)
+    rows = manifests.get("convert_data")
+    data = rows.given.data if rows and rows.given else None
+    return replace(options, data=Path(data) if data else None, overrides=overrides)
 
 
 def stage_command(options: Options, stage: str) -> str:
     """The command that makes a stage's output; the model as it was asked for, be it a path."""
-    return replace(options, model=shlex.quote(options.model or options.preset.name)).command(stage)
+    return _place() + replace(options, model=_model(options)).command(stage)
 
 
-def retest_command(model: str, arms: str = "") -> str:
-    """The command that runs the whole experiment for a preset, TOML file or model folder."""
-    return f"nox -s retest_fair -- --model {shlex.quote(model)}" + (f" --arms {arms}" if arms else "")
+def retest_command(options: Options, arms: Sequence[str], reports: Path, *, force: bool = False) -> str:
+    """The command that runs the whole experiment, and writes its report into `reports` as before."""
+    words = [f"nox -s retest_fair -- --model {_model(options)}"]
+    if tuple(arms) != options.preset.arms:
+        words.append(f"--arms {','.join(arms)}")
+    if options.seed:
+        words.append(f"--seed {options.seed}")
+    if options.data is not None:
+        words.append(f"--data {shlex.quote(str(options.data))}")
+    for name, value in options.overrides.items():
+        words += map(shlex.quote, option_words(name, value))
+    if force:
+        words.append("--force")
+    if reports == artifacts_root() / "reports":  # where retest_fair --out puts them
+        return " ".join([*words, f"--out {shlex.quote(str(artifacts_root()))}"])
+    return _place() + " ".join(words)
+
+
+def report_command(request: Request, model: str) -> str:
+    """The command that writes a model's report anew."""
+    asked = {
+        "--model": request.model or model,
+        "--fixes": request.fixes,
+        "--seed": request.seed,
+        "--reference": request.reference,
+        "--out": None if request.out == Request.out else request.out,
+    }
+    words = [f"{flag} {shlex.quote(str(value))}" for flag, value in asked.items() if value is not None]
+    return f"{_place()}nox -s report -- {' '.join(words)}"
+
+
+def _given(manifest: Manifest) -> dict[str, Any]:
+    """The options of the preset that a stage was given; lists are tuples again."""
+    given = manifest.given.options if manifest.given else {}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
+def _model(options: Options) -> str:
+    return shlex.quote(options.model or options.preset.name)
+
+
+def _place() -> str:
+    """What tells any command that the outputs are not in `artifacts`."""
+    root = artifacts_root()
+    return "" if root == Path("artifacts") else f"FAIR_RETEST_ARTIFACTS={shlex.quote(str(root))} "

@@ -1,101 +1,120 @@
-"""The candidate beside the reference: quality with intervals, then what each costs."""
+"""Results side by side: quality with intervals, then what each costs."""
 
 from __future__ import annotations
 
-from stages.core.records import EvalSummary, Rate, Timing
-from stages.report.cells import NONE, compare_size, compare_speed, number, plain, rate_cell, share_of, table
-from stages.report.verdict import Match, rate_ratio
+from collections.abc import Mapping
 
-RATES = {
-    "tool or direct decided right": "decision",
-    "… read leniently": "decision_lenient",
-    "tool queries decided right": "tool_queries",
-    "direct queries decided right": "direct_queries",
-    "right tool called": "right_tool",
-    "… read leniently ": "right_tool_lenient",
-    "right arguments": "right_arguments",
-    "… read leniently  ": "right_arguments_lenient",
-    "calls that parse strictly": "clean_calls",
-    "runaway replies (hit the token limit)": "runaway",
+from stages.core.records import EvalSummary, Rate
+from stages.report.cells import (
+    NONE,
+    compare_size,
+    compare_speed,
+    number,
+    plain,
+    rate_cell,
+    ratio_cell,
+    table,
+)
+from stages.report.verdict import Match
+
+RATES = {  # by field of a summary
+    "decision": "tool or direct decided right",
+    "decision_lenient": "… read leniently",
+    "tool_queries": "tool queries decided right",
+    "direct_queries": "direct queries decided right",
+    "right_tool": "right tool called",
+    "right_tool_lenient": "… read leniently",
+    "right_arguments": "right arguments",
+    "right_arguments_lenient": "… read leniently",
+    "clean_calls": "calls that parse strictly",
+    "runaway": "runaway replies (hit the token limit)",
+}
+COSTS = {  # by field of a timing: name, unit, and whether it depends on the machine
+    "seconds_per_query": ("time per query", "s", True),
+    "load_seconds": ("time to load", "s", True),
+    "peak_memory_gb": ("peak memory", "GB", True),
+    "disk_gb": ("size on disk", "GB", False),
 }
 
 
-def rate_of(summary: EvalSummary, field: str) -> Rate | None:
-    """One of the rates of RATES."""
+def write_results(columns: Mapping[str, EvalSummary], match: Match | None, beside: str) -> str:
+    """The table of quality and cost, one column per result, and what to know of it.
+
+    `match` says which two of the columns are compared in a last one, titled `beside`.
+    """
+    compared = match if match and match.reference else None
+    rows = [
+        [name, *(rate_cell(_rate(s, field)) for s in columns.values()), _rate_beside(field, compared)]
+        for field, name in RATES.items()
+    ]
+    rows += [
+        [
+            name,
+            *(number(getattr(s.timing, field), unit) for s in columns.values()),
+            cost_beside(field, compared),
+        ]
+        for field, (name, unit, _) in COSTS.items()
+    ]
+    rows.append(["tokens generated", *(_count(s.timing.generated_tokens) for s in columns.values()), NONE])
+    rows.append(["strict parser", *(plain(s.dialect) for s in columns.values()), NONE])
+    kept = [row for row in rows if set(row[1:]) != {NONE}]
+    heads = ["", *columns, *([beside] if compared else [])]
+    return "\n\n".join([table(heads, [row[: len(heads)] for row in kept]), *_explain(compared)])
+
+
+def cost_beside(field: str, match: Match | None) -> str:
+    """A cost of the candidate in words beside the reference's; a dash where the two do not compare."""
+    _, unit, by_machine = COSTS[field]
+    if match is None or match.reference is None or (by_machine and not match.same_machine):
+        return NONE
+    mine, theirs = getattr(match.candidate.timing, field), getattr(match.reference.timing, field)
+    return compare_size(mine, theirs) if unit == "GB" else compare_speed(mine, theirs)
+
+
+def describe_costs(match: Match) -> str:
+    """The costs in one sentence; times and memory only where both come from the same machine."""
+    if match.reference is None:
+        return ""
+    query, load, memory, disk = (cost_beside(field, match) for field in COSTS)
+    if match.same_machine:
+        return f"Costs beside the reference: per query {query}, load {load}, memory {memory}, disk {disk}."
+    return (
+        f"Costs beside the reference: disk {disk}; times and memory come from different machines and do "
+        "not compare."
+    )
+
+
+def write_categories(columns: Mapping[str, EvalSummary]) -> str:
+    """Right decisions per category, one column per result; nothing where there are no categories."""
+    names = list(dict.fromkeys(name for summary in columns.values() for name in summary.by_category))
+    if not names:
+        return ""
+    rows = [
+        [plain(name), *(rate_cell(summary.by_category.get(name)) for summary in columns.values())]
+        for name in names
+    ]
+    return f"Tool or direct decided right, by category:\n\n{table(['category', *columns], rows)}"
+
+
+def _rate(summary: EvalSummary, field: str) -> Rate | None:
     rate: Rate | None = getattr(summary, field)
     return rate
 
 
-def write_comparison(match: Match, small: str, large: str) -> str:
-    """The table of quality and cost; a rate is `k/n = percent (95 % interval)`."""
-    candidate, reference = match.candidate, match.reference
-    heads = ["", f"{small} ({candidate.source})"]
-    if reference is None:
-        rows = [[name, rate_cell(rate_of(candidate, field))] for name, field in RATES.items()]
-        rows += [[name, mine] for name, mine, _, _ in _costs(candidate.timing, None)]
-        return f"## {small} alone\n\n{plain(match.problem)}\n\n{table(heads, rows)}"
-    heads += [f"{large} ({reference.source})", f"{small} beside {large}"]
-    rows = [_rate_row(name, field, candidate, reference) for name, field in RATES.items()]
-    rows += [list(row) for row in _costs(candidate.timing, reference.timing)]
-    kept = [row for row in rows if row[1] != NONE or row[2] != NONE]
-    parts = [
-        f"## {small} beside {large}, suite {plain(candidate.suite)}",
-        table(heads, kept),
-        _explain(match),
-    ]
-    return "\n\n".join(parts)
+def _rate_beside(field: str, match: Match | None) -> str:
+    if match is None or match.reference is None:
+        return NONE
+    return ratio_cell(_rate(match.candidate, field), _rate(match.reference, field))
 
 
-def _rate_row(name: str, field: str, candidate: EvalSummary, reference: EvalSummary) -> list[str]:
-    mine, theirs = rate_of(candidate, field), rate_of(reference, field)
-    ratio = rate_ratio(mine, theirs) if mine and theirs else None
-    return [name.strip(), rate_cell(mine), rate_cell(theirs), share_of(ratio, 1.0)]
+def _explain(match: Match | None) -> list[str]:
+    if match is None:
+        return []
+    lines = ["The last column is the ratio of the two rates with its 95 % score interval."]
+    if not match.same_machine:
+        lines.append("The two come from different machines: times and memory do not compare.")
+    return [" ".join(lines)]
 
 
-def _costs(mine: Timing, theirs: Timing | None) -> list[tuple[str, str, str, str]]:
-    def row(name: str, field: str, unit: str, digits: int) -> tuple[str, str, str, str]:
-        a, b = getattr(mine, field), getattr(theirs, field) if theirs else None
-        compare = compare_size if unit == "GB" else compare_speed
-        return name, number(a, unit, digits), number(b, unit, digits), compare(a, b)
-
-    return [
-        row("time per query", "seconds_per_query", "s", 2),
-        row("time to load", "load_seconds", "s", 2),
-        row("peak memory", "peak_memory_gb", "GB", 2),
-        row("size on disk", "disk_gb", "GB", 2),
-    ]
-
-
-def describe_costs(match: Match) -> str:
-    """The costs in one sentence; times only where both come from the same kind of source."""
-    if match.reference is None:
-        return ""
-    query, load, memory, disk = (row[3] for row in _costs(match.candidate.timing, match.reference.timing))
-    sizes = f"memory {memory}, disk {disk}"
-    if match.candidate.source != match.reference.source:
-        return (
-            f"Costs beside the reference: {sizes}; times were taken on different machines and do not compare."
-        )
-    return f"Costs beside the reference: per query {query}, load {load}, {sizes}."
-
-
-def _explain(match: Match) -> str:
-    lines = ["In brackets the 95 % Wilson interval in percent."]
-    if match.reference and match.candidate.source != match.reference.source:
-        lines.append(
-            "The two columns come from different machines: sizes compare, times do not. "
-            "The recorded queries had the same kinds and counts but other texts."
-        )
-    return " ".join(lines)
-
-
-def write_categories(results: dict[str, EvalSummary]) -> str:
-    """Right decisions per category, one column per result."""
-    names = list(dict.fromkeys(name for summary in results.values() for name in summary.by_category))
-    if not names:
-        return ""
-    rows = [
-        [plain(name), *(rate_cell(summary.by_category.get(name)) for summary in results.values())]
-        for name in names
-    ]
-    return table(["category", *results], rows)
+def _count(value: int | None) -> str:
+    return NONE if value is None else f"{value}"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from stages.core.errors import StageError
-from stages.core.records import Reply, Score
+from stages.core.records import RawReply, Score
 from stages.core.suite import Matcher, Query, Suite, load_suite
-from stages.report.cells import fenced, inline_code, plain, plural
+from stages.core.words import plural
+from stages.report.cells import fenced, inline_code, plain
 from stages.report.results import Arm, SuiteResult
 
 SHOWN = 5
@@ -14,17 +18,29 @@ SHOWN = 5
 def write_failures(arm: Arm, suite: str) -> str:
     """Up to five failed replies of one arm and suite, wrong decisions first."""
     result = arm.suites[suite]
-    failed = sorted((rank, i) for i, s in enumerate(result.scores) if (rank := _failure(s)[0]))
+    failed = _sort_failures(result.scores)
     title = f"## Failures: {arm.label} on {plain(suite)}"
     if not failed:
         return f"{title}\n\nNone: every reply was right."
     texts = {reply.id: reply for reply in result.replies}
     queries = _find_queries(arm, result)
-    shown = [result.scores[i] for _, i in failed[:SHOWN]]
-    head = (
-        f"{plural(len(failed), 'reply')} of {len(result.scores)} failed in some way; here are {len(shown)}."
-    )
-    return "\n\n".join([title, head, *(_write_failure(s, texts.get(s.id), queries.get(s.id)) for s in shown)])
+    kinds = Counter(_failure(score)[1] for score in failed)
+    counts = "; ".join(f"{count} times {kind}" if count > 1 else kind for kind, count in kinds.items())
+    head = f"{plural(len(failed), 'reply')} of {len(result.scores)} failed: {counts}."
+    shown = [_write_failure(s, texts.get(s.id), queries.get(s.id)) for s in failed[:SHOWN]]
+    return "\n\n".join([title, head, *shown])
+
+
+def _sort_failures(scores: Sequence[Score]) -> list[Score]:
+    """The failed replies, the worst kind first, and of each kind one of every category before a second."""
+    seen: Counter[tuple[int, str]] = Counter()
+    ranked = []
+    for i, score in enumerate(scores):
+        if rank := _failure(score)[0]:
+            kind = rank, score.category
+            ranked.append((rank, seen[kind], i))
+            seen[kind] += 1
+    return [scores[i] for _, _, i in sorted(ranked)]
 
 
 def _failure(score: Score) -> tuple[int, str]:
@@ -43,7 +59,7 @@ def _failure(score: Score) -> tuple[int, str]:
     return (5, "it ran on to the token limit") if score.runaway else (0, "")
 
 
-def _write_failure(score: Score, reply: Reply | None, query: Query | None) -> str:
+def _write_failure(score: Score, reply: RawReply | None, query: Query | None) -> str:
     lines = [f"### {plain(score.id)} ({plain(score.category)}): {_failure(score)[1]}"]
     if query is not None:
         lines.append(f"Asked: {plain(query.query)}")
@@ -52,8 +68,8 @@ def _write_failure(score: Score, reply: Reply | None, query: Query | None) -> st
         lines.append("Parser: " + plain("; ".join(problems)))
     if reply is None:
         return "\n\n".join([*lines, "The reply is missing from replies.jsonl."])
-    tail = f"{reply.tokens} tokens" + (", cut off at the token limit" if reply.finish == "length" else "")
-    return "\n\n".join([*lines, f"Reply ({tail}):", fenced(reply.text)])
+    end = ", cut off at the token limit" if reply.finish == "length" else ""
+    return "\n\n".join([*lines, f"Reply ({plural(reply.tokens, 'token')}{end}):", fenced(reply.text)])
 
 
 def _expected(score: Score, query: Query | None) -> str:
@@ -80,10 +96,10 @@ def _pattern(matcher: Matcher) -> str:
 
 
 def _find_queries(arm: Arm, result: SuiteResult) -> dict[str, Query]:
-    """The suite's queries, when the suite is at hand in the version that was evaluated."""
-    for name in arm.options.preset.eval.suites:
+    """The suite's queries, when the suite is at hand as it was evaluated."""
+    for name in arm.options.overrides.get("suites", arm.options.preset.eval.suites):
         suite = _try_suite(name)
-        if suite and (suite.name, suite.version) == (result.summary.suite, result.summary.suite_version):
+        if suite and suite.fingerprint == result.summary.suite_fingerprint:
             return {query.id: query for query in suite.queries}
     return {}
 

@@ -68,6 +68,6 @@ def _remedy(options: Options, stage: str) -> str:
     later = MODEL_CHAIN[MODEL_CHAIN.index(stage) + 1 :] if stage in MODEL_CHAIN else ()
     then = f", then {', '.join(later)} likewise" if later else ""
     return (
-        f"run {stage_command(options, stage)} --force (no --data, other options as before){then}; "
+        f"run {stage_command(options, stage)} --force{then}; "
         f"or remove {options.place('eval')} to leave this arm out"
     )

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stages.core.records import Answer, Verdict
-from stages.report.cells import NONE, inline_code, plain, share_of, table
+from stages.core.words import plural
+from stages.report.cells import NONE, inline_code, plain, rate_cell, share_of, table
+from stages.report.steps import Steps
 
 
-def write_verdict(verdict: Verdict, asides: Sequence[str], large: str, again: str) -> str:
-    """The verdict in a few lines; `large` names the reference, `again` is the command that repeats it all."""
+def write_verdict(verdict: Verdict, asides: Sequence[str], small: str, large: str, steps: Steps) -> str:
+    """The verdict in a few lines; `small` and `large` are the two models' names."""
     headline = name_answer(verdict.supported_answer, large)
     because = f" ({verdict.cause})" if verdict.cause else ""
-    lines = [f"**Verdict: {headline}**{because}", "", *_point_lines(verdict, large)]
+    lines = [f"**Verdict: {headline}**{because}", "", _write_point(verdict, small, large)]
     lines += [line for aside in asides if aside for line in ("", aside)]
+    lines += ["", "In brackets behind a rate: its 95 % Wilson interval in percent."]
     lines += ["", "Why:", "", *(f"- {plain(reason)}" for reason in verdict.reasons)]
-    lines += ["", f"Next: {_next_step(verdict, large, again)}"]
+    lines += ["", f"Next: {_next_step(verdict, large, steps)}"]
     return "\n".join(lines)
 
 
@@ -28,7 +31,7 @@ def name_answer(answer: Answer, large: str) -> str:
 def describe_rule(verdict: Verdict, large: str) -> str:
     """The rule's answer with the ratio and its interval, as one line for a terminal."""
     decision, reference = verdict.candidate_decision, verdict.reference_decision
-    mine = f"{decision.k} of {decision.n} queries of {verdict.suite} decided right"
+    mine = f"{decision.k} of {plural(decision.n, 'query')} of {verdict.suite} decided right"
     if reference is None or verdict.point_answer is None:
         return f"the rule gives no answer: {mine}, and no ratio to {large} can be formed"
     share = share_of(decision.value, reference.value)
@@ -71,16 +74,16 @@ def _mark_supported(verdict: Verdict, answer: Answer) -> str:
     return f"**← this one: {verdict.cause}**" if verdict.cause else "**← this one**"
 
 
-def _point_lines(verdict: Verdict, large: str) -> list[str]:
+def _write_point(verdict: Verdict, small: str, large: str) -> str:
     decision, reference = verdict.candidate_decision, verdict.reference_decision
-    mine = f"{decision.k} of {decision.n} queries of {plain(verdict.suite)} decided right"
+    mine = f"On suite {plain(verdict.suite)}, {small} decides {rate_cell(decision)} right"
     if reference is None or verdict.ratio is None or verdict.point_answer is None:
-        return [f"The rule gives no answer: {mine}, and no ratio to {large} can be formed."]
-    return [
+        return f"The rule gives no answer: no ratio to {large} can be formed. {mine}."
+    return (
         f"The rule's answer to the point estimate: **{name_answer(verdict.point_answer, large)}**. "
-        f"{mine}, {large} {reference.k} of {reference.n} ({verdict.reference_source}): "
+        f"{mine}, {large} ({verdict.reference_source}) {rate_cell(reference)}: "
         f"**{share_of(decision.value, reference.value)} of {large}**, 95 % interval {_interval(verdict)}."
-    ]
+    )
 
 
 def _interval(verdict: Verdict) -> str:
@@ -88,22 +91,33 @@ def _interval(verdict: Verdict) -> str:
     return f"{100 * (verdict.ratio_low or 0):.0f} % to {high}"
 
 
-def _next_step(verdict: Verdict, large: str, again: str) -> str:
+def _next_step(verdict: Verdict, large: str, steps: Steps) -> str:
     if verdict.cause == "flawed set-up":
-        repeat = inline_code(again)
-        return f"repair what is listed above and run {repeat} again; no number from this set-up decides."
+        return (
+            f"repair what is listed above and run {inline_code(steps.repeat)}; "
+            "no number from this set-up decides."
+        )
     if verdict.cause == "no comparable reference":
-        return f"measure {large} on the same suite, with a set-up that works; see above."
+        return _measure(steps, large, "with a set-up that works")
     if verdict.cause == "too few queries":
         if verdict.queries_needed is None:
             return f"use a larger suite or a better candidate; {verdict.queries_note}."
-        return (
-            f"put about {verdict.queries_needed} queries to each model and repeat the run: that many would "
-            f"decide at the observed rates ({verdict.queries_note})."
-        )
+        enough = f"about {verdict.queries_needed} queries to each model would decide ({verdict.queries_note})"
+        if max(steps.unmeasured.values(), default=0) >= verdict.queries_needed:
+            return f"{enough}, and there are as many here: {_measure(steps, large)}"
+        return f"{enough}: write a suite of that size, put it to both with `--suites`, and report again."
     return {
         "use small": "put the small model to work, and keep the suite as a regression test.",
         "split": f"route the categories that the small model decides well to it and the rest to {large}; "
         "see the categories below.",
         "stay with large": f"stay with {large}; another candidate or more training data may be worth a run.",
     }[verdict.supported_answer]
+
+
+def _measure(steps: Steps, large: str, how: str = "") -> str:
+    """To measure the reference, and where the result then shows."""
+    suites = " and ".join(f"{plain(name)} ({plural(n, 'query')})" for name, n in steps.unmeasured.items())
+    what = ", ".join(part for part in (f"measure {large} on {suites or 'the same suites'}", how) if part)
+    if not steps.measure:
+        return f"{what}; {large} is this model itself: name another with `--reference`."
+    return f"{what}: {inline_code(steps.measure)}, then {inline_code(steps.renew)} writes this report anew."

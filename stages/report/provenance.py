@@ -11,12 +11,16 @@ from stages.report.results import Arm
 from stages.report.verdict import Match
 
 
-def write_provenance(arms: Sequence[Arm], match: Match, reference: Arm | None, recorded: Recorded) -> str:
+def write_provenance(
+    arms: Sequence[Arm], matches: Sequence[Match], reference: Arm | None, recorded: Recorded
+) -> str:
     """Sources, then one row per stage and arm, then versions."""
-    own = [*arms, *([reference] if reference else [])]
+    sources = {match.reference.source for match in matches if match.reference}
+    used = reference if "measured" in sources else None
+    own = [*arms, *([used] if used else [])]
     parts = [
         "## Provenance",
-        _sources(arms, match, reference, recorded),
+        _sources(arms, used, recorded if "recorded" in sources else None),
         _stages(own),
         _facts(own),
         _results(own),
@@ -27,7 +31,6 @@ def write_provenance(arms: Sequence[Arm], match: Match, reference: Arm | None, r
 def write_recorded_provenance(recorded: Recorded) -> str:
     """The origin of published figures, and what they leave open."""
     lines = [
-        f"- Every figure of this report is {recorded.source}.",
         f"- Published in {plain(recorded.origin)}.",
         f"- Machine: {plain(recorded.machine)}.",
         *(f"- {plain(note)}" for note in recorded.notes),
@@ -36,16 +39,15 @@ def write_recorded_provenance(recorded: Recorded) -> str:
     return "## Provenance\n\n" + "\n".join(lines)
 
 
-def _sources(arms: Sequence[Arm], match: Match, reference: Arm | None, recorded: Recorded) -> str:
-    machines = sorted({r.manifest.platform for arm in arms for r in arm.suites.values()})
-    lines = [
-        f"- Measured: every figure of {plain(match.candidate.title)}, on {'; '.join(map(plain, machines))}."
-    ]
-    if reference is not None:
-        places = sorted({r.manifest.platform for r in reference.suites.values()})
-        lines.append(f"- Measured: every figure of the reference, on {'; '.join(map(plain, places))}.")
-    elif match.reference is not None:
-        lines.append(f"- Recorded, not measured here: every figure of {plain(match.reference.title)}.")
+def _sources(arms: Sequence[Arm], reference: Arm | None, recorded: Recorded | None) -> str:
+    lines = []
+    for measured in (arms, [reference] if reference else []):
+        results = [result for arm in measured for result in arm.suites.values()]
+        machines = "; ".join(sorted({plain(result.manifest.platform) for result in results}))
+        titles = sorted({plain(result.summary.title) for result in results})
+        lines += [f"- Measured: every figure of {title}, on {machines}." for title in titles]
+    if recorded is not None:
+        lines.append(f"- Recorded, not measured here: every figure of {plain(recorded.reference.title)}.")
         lines.append(f"- Published in {plain(recorded.origin)}; machine: {plain(recorded.machine)}.")
         lines += [f"- {plain(note)}" for note in recorded.notes]
     return "\n".join(lines)
@@ -106,13 +108,14 @@ def _results(arms: Sequence[Arm]) -> str:
             _name(arm, arms),
             plain(name),
             str(r.summary.suite_version),
+            f"`{r.summary.suite_fingerprint[:12]}`",
             str(r.summary.scorer_version),
             r.summary.source,
         ]
         for arm in arms
         for name, r in sorted(arm.suites.items())
     ]
-    return table(["arm", "suite", "suite version", "scorer version", "source"], rows)
+    return table(["arm", "suite", "suite version", "queries", "scorer version", "source"], rows)
 
 
 def _packages(arms: Sequence[Arm]) -> str:

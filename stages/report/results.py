@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from stages.core.artifact import read_manifest, require_artifact
+from stages.core.artifact import MANIFEST, require_artifact
 from stages.core.cli import Options, artifacts_root
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FIXES, FixSet, arm_name, parse_fixes
@@ -16,13 +16,14 @@ from stages.core.records import (
     EvalSummary,
     LossPoint,
     Manifest,
-    Reply,
+    RawReply,
     Score,
     read_lines,
     read_record,
 )
-from stages.report.commands import stage_command
+from stages.report.commands import recall_options, retest_command, stage_command
 from stages.report.lineage import require_lineage
+from stages.report.request import Request
 
 CHAIN = ("convert_data", "audit", "train", "fuse", "quantize")
 
@@ -33,8 +34,13 @@ class SuiteResult:
 
     summary: EvalSummary
     scores: list[Score]
-    replies: list[Reply]
+    replies: list[RawReply]
     manifest: Manifest
+
+    @property
+    def machine(self) -> str:
+        """The kind of machine it was measured on, such as `Linux x86_64`."""
+        return self.manifest.platform.partition(",")[0]
 
 
 @dataclass(frozen=True)
@@ -80,21 +86,23 @@ def rank(fixes: FixSet) -> tuple[int, list[int]]:
     return len(fixes), [list(FIXES).index(name) for name in fixes]
 
 
-def choose_arm(
-    arms: Sequence[Arm], preset: Preset, fixes: str | None, seed: int | None, model: str | None = None
-) -> Arm:
+def choose_arm(arms: Sequence[Arm], preset: Preset, request: Request) -> Arm:
     """The arm that the verdict is about: as asked, else fair, else the most repaired; the lowest seed.
 
-    Raises StageError naming the command that makes a missing one.
+    Raises StageError naming the commands that make a missing one.
     """
-    wanted = parse_fixes(fixes) if fixes else None
+    wanted, seed = None if request.fixes is None else parse_fixes(request.fixes), request.seed
     fitting = [
         arm for arm in arms if wanted in (None, arm.options.fixes) and seed in (None, arm.options.seed)
     ]
     if not fitting:
-        missing = Options(preset, FAIR if wanted is None else wanted, seed or 0, model=model)
-        command = stage_command(missing, "eval")
-        raise StageError(f"no evaluation of {preset.name}, arm {missing.arm}: run {command}")
+        known = arms[-1].options if arms else Options(preset, FAIR, model=request.model)
+        missing = replace(known, fixes=FAIR if wanted is None else wanted, seed=seed or 0)
+        whole = retest_command(missing, [missing.arm], request.out)
+        raise StageError(
+            f"no evaluation of {preset.name}, arm {missing.arm}: run {stage_command(missing, 'eval')} "
+            f"(or {whole} for all stages)"
+        )
     most = max(rank(arm.options.fixes) for arm in fitting)
     return next(arm for arm in fitting if rank(arm.options.fixes) == most)
 
@@ -116,7 +124,7 @@ def evaluated_models() -> list[str]:
 
 def load_model_preset(model: str, reference: str | None) -> Preset:
     """The preset, with another reference when one was asked for."""
-    return load_preset(model, {"reference": reference} if reference else None)
+    return load_preset(model, None if reference is None else {"reference": reference})
 
 
 def _find_results(name: str) -> list[Path]:
@@ -131,11 +139,17 @@ def _read_arm(options: Options) -> Arm:
         result = _read_suite(folder, options)
         suites[result.summary.suite] = result
     losses = options.place("train") / "log.jsonl"
-    found = {stage: read_manifest(options.place(stage)) for stage in CHAIN}
-    manifests = {stage: manifest for stage, manifest in found.items() if manifest}
-    require_lineage(options, manifests, {suite: result.manifest for suite, result in suites.items()})
+    places = {stage: options.place(stage) for stage in CHAIN}
+    manifests = {
+        stage: require_artifact(folder, stage, stage_command(options, stage))
+        for stage, folder in places.items()
+        if (folder / MANIFEST).is_file()
+    }
+    evaluations = {suite: result.manifest for suite, result in suites.items()}
+    recalled = recall_options(options, manifests, [*evaluations.values()])
+    require_lineage(recalled, manifests, evaluations)
     return Arm(
-        options=options,
+        options=recalled,
         suites=suites,
         audit=_read_audit(options),
         losses=read_lines(losses, LossPoint) if losses.is_file() else [],
@@ -151,14 +165,14 @@ def _read_audit(options: Options) -> AuditReport | None:
 
 
 def _read_suite(folder: Path, options: Options) -> SuiteResult:
-    command = stage_command(options, "eval")
-    manifest = require_artifact(folder, "eval", command)
+    manifest = require_artifact(folder, "eval", stage_command(options, "eval"))
+    command = stage_command(recall_options(options, {}, [manifest]), "eval")
     for name in ("scores.jsonl", "replies.jsonl"):
         if not (folder / name).is_file():
             raise StageError(f"{folder} has no {name}: run {command} --force")
     summary = read_record(folder / "summary.json", EvalSummary)
     scores = read_lines(folder / "scores.jsonl", Score)
-    replies = read_lines(folder / "replies.jsonl", Reply)
+    replies = read_lines(folder / "replies.jsonl", RawReply)
     right = sum(score.strict.decision for score in scores)
     if (right, len(scores)) != (summary.decision.k, summary.decision.n):
         raise StageError(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from stages.core.records import LossPoint
+from stages.core.words import plural
 from stages.report.cells import NONE, inline_code, number, sparkline, table
 from stages.report.commands import stage_command
 from stages.report.recorded import RecordedTraining
@@ -72,9 +73,10 @@ def _summarize(arm: Arm, train: Sequence[LossPoint], valid: Sequence[LossPoint])
         facts.get("steps", arm.losses[-1].step),
         facts.get("train_seconds", arm.losses[-1].seconds),
     )
-    speed = f"{sum(speeds) / len(speeds):.0f} tokens a second" if speeds else "speed not logged"
-    rows = f"{facts['rows']} rows, " if "rows" in facts else ""
-    lines.append(f"{steps} steps, {rows}{number(seconds, 's', 0)}, {speed}, peak {number(_peak(arm), 'GB')}.")
+    speed = f"{plural(round(sum(speeds) / len(speeds)), 'token')} a second" if speeds else "speed not logged"
+    rows = f"{plural(facts['rows'], 'row')}, " if "rows" in facts else ""
+    done = f"{plural(steps, 'step')}, {rows}{number(seconds, 's', 0)}"
+    lines.append(f"{done}, {speed}, peak {number(_peak(arm), 'GB')}.")
     return " ".join(lines)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from stages.core.records import Answer, Cause, EvalSummary, Rate, Verdict
+from stages.core.words import plural
 from stages.report.intervals import Count, Interval, ratio_interval
 
 USE_SMALL, SPLIT = 0.90, 0.70  # the rule of the first experiment: limits that belong to the upper band
@@ -20,6 +21,8 @@ class Match:
     candidate: EvalSummary
     reference: EvalSummary | None
     problem: str = ""
+    same_machine: bool = False
+    """Whether times and memory of the two compare."""
 
 
 def apply_rule(ratio: float) -> Answer:
@@ -44,6 +47,8 @@ def refuse_comparison(candidate: EvalSummary, reference: EvalSummary) -> str:
         return f"suite {candidate.suite} against {reference.suite}"
     if candidate.suite_version != reference.suite_version:
         return f"suite {candidate.suite} version {candidate.suite_version} against {reference.suite_version}"
+    if candidate.suite_fingerprint != reference.suite_fingerprint:
+        return f"two suites are named {candidate.suite}: their queries or accepted calls differ"
     if candidate.source == reference.source and candidate.scorer_version != reference.scorer_version:
         return f"scorer version {candidate.scorer_version} against {reference.scorer_version}"
     return ""
@@ -82,6 +87,7 @@ def reach_verdict(report: str, match: Match, flaws: Sequence[str], seed: int | N
         reference_source=reference.source if reference else None,
         suite=candidate.suite,
         suite_version=candidate.suite_version,
+        suite_fingerprint=candidate.suite_fingerprint,
         candidate_decision=candidate.decision,
         reference_decision=reference.decision if reference else None,
         ratio=ratio,
@@ -117,8 +123,8 @@ def _weigh(match: Match, flaws: Sequence[str]) -> _Weighed:
         weighed.answer, weighed.cause = "inconclusive", "flawed set-up"
     if reference is not None and reference.source != candidate.source:
         weighed.reasons.append(
-            f"{reference.title} is recorded, not measured here: its {reference.decision.n} queries had "
-            "the same kinds and counts, not the same texts."
+            f"{reference.title} is recorded, not measured here: its {plural(reference.decision.n, 'query')} "
+            "had the same kinds and counts, not the same texts."
         )
     return weighed
 

@@ -15,9 +15,11 @@ from stages.core import progress
 from stages.core.cli import Options, artifacts_root
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FIXES, FixSet, arm_name, arm_slug
+from stages.core.flags import option_words, sections_taken
 from stages.core.platform import require_disk
-from stages.core.preset import SECTIONS
+from stages.core.preset import section_of
 from stages.core.records import AuditReport, read_record
+from stages.core.words import plural
 
 TRAINING = ("train", "fuse", "quantize", "eval")
 STOP_SECONDS = 60.0  # an interrupted stage may save its work for so long
@@ -88,10 +90,9 @@ def stage_arguments(plan: Plan, step: Step) -> list[str]:
         arguments += ["--data", str(options.data)]
     if options.force:
         arguments.append("--force")
-    sections = SECTIONS if step.stage == "audit" else ("model", step.stage)
     for name, value in options.overrides.items():
-        if any(section in SECTIONS and name in SECTIONS[section].model_fields for section in sections):
-            arguments += _flag(name, value)
+        if section_of(name) in sections_taken(step.stage):
+            arguments += option_words(name, value)
     return arguments
 
 
@@ -137,14 +138,6 @@ def _announce(plan: Plan, log: Path) -> None:
         )
 
 
-def _flag(name: str, value: object) -> list[str]:
-    flag = f"--{name.replace('_', '-')}"
-    if isinstance(value, bool):
-        return [flag if value else flag.replace("--", "--no-", 1)]
-    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return [f"{flag}={text}"]  # one word, since a text may begin with a dash
-
-
 def _run_stage(stage: str, arguments: list[str], *, last: bool = False) -> None:
     """Run one stage to its end. Ctrl-C reaches it as well; it gets time to save its work.
 
@@ -175,6 +168,6 @@ def _heed_audit(plan: Plan, step: Step) -> None:
     found = read_record(folder / "audit.json", AuditReport).critical
     if found:
         raise StageError(
-            f"the audit found {len(found)} critical flaws in the fair arm, see {folder / 'audit.md'}: "
-            "mend them, or go on with --despite-audit"
+            f"the audit found {plural(len(found), 'critical flaw')} in the fair arm, see "
+            f"{folder / 'audit.md'}: repair the set-up, or go on with --despite-audit"
         )

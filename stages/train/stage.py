@@ -85,7 +85,7 @@ def train(options: Options) -> Outcome:
     if not ranks.leads:
         _train(run_in(target), None)
         return Outcome(target)
-    with build_artifact(target, recipe, resume=True, force=options.force) as build:
+    with build_artifact(target, recipe, given=options.given, resume=True, force=options.force) as build:
         run = run_in(build.folder)
         state = _train(run, start_trackers(setup.report_to, build.folder, recipe.settings))
         save_adapter(model, build.folder / "adapters.safetensors")

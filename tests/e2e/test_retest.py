@@ -109,6 +109,15 @@ def test_it_ends_with_a_report(runs: tuple[Path, Retest, Retest]) -> None:
     assert str(place / "reports" / "smol.md") in first.out
 
 
+def test_the_report_names_the_command_that_was_typed(runs: tuple[Path, Retest, Retest]) -> None:
+    place = runs[0]
+    page = (place / "reports" / "smol.md").read_text("utf-8")
+    data, suite = place.parent / "data", place.parent / "own.json"
+    options = "--iters=2 --batch-size=2 --num-layers=1 --max-tokens=12"
+    typed = f"--model smol --arms fair --data {data} {options} --suites={suite} --force --out {place}"
+    assert f"run `nox -s retest_fair -- {typed}`; no number from this set-up decides." in page
+
+
 def test_every_stage_left_its_output(runs: tuple[Path, Retest, Retest]) -> None:
     place = runs[0]
     folders = {

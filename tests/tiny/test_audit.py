@@ -126,6 +126,11 @@ def test_the_flawed_arm_shows_the_published_flaws_with_their_counts(
     tags, foreign, mixed = (by_name[n] for n in ("result_tags_as_text", "foreign_dialect", "mixed_dialects"))
     assert (tags.flaw, tags.count, tags.total) == (1, 398, 685)
     assert "419 qwen3_coder, 62 bare_python" in foreign.message
+    told = by_name["parser_differs"]
+    assert told.message.startswith(
+        "evaluation reads replies as qwen3_coder, but the chat template writes hermes: right calls to "
+    )
+    assert told.fix == "evaluate with the fix parser, and convert the data with the fix json"
     assert (mixed.flaw, mixed.count) == (3, 62)
     assert (by_name["rows_without_tools"].count, by_name["rows_without_tools"].total) == (685, 685)
     assert by_name["system_message_varies"].count == by_name["prompts_differ"].count == 86
@@ -203,6 +208,10 @@ def test_each_fix_left_out_is_found_alone(
     report = bench.report(tiny_qwen2, without(fix))
     assert critical(report) == expected
     assert ("untested_bits" in found(report)) == (fix == "six_bit")
+    if fix in ("json", "parser"):
+        verb = {"json": "convert the data", "parser": "evaluate"}[fix]
+        assert found(report)["parser_differs"].fix.startswith(f"{verb} with the fix {fix}")
+        assert " and " not in found(report)["parser_differs"].fix
 
 
 def test_every_fix_has_its_case_above() -> None:
@@ -280,7 +289,9 @@ def test_a_preset_that_names_another_dialect_than_its_template(bench: Bench, cod
     assert not critical(bench.report(coder_model, FAIR, dialect="qwen3_coder"))
     wrong = bench.report(coder_model, FAIR, dialect="hermes")
     assert critical(wrong) == {"template_dialect_differs", "foreign_dialect", "parser_differs"}
-    assert "--dialect qwen3_coder" in found(wrong)["template_dialect_differs"].fix
+    for check in ("template_dialect_differs", "parser_differs"):
+        assert "--dialect qwen3_coder" in found(wrong)[check].fix
+        assert "with the fix" not in found(wrong)[check].fix, "both fixes are on"
 
 
 def test_what_templates_do_to_string_arguments(

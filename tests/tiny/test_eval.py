@@ -12,12 +12,14 @@ import mlx.core as mx
 import mlx_lm
 import pytest
 
+from stages.core.artifact import build_artifact, require_artifact
 from stages.core.cli import Options
 from stages.core.compute import load_arrays
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR
 from stages.core.preset import EvalSetup
-from stages.core.records import EvalSummary, Reply, Score, read_lines, read_record
+from stages.core.records import EvalSummary, RawReply, Recipe, Score, read_lines, read_record
+from stages.core.suite import load_suite
 from stages.eval.__main__ import main
 from stages.eval.generate import Engine, common_prefix
 from tests.models import KINDS, BuiltOnce, Kind
@@ -183,13 +185,17 @@ def test_a_whole_evaluation(options: Options) -> None:
     assert sorted(p.name for p in folder.iterdir()) == [
         "manifest.json", "replies.jsonl", "scores.jsonl", "summary.json"
     ]  # fmt: skip
-    replies = read_lines(folder / "replies.jsonl", Reply)
+    replies = read_lines(folder / "replies.jsonl", RawReply)
     assert [reply.id for reply in replies] == ["types", "tests", "direct"]
     assert {(reply.finish, reply.tokens) for reply in replies} == {("length", 5)}
     scores = read_lines(folder / "scores.jsonl", Score)
     assert all(score.runaway for score in scores)
     summary = read_record(folder / "summary.json", EvalSummary)
     assert (summary.suite, summary.suite_version, summary.dialect) == ("three", 1, "hermes")
+    (suite,) = options.preset.eval.suites
+    assert summary.suite_fingerprint == load_suite(suite).fingerprint
+    manifest = require_artifact(folder, "eval", "")
+    assert manifest.given == options.given
     # Random words are no call: right for the direct query alone.
     assert (summary.decision.k, summary.decision.n) == (1, 3)
     assert summary.tool_queries is not None
@@ -281,8 +287,12 @@ def test_missing_model_names_the_command(
     monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path))
     folder = str(built.model("qwen2"))
     suites = "use one of core20, extended, or the path of a .json file\n"
+    adapter = tmp_path / "adapter"
+    with build_artifact(adapter, Recipe(stage="train", settings={}, inputs={})):
+        pass
     for extra, words in (
         ([], f": run nox -s quantize -- --model {folder} --fixes fair --seed 2\n"),
+        (["--data", str(adapter)], f"or run nox -s quantize -- --model {folder} --fixes fair --seed 2\n"),
         (["--data", folder, "--suites", "core21"], f"eval: no suite 'core21': {suites}"),
         (["--suites", "core20,core20"], "a suite is named twice\n"),
     ):

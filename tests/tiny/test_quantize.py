@@ -131,7 +131,7 @@ def test_experts_are_quantized(qwen3_moe_run: Pipeline) -> None:
 
 def test_a_quantized_model_is_refused(by_bits: dict[int, Path], qwen2_run: Pipeline, tmp_path: Path) -> None:
     options = replace(qwen2_run.options("quantize"), data=by_bits[8], out=tmp_path / "again")
-    with pytest.raises(StageError, match=r"^\S+/8 is quantized already: give the output of fuse$"):
+    with pytest.raises(StageError, match=r"^\S+/8 is the output of quantize, not of fuse: name another"):
         run_work("quantize", options)
     assert not (tmp_path / "again").exists()
 

@@ -154,6 +154,17 @@ def test_kill_9_in_the_middle_leaves_nothing_finished(tmp_path: Path) -> None:
     assert names(tmp_path) == ["out"]
 
 
+def test_the_output_of_another_stage_is_refused(tmp_path: Path) -> None:
+    made = make(tmp_path / "out")
+    assert require_artifact(tmp_path / "out", "train", "nox -s train") == made
+    assert require_artifact(tmp_path / "out", "fuse", "nox -s fuse", also=("train",)) == made
+    with pytest.raises(StageError) as error:
+        require_artifact(tmp_path / "out", "fuse", "nox -s fuse", also=("quantize",))
+    assert str(error.value) == (
+        f"{tmp_path / 'out'} is the output of train, not of fuse: name another folder, or run nox -s fuse"
+    )
+
+
 def test_kill_9_while_replacing_keeps_the_old_one(tmp_path: Path) -> None:
     out = tmp_path / "out"
     before = make(out, OTHER, a="old")
@@ -236,7 +247,8 @@ def test_current_is_what_the_same_recipe_made(tmp_path: Path) -> None:
     ("wanted", "words"),
     [
         (OTHER, "iters=3 (now 4)"),
-        (RECIPE.model_copy(update={"inputs": {"data": "xyz"}}), "another data"),
+        (RECIPE.model_copy(update={"inputs": {"data": "xyz"}}), "other data"),
+        (RECIPE.model_copy(update={"inputs": {"data": "abc", "model": "m"}}), "another model"),
         (RECIPE.model_copy(update={"settings": {"model": {"system": "s"}}}), "iters=3 (now None)"),
         (
             RECIPE.model_copy(update={"settings": {"iters": 3, "model": {"system": "t"}}}),
@@ -255,9 +267,10 @@ def test_another_recipe_is_said_and_refused(wanted: Recipe, words: str, tmp_path
     assert "\n" not in text
 
 
-def test_many_differences_are_counted(tmp_path: Path) -> None:
-    make(tmp_path / "out", Recipe(stage="s", settings={f"k{n}": n for n in range(8)}, inputs={}))
-    with pytest.raises(StageError, match=r"k0=0 \(now None\), .* and 5 more differences"):
+@pytest.mark.parametrize(("count", "words"), [(4, "1 more difference"), (8, "5 more differences")])
+def test_many_differences_are_counted(count: int, words: str, tmp_path: Path) -> None:
+    make(tmp_path / "out", Recipe(stage="s", settings={f"k{n}": n for n in range(count)}, inputs={}))
+    with pytest.raises(StageError, match=rf"k0=0 \(now None\), .* and {words}: --force"):
         is_current(tmp_path / "out", Recipe(stage="s", settings={}, inputs={}), force=False)
 
 

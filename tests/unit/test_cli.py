@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.core import progress
+from stages.core.artifact import build_artifact, require_artifact
 from stages.core.cli import (
     Options,
     Outcome,
@@ -29,6 +31,7 @@ from stages.core.cli import (
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FLAWED
 from stages.core.preset import SECTIONS, load_preset, option_type
+from stages.core.records import Given, Recipe
 
 SMOL = load_preset("smol")
 
@@ -294,3 +297,31 @@ def test_the_command_that_is_named_can_be_typed(seed: int, tmp_path: Path) -> No
         assert again == options
         assert again.place("train") == options.place("train")
     assert "--seed" not in options.command("convert_data")
+
+
+def test_the_command_says_the_options_that_its_stage_takes() -> None:
+    options = read("--iters", "5", "--system", "Be brief.", "--suites", "core20,my suite.json", "--bits", "4")
+    for stage, names in (
+        ("convert_data", {"system"}),
+        ("train", {"system", "iters"}),
+        ("eval", {"system", "suites"}),
+        ("audit", set(options.overrides)),
+        ("retest_fair", set(options.overrides)),
+    ):
+        again = read(*shlex.split(options.command(stage))[4:])
+        assert again.overrides == {name: options.overrides[name] for name in names}
+
+
+def test_what_was_given_is_kept_as_it_was_typed(tmp_path: Path) -> None:
+    options = read("--model", "7b", "--data", "my rows", "--lora-keys", "q,v", "--no-grad-checkpoint")
+    assert options.given == Given(
+        model="7b", data="my rows", options={"lora_keys": ("q", "v"), "grad_checkpoint": False}
+    )
+    assert read().given == Given(model="smol", data=None, options={})
+    recipe = Recipe(stage="train", settings={}, inputs={})
+    with build_artifact(tmp_path / "out", recipe, given=options.given):
+        pass
+    kept = require_artifact(tmp_path / "out", "train", "").given
+    assert kept is not None
+    assert (kept.model, kept.data) == ("7b", "my rows")
+    assert kept.options == {"lora_keys": ["q", "v"], "grad_checkpoint": False}

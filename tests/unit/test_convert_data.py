@@ -201,7 +201,7 @@ def test_the_same_again_is_up_to_date_and_anything_else_is_said(tmp_path: Path) 
         convert(data, out, FLAWED)
     with pytest.raises(StageError, match=r"model\.system=.* \(now Other\.\): --force replaces it"):
         convert(data, out, system="Other.")
-    with pytest.raises(StageError, match="with another data: --force replaces it"):
+    with pytest.raises(StageError, match="with other data: --force replaces it"):
         convert(write_data(tmp_path / "data2", f"{GOOD}\n{GOOD}"), out)
     assert names(out) == OUTPUT
     assert convert(data, out, FLAWED, force=True).up_to_date is False
@@ -235,7 +235,7 @@ def test_json_alone_is_on_stdout(tmp_path: Path) -> None:
         str(tmp_path / "out"),
         False,
     )
-    assert "train: 1 rows = 1 converted" in done.stderr
+    assert "train: 1 row = 1 converted" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stages.core.chat import ToolCall
 from stages.core.dialects import DIALECTS, render_calls
-from stages.core.records import Rate, Reply, Score
+from stages.core.records import Rate, RawReply, Score
 from stages.core.suite import SUITES, Expected, Matcher, Query, Suite, load_suite
 from stages.core.tools import EXECUTE_CODE
 from stages.eval.score import rate, rates_by_category, score_replies, score_reply
@@ -26,8 +26,8 @@ CONCEPT = Query(id="concept", category="concept", kind="direct", query="What is 
 SUITE = Suite(name="two", version=1, description="", queries=(TYPES, CONCEPT))
 
 
-def reply(text: str, finish: Any = "stop", of: str = "types") -> Reply:
-    return Reply(id=of, text=text, tokens=9, finish=finish, seconds=0.1)
+def reply(text: str, finish: Any = "stop", of: str = "types") -> RawReply:
+    return RawReply(id=of, text=text, tokens=9, finish=finish, seconds=0.1)
 
 
 def write(code: str, dialect: str = "hermes") -> str:

@@ -16,8 +16,8 @@ from stages.core.records import (
     Finding,
     LossPoint,
     Rate,
+    RawReply,
     Recipe,
-    Reply,
     read_lines,
     read_record,
     write_lines,
@@ -27,7 +27,7 @@ from stages.core.records import (
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 REPLIES = st.lists(
     st.builds(
-        Reply,
+        RawReply,
         id=TEXT,
         text=TEXT,
         tokens=st.integers(0, 2**40),
@@ -51,9 +51,9 @@ def complaint(path: Path, kind: Any, read: Any = read_record) -> str:
 
 
 @given(replies=REPLIES)
-def test_lines_are_read_back_whatever_the_text(folder: Path, replies: list[Reply]) -> None:
+def test_lines_are_read_back_whatever_the_text(folder: Path, replies: list[RawReply]) -> None:
     write_lines(folder / "replies.jsonl", replies)
-    assert read_lines(folder / "replies.jsonl", Reply) == replies
+    assert read_lines(folder / "replies.jsonl", RawReply) == replies
 
 
 @given(settings=st.dictionaries(TEXT, st.lists(TEXT | st.integers(-(2**53), 2**53) | st.none())))

@@ -39,7 +39,9 @@ EDGES = [
 ]
 
 
-def summarize(k: int, n: int, *, source: str = "measured", scorer: int = 1, version: int = 1) -> EvalSummary:
+def summarize(
+    k: int, n: int, *, source: str = "measured", scorer: int = 1, version: int = 1, queries: str = "abc"
+) -> EvalSummary:
     return EvalSummary.model_validate(
         {
             "scorer_version": scorer,
@@ -49,6 +51,7 @@ def summarize(k: int, n: int, *, source: str = "measured", scorer: int = 1, vers
             "seed": 0,
             "suite": "core20",
             "suite_version": version,
+            "suite_fingerprint": queries,
             "dialect": "hermes",
             "source": source,
             "decision": {"k": k, "n": n},
@@ -255,6 +258,9 @@ def test_different_versions_are_refused() -> None:
     ours = summarize(9, 20)
     assert not refuse_comparison(ours, summarize(20, 20))
     assert "version 1 against 2" in refuse_comparison(ours, summarize(20, 20, version=2))
+    for source in ("measured", "recorded"):
+        other = refuse_comparison(ours, summarize(20, 20, queries="abd", source=source))
+        assert other == "two suites are named core20: their queries or accepted calls differ"
     assert "scorer version 1 against 2" in refuse_comparison(ours, summarize(20, 20, scorer=2))
     assert "suite core20 against other" in refuse_comparison(ours, ours.model_copy(update={"suite": "other"}))
     assert not refuse_comparison(ours, summarize(20, 20, scorer=0, source="recorded"))

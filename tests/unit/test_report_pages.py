@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -17,19 +18,21 @@ from typing import Any
 import pytest
 
 from stages.core.artifact import MANIFEST, build_artifact, read_manifest
-from stages.core.cli import Options
+from stages.core.cli import Options, build_parser, read_options
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FLAWED, FixSet
-from stages.core.preset import load_preset
+from stages.core.flags import sections_taken
+from stages.core.preset import SECTIONS, load_preset
 from stages.core.records import (
     AuditReport,
     EvalSummary,
     Finding,
+    Given,
     LossPoint,
     Manifest,
     Rate,
+    RawReply,
     Recipe,
-    Reply,
     Timing,
     Verdict,
     read_lines,
@@ -44,8 +47,9 @@ from stages.report.arms import write_findings
 from stages.report.cells import compare_size, compare_speed, fenced, inline_code, plain, sparkline, table
 from stages.report.lineage import MADE_FROM, SHARED
 from stages.report.recorded import load_recorded
+from stages.report.request import Request
 from stages.report.results import find_arms
-from stages.report.stage import Request, write_reports
+from stages.report.stage import write_reports
 
 NASTY = (
     "a | b\n```\n# heading\n| x | y |\n````` \x1b[31mred\x07 \u202eabc "
@@ -87,6 +91,7 @@ class World:
         suite: str = "core20",
         model: str = "smol",
         seed: int = 0,
+        given: Given | None = None,
         **changed: Any,
     ) -> Path:
         """The output of eval for one arm: scored replies and their summary."""
@@ -94,7 +99,7 @@ class World:
         asked = load_suite(suite)
         dialect = "hermes" if "parser" in fixes else "qwen3_coder"
         replies = [
-            Reply(id=q.id, text=answer(q), tokens=20, finish="stop", seconds=0.5) for q in asked.queries
+            RawReply(id=q.id, text=answer(q), tokens=20, finish="stop", seconds=0.5) for q in asked.queries
         ]
         scores = score_replies(asked, replies, dialect)
         timing = Timing(
@@ -110,6 +115,7 @@ class World:
             seed=seed,
             suite=asked.name,
             suite_version=asked.version,
+            suite_fingerprint=asked.fingerprint,
             dialect=dialect,
             decision=decision,
             decision_lenient=rate(s.lenient.decision for s in scores),
@@ -123,7 +129,7 @@ class World:
             timing=timing,
         ).model_copy(update=changed)
         folder = options.place("eval") / asked.name
-        with build_artifact(folder, self.recipe("eval", options)) as build:
+        with build_artifact(folder, self.recipe("eval", options), given=given) as build:
             write_lines(build.folder / "replies.jsonl", replies)
             write_lines(build.folder / "scores.jsonl", scores)
             write_record(build.folder / "summary.json", summary)
@@ -136,10 +142,11 @@ class World:
         with build_artifact(options.place("audit"), self.recipe("audit", options)) as build:
             write_record(build.folder / "audit.json", report)
 
-    def convert(self, fixes: FixSet, rows: str) -> None:
+    def convert(self, fixes: FixSet, rows: str, given: Given | None = None) -> None:
         """The output of convert_data for one arm."""
         options = Options(load_preset("smol"), fixes)
-        with build_artifact(options.place("convert_data"), self.recipe("convert_data", options)) as build:
+        recipe = self.recipe("convert_data", options)
+        with build_artifact(options.place("convert_data"), recipe, given=given) as build:
             (build.folder / "train.jsonl").write_text(rows, "utf-8")
 
     def train(self, fixes: FixSet, stop_ids: Sequence[int] = (2,)) -> None:
@@ -197,7 +204,8 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FAIR_RETEST_ARTIFACTS", raising=False)
     monkeypatch.delenv("FAIR_RETEST_LOG", raising=False)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield World(tmp_path)
@@ -255,14 +263,16 @@ def test_first_experiment_says_what_was_published(world: World) -> None:
     assert (verdict.supported_answer, verdict.point_answer) == ("inconclusive", "stay with large")
     assert (verdict.cause, verdict.ratio, verdict.seed) == ("flawed set-up", 0.35, None)
     head = page.split("## Decision matrix")[0]
-    for text in ("INCONCLUSIVE", "stay with large (30B)", "35 % of 30B", "Flaw 5", "Flaw 1", "398 of 685"):
+    assert head.startswith("# First experiment: ")
+    assert head.splitlines()[2] == "**Verdict: INCONCLUSIVE** (flawed set-up)"
+    for text in ("stay with large (30B)", "35 % of 30B", "Flaw 5", "Flaw 1", "398 of 685"):
         assert text in head, text
     rows = {row[1].strip(): [cell.strip() for cell in row[2:5]] for row in map(split_row, table_lines(page))}
     assert rows["time per query"] == ["19.15 s", "1.94 s", "10x slower (9.9)"]
     assert rows["time to load"] == ["1.43 s", "5.96 s", "4.2x faster"]
     assert rows["peak memory"] == ["4.88 GB", "19.55 GB", "75 % less"]
     assert rows["size on disk"] == ["4.89 GB", "19.56 GB", "75 % less"]
-    assert rows["tool or direct decided right"][2] == "35 %"
+    assert rows["tool or direct decided right"][2] == "35 % (18 to 57)"
     assert rows["tool queries decided right"][0].startswith("0/13 = 0.0 %")
     assert rows["direct queries decided right"][0].startswith("7/7 = 100.0 %")
     assert rows["less than 70 %"] == ["stay with large (30B)", "**← 35.0 %**", ""]
@@ -307,6 +317,8 @@ def test_recorded_figures_agree_with_each_other() -> None:
     suite = load_suite("core20")
     kinds = [query.kind for query in suite.queries]
     assert (suite.version, len(kinds), kinds.count("tool")) == (recorded.candidate.suite_version, 20, 13)
+    for result in (recorded.candidate, recorded.reference):
+        assert result.suite_fingerprint == suite.fingerprint
     for category, published in recorded.reference.by_category.items():
         assert sum(query.category == category for query in suite.queries) == published.n
 
@@ -319,10 +331,15 @@ def test_a_model_is_compared_with_the_recorded_reference(two_arms: World) -> Non
     assert verdict.queries_needed == 36
     assert read_record(two_arms.reports / "smol.json", Verdict) == verdict
     page = two_arms.page()
-    assert "smol (measured)" in page
-    assert "30B (recorded)" in page
-    assert "times were taken on different machines" in page
-    assert "Arms, decided right: core20 flawed 7/20, fair 20/20." in page.split("## Decision matrix")[0]
+    head = page.split("## Decision matrix")[0]
+    assert (
+        "On suite core20, smol decides 20/20 = 100.0 % (83.9 to 100.0) right, 30B (recorded) 20/20 = 100.0 % "
+        "(83.9 to 100.0): **100 % of 30B**, 95 % interval 84 % to 120 %." in head
+    )
+    assert (
+        "Arms, decided right: core20 flawed 7/20 = 35.0 % (18.1 to 56.7), "
+        "fair 20/20 = 100.0 % (83.9 to 100.0)." in head
+    )
     assert check_tables(page) > 60
 
 
@@ -349,7 +366,7 @@ def test_stop_ids_that_differ_are_no_idle_fix(two_arms: World) -> None:
 def test_findings_and_training_are_shown(two_arms: World) -> None:
     two_arms.write()
     page = two_arms.page()
-    assert "**flawed**: 1 critical, 0 warning, 0 info, from 1 check." in page
+    assert "- **flawed**: 1 critical, 0 warnings, 0 info, from 1 check.\n- **fair**: 0 critical," in page
     assert "419 rows with XML &#124; 62 with bare Python" in page
     assert "Validation loss 2.5000 at step 0, 0.2600 at step 240, best 0.2600 at step 240." in page
     assert "240 steps, 685 rows, 240 s, 600 tokens a second, peak 3.50 GB." in page
@@ -386,8 +403,15 @@ def test_a_suite_without_a_reference_is_named(two_arms: World) -> None:
     verdict = two_arms.write()["smol"]
     assert verdict.suite == "core20"
     page = two_arms.page()
-    assert "Suite extended is not compared" in page
-    assert "nox -s retest_fair -- --model 30b --arms fair" in page
+    assert page.index("## Results on core20") < page.index("## Results on extended")
+    assert (
+        page.count("No comparable result of 30B on suite extended: none was measured here; recorded: ") == 1
+    )
+    assert (
+        "36 queries to each model would decide (estimate: the 95 % score interval of the ratio at the "
+        "observed rates, the same number put to each model), and there are as many here: measure 30B on "
+        "extended (200 queries): `nox -s retest_fair -- --model 30b`, then " in page
+    )
 
 
 @pytest.mark.parametrize(
@@ -432,7 +456,9 @@ def test_nasty_replies_break_nothing(two_arms: World) -> None:
 def test_a_failure_says_what_was_asked_and_expected(two_arms: World) -> None:
     two_arms.write(fixes="flawed")
     failures = two_arms.page().split("## Failures")[1]
-    assert "13 replies of 20 failed in some way; here are 5." in failures
+    assert "13 replies of 20 failed: 13 times no call was found." in failures
+    shown = [line.split("(")[1].split(")")[0] for line in failures.splitlines() if line.startswith("### ")]
+    assert sorted(shown) == ["pytest_run", "read_file", "ruff_check", "run_command", "typecheck"]
     query = load_suite("core20").queries[0]
     assert f"Asked: {query.query}" in failures
     assert "Expected: `typecheck(path='src/payments/gateway.py')`" in failures
@@ -494,9 +520,9 @@ def test_a_summary_that_its_scores_deny_is_refused(two_arms: World) -> None:
 
 def test_a_broken_line_is_named(two_arms: World) -> None:
     replies = Options(load_preset("smol"), FAIR).place("eval") / "core20" / "replies.jsonl"
-    assert len(read_lines(replies, Reply)) == 20
+    assert len(read_lines(replies, RawReply)) == 20
     replies.write_bytes(replies.read_bytes() + b'{"id": 1\n')
-    with pytest.raises(StageError, match=r"replies\.jsonl:21 is not a valid Reply"):
+    with pytest.raises(StageError, match=r"replies\.jsonl:21 is not a valid RawReply"):
         two_arms.write()
 
 
@@ -557,8 +583,7 @@ def test_a_stage_that_ran_again_alone_stops_the_report(chain: World, again: str,
     assert "\n" not in said
     title = "eval core20" if stale == "eval" else stale
     assert said.startswith(f"smol, arm fair: {title} was not made from the output of {again} in ")
-    command = f"run nox -s {stale} -- --model smol --fixes fair --force (no --data, other options as before)"
-    assert f"{command}{LATER[stale]}; or remove " in said
+    assert f"run nox -s {stale} -- --model smol --fixes fair --force{LATER[stale]}; or remove " in said
     assert not chain.reports.exists()
 
 
@@ -651,7 +676,10 @@ def test_commands_name_the_model_as_it_was_given(world: World, tmp_path: Path) -
             world.write(model=str(preset))
         return str(raised.value)
 
-    assert complaint() == f"no evaluation of tiny, arm fair: run nox -s eval -- {given} --fixes fair"
+    assert complaint() == (
+        f"no evaluation of tiny, arm fair: run nox -s eval -- {given} --fixes fair "
+        f"(or nox -s retest_fair -- {given} --arms fair for all stages)"
+    )
     options = Options(load_preset(str(preset)), FAIR)
     made = world.evaluate(FAIR, answer_right)
     shutil.copytree(made, options.place("eval") / "core20")
@@ -664,7 +692,7 @@ def test_commands_name_the_model_as_it_was_given(world: World, tmp_path: Path) -
         write_record(build.folder / "audit.json", report)
     world.write(model=str(preset))
     page = world.page("tiny")
-    assert f"run `` nox -s retest_fair -- {given} `` again" in page
+    assert f"run `` nox -s retest_fair -- {given} --arms fair --force ``; no number" in page
     assert f"it would come from `` nox -s train -- {given} --fixes fair ``." in page
     shutil.rmtree(options.place("audit"))
     findings = write_findings(find_arms(options.preset, str(preset)))
@@ -676,8 +704,260 @@ def test_a_reference_given_as_a_path_is_named_by_it(two_arms: World, tmp_path: P
     large.write_bytes((ROOT / "stages/core/presets/30b.toml").read_bytes())
     two_arms.evaluate(FAIR, answer_right, suite="extended")
     two_arms.write(reference=str(large))
-    command = f"nox -s retest_fair -- --model {shlex.quote(str(large))} --arms fair"
-    assert plain(command) in two_arms.page()
+    command = f"nox -s retest_fair -- --model {shlex.quote(str(large))}"
+    assert f"`{command}`, then `nox -s report -- --model smol --reference '{large}'" in two_arms.page()
+
+
+GIVEN = {"suites": ["core20", "my suite.json"], "source": "a b", "max_tokens": 64, "iters": 30}
+QUERIES = [{"id": f"q{i}", "category": "concept", "kind": "direct", "query": "What?"} for i in range(40)]
+OWN_SUITE = {"name": "core20", "version": 1, "description": "A suite of that name.", "queries": QUERIES}
+
+
+def write_suite(path: Path, **changed: Any) -> str:
+    path.write_text(json.dumps(OWN_SUITE | changed), "utf-8")
+    return str(path)
+
+
+def read_command(command: str) -> Options:
+    """The options that a printed command gives its stage, read by the stage's own parser."""
+    words = shlex.split(command)
+    words = words[words.index("nox") :]
+    assert words[:2] == ["nox", "-s"]
+    assert words[3] == "--"
+    sections = [name for name in sections_taken(words[2]) if name in SECTIONS and name != "model"]
+    parser = build_parser(words[2], "", sections)
+    parser.add_argument("--arms")
+    return read_options(parser.parse_args(words[4:]))
+
+
+def next_commands(page: str) -> list[str]:
+    """The commands of the line that says what to do next."""
+    (line,) = [line for line in page.splitlines() if line.startswith("Next: ")]
+    return re.findall("(?<!`)`([^`]+)`", line)
+
+
+def test_commands_say_again_what_the_runs_said(world: World) -> None:
+    given = Given(model="smol", data="my rows", options=GIVEN)
+    world.convert(FAIR, "rows", given)
+    world.evaluate(FAIR, lambda _: DIRECT, given=given, runaway=Rate(k=20, n=20))
+    with pytest.raises(StageError, match="no audit of smol, arm fair: run ") as raised:
+        world.write()
+    audit = read_command(str(raised.value).partition(": run ")[2])
+    wanted = {name: tuple(v) if isinstance(v, list) else v for name, v in GIVEN.items()}
+    assert (audit.overrides, audit.fixes, audit.data) == (wanted, FAIR, None)
+    world.audit(FAIR)
+    world.write(reference="14b")
+    (again,) = next_commands(world.page())
+    assert again.endswith(" --force")
+    assert " --arms fair " in again
+    repeated = read_command(again)
+    assert repeated.overrides == wanted | {"reference": "14b"}
+    assert (repeated.data, repeated.force, repeated.out) == (Path("my rows"), True, None)
+    train = re.search("it would come from `(.*)`", world.page())
+    assert train is not None
+    assert read_command(train[1]).overrides == {"source": "a b", "iters": 30}
+    with pytest.raises(StageError, match="no evaluation of smol, arm flawed: run ") as raised:
+        world.write(fixes="flawed")
+    whole = str(raised.value).partition(" (or ")[2].removesuffix(" for all stages)")
+    assert read_command(whole).overrides == wanted
+    assert " --arms flawed --data 'my rows' " in whole
+
+
+def test_the_newest_word_counts_and_all_suites_do(world: World) -> None:
+    for suite, options in (
+        ("core20", {"suites": ["core20"], "max_tokens": 9}),
+        ("extended", {"suites": ["extended", "own.json"]}),
+    ):
+        folder = world.evaluate(
+            FAIR, lambda _: DIRECT, suite=suite, given=Given(model="smol", data="not rows", options=options)
+        )
+        made = read_record(folder / MANIFEST, Manifest)
+        year = {"core20": "1999", "extended": "1998"}[suite]
+        write_record(folder / MANIFEST, made.model_copy(update={"created": f"{year}-01-01T00:00:00+00:00"}))
+    (arm,) = find_arms(load_preset("smol"))
+    assert arm.options.overrides == {"max_tokens": 9, "suites": ("core20", "extended", "own.json")}
+    assert arm.options.data is None, "the replies' model, not the rows"
+
+
+def test_commands_find_the_outputs_where_they_are(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = world.artifacts.parent / "my place"
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(place))
+    world.evaluate(FAIR, answer_right, suite_version=7)
+    world.audit(FAIR)
+    for out in (world.reports, place / "reports"):
+        world.reports = out
+        world.write()
+        measure, renew = next_commands(world.page())
+        prefix = f"FAIR_RETEST_ARTIFACTS={shlex.quote(str(place))} "
+        assert renew == f"{prefix}nox -s report -- --model smol --out {shlex.quote(str(out))}"
+        if out == place / "reports":  # as retest_fair --out has it
+            assert measure == f"nox -s retest_fair -- --model 30b --out {shlex.quote(str(place))}"
+        else:
+            assert measure == f"{prefix}nox -s retest_fair -- --model 30b"
+        assert read_command(measure).out == (place if out == place / "reports" else None)
+        assert f"from `{prefix}nox -s train -- --model smol --fixes fair`" in world.page()
+
+
+def test_the_reference_is_asked_what_the_candidate_was(world: World, tmp_path: Path) -> None:
+    own = write_suite(tmp_path / "own.json", name="own")
+    given = Given(model="smol", data="my rows", options={"suites": [own], "iters": 3})
+    world.convert(FAIR, "rows", given)
+    world.evaluate(FAIR, answer_right, suite=own, given=given)
+    world.audit(FAIR)
+    world.write()
+    measure, renew = next_commands(world.page())
+    assert measure == f"nox -s retest_fair -- --model 30b --data 'my rows' --suites={own}"
+    assert renew.startswith("nox -s report -- --model smol")
+    # Once it is trained, it is only asked: the audit of its training knows other suites.
+    world.evaluate(FAIR, answer_right, model="30b")
+    world.write()
+    measure = next_commands(world.page())[0]
+    assert measure == f"nox -s eval -- --model 30b --fixes fair --suites={own}"
+    world.evaluate(FAIR, answer_right, model="30b", suite=own, suite_version=7)
+    world.write()
+    assert next_commands(world.page())[0] == f"{measure} --force"
+    world.evaluate(FAIR, answer_right, model="30b", suite=own)
+    assert world.write()["smol"].reference_source == "measured"
+
+
+def test_the_reference_itself_is_not_measured_against_itself(world: World) -> None:
+    world.evaluate(FAIR, answer_right, model="30b", suite="extended")
+    world.audit(FAIR, model="30b")
+    assert world.write(model="30b")["30b"].cause == "no comparable reference"
+    assert next_commands(world.page("30b")) == ["--reference"]
+
+
+def test_another_reference_than_the_recorded_one_is_not_recorded(two_arms: World) -> None:
+    verdict = two_arms.write(reference="14b")["smol"]
+    assert (verdict.cause, verdict.reference) == ("no comparable reference", None)
+    assert verdict.reasons == ["No comparable result of 14B on suite core20: none was measured here."]
+    assert next_commands(two_arms.page())[0] == "nox -s retest_fair -- --model 14b"
+
+
+@pytest.mark.parametrize("source", ["recorded", "measured"])
+def test_an_own_suite_of_a_shipped_name_is_another_one(world: World, tmp_path: Path, source: str) -> None:
+    own = write_suite(tmp_path / "mine.json")
+    world.evaluate(
+        FAIR, answer_right, suite=own, given=Given(model="smol", data=None, options={"suites": [own]})
+    )
+    world.audit(FAIR)
+    if source == "measured":
+        world.evaluate(FAIR, answer_right, model="30b")
+    verdict = world.write()["smol"]
+    assert (verdict.cause, verdict.ratio) == ("no comparable reference", None)
+    assert (
+        f"{source}: two suites are named core20: their queries or accepted calls differ" in verdict.reasons[0]
+    )
+    assert world.page().count("two suites are named core20") == (2 if source == "measured" else 1)
+    if source == "measured":
+        world.evaluate(FAIR, answer_right, model="30b", suite=own)
+        assert world.write()["smol"].reference_source == "measured"
+
+
+def test_failures_on_an_own_suite_say_what_was_asked(world: World, tmp_path: Path) -> None:
+    own = write_suite(tmp_path / "mine.json")
+    given = Given(model="smol", data=None, options={"suites": [own]})
+    world.evaluate(FAIR, lambda query: call_for(load_suite("core20").queries[0]), suite=own, given=given)
+    world.audit(FAIR)
+    world.write()
+    assert world.page().count("Asked: What?") == 5
+    write_suite(tmp_path / "mine.json", queries=[{**query, "query": "Why?"} for query in QUERIES])
+    world.write()
+    assert "Asked: " not in world.page()
+
+
+def test_nothing_is_said_twice_about_one_arm_and_suite(world: World, tmp_path: Path) -> None:
+    own = write_suite(tmp_path / "own.json", name="own")
+    world.evaluate(FAIR, answer_right, suite=own)
+    world.audit(FAIR)
+    world.write()
+    page = world.page()
+    assert page.count("tool or direct decided right") == 1
+    assert page.count("No comparable result") == page.count("\nNext: ") == 1
+    world.evaluate(FAIR, answer_right)
+    world.write()
+    assert world.page().count("tool or direct decided right") == 2  # one table per suite
+    parts = world.page().split("\n\n")
+    paragraphs = [part for part in parts if len(part) > 60 and not part.startswith(("```", "### "))]
+    assert len(paragraphs) == len(set(paragraphs))
+
+
+def test_times_and_memory_of_other_machines_are_not_compared(two_arms: World) -> None:
+    def cells(name: str) -> list[str]:
+        rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table_lines(two_arms.page())]
+        (row,) = [row for row in rows if row[0] == name]
+        return row[1:]
+
+    names = ("time per query", "time to load", "peak memory", "size on disk")
+    two_arms.write()
+    assert [cells(name)[-1] for name in names] == ["–", "–", "–", "99.4 % less"]
+    assert "The two come from different machines: times and memory do not compare." in two_arms.page()
+    folder = two_arms.evaluate(FAIR, answer_right, model="30b")
+    two_arms.write()
+    assert [cells(name)[-1] for name in names] == ["the same"] * 4
+    assert "different machines" not in two_arms.page()
+    made = read_record(folder / MANIFEST, Manifest)
+    for platform, compares in ((made.platform.partition(",")[0] + ", Python 3.99", True), ("Other x", False)):
+        write_record(folder / MANIFEST, made.model_copy(update={"platform": platform}))
+        two_arms.write()
+        assert (cells("time per query")[-1] == "the same") == compares
+        assert ("Costs beside the reference: disk the same; times" in two_arms.page()) != compares
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("smol.md", "# My notes\n"), ("smol.json", "[1]"), ("smol.json", "{"), ("smol.md", "")]
+)
+def test_files_of_others_are_not_written_over(two_arms: World, name: str, text: str) -> None:
+    two_arms.reports.mkdir()
+    path = two_arms.reports / name
+    path.write_text(text)
+    with pytest.raises(StageError) as raised:
+        two_arms.write()
+    assert str(raised.value).startswith(f"{path} was not written by the report, or was changed since: ")
+    assert [p.name for p in two_arms.reports.iterdir()] == [name]
+    assert path.read_text() == text
+    two_arms.write(force=True)
+    assert "**Verdict:" in two_arms.page()
+    two_arms.write()
+
+
+def test_a_report_that_was_changed_is_kept(two_arms: World) -> None:
+    two_arms.write()
+    page = two_arms.reports / "smol.md"
+    page.write_text(two_arms.page() + "\nWe decided to wait.\n")
+    with pytest.raises(StageError, match="was not written by the report, or was changed since"):
+        two_arms.write()
+    assert "We decided to wait." in two_arms.page()
+
+
+def test_another_reports_verdict_is_kept(two_arms: World) -> None:
+    two_arms.write(model=None)
+    other = (two_arms.reports / "first-experiment.json").read_bytes()
+    (two_arms.reports / "smol.json").write_bytes(other)
+    with pytest.raises(StageError, match=r"smol\.json was not written by the report"):
+        two_arms.write(model=None)
+    assert (two_arms.reports / "smol.json").read_bytes() == other
+
+
+def test_the_output_of_another_stage_is_said(chain: World) -> None:
+    places = [Options(load_preset("smol"), FAIR).place(stage) for stage in ("train", "fuse")]
+    shutil.rmtree(places[0])
+    shutil.copytree(places[1], places[0])
+    with pytest.raises(
+        StageError, match="is the output of fuse, not of train: name another folder, or run nox"
+    ):
+        chain.write()
+
+
+def test_a_long_title_leaves_a_legible_heading(world: World) -> None:
+    world.evaluate(FAIR, answer_right, title="A\nlong | title " * 40)
+    world.audit(FAIR)
+    world.write()
+    heading = world.page().splitlines()[0]
+    assert heading.startswith("# smol: A⏎long &#124; title A⏎long")
+    assert heading.endswith("…, fair arm")
+    assert len(heading) < 200
+    check_tables(world.page())
 
 
 def test_the_last_lines_say_verdict_rule_and_place(
@@ -716,6 +996,10 @@ def test_without_a_ratio_the_last_lines_say_so(world: World, capsys: pytest.Capt
         (["--model"], "argument --model: expected one argument"),
         (["--model", "smol", "--fixes", "foul"], "unknown fix foul"),
         (["--model", "smol", "--reference", "31b"], "unknown model '31b'"),
+        (["--model", "smol", "--fixes", ""], "unknown fix ''"),
+        (["--model", "smol", "--reference", ""], "has no config.json"),
+        (["--model", ""], "has no config.json"),
+        (["--out", ""], "argument --out: name a folder"),
     ],
 )
 def test_mistakes_are_said_in_one_line(

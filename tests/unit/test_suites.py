@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
+from typing import Any
 
 import pytest
 from rapidfuzz import fuzz
@@ -121,6 +122,32 @@ def test_composition(name: str) -> None:
     assert suite.name == name
     assert suite.version >= 1
     assert Counter(query.category for query in suite.queries) == COMPOSITION[name]
+
+
+def test_the_fingerprint_is_that_of_what_is_asked_and_accepted() -> None:
+    suite = load_suite("core20")
+    first, *others = suite.queries
+    (call,) = first.accept
+
+    def changed(**fields: Any) -> str:
+        return suite.model_copy(update=fields).fingerprint
+
+    def with_first(**fields: Any) -> str:
+        return changed(queries=(first.model_copy(update=fields), *others))
+
+    assert changed(name="mine", version=7, description="Mine.") == suite.fingerprint
+    assert changed(queries=suite.queries[::-1]) == suite.fingerprint
+    prints = [
+        suite.fingerprint,
+        load_suite("extended").fingerprint,
+        changed(queries=tuple(others)),
+        with_first(id="other"),
+        with_first(query=first.query + "?"),
+        with_first(category="other"),
+        with_first(accept=(*first.accept, call.model_copy(update={"arguments": {}}))),
+        with_first(accept=(call.model_copy(update={"arguments": {}}),)),
+    ]
+    assert len(set(prints)) == len(prints)
 
 
 @pytest.mark.parametrize(("name", "tool", "direct"), [("core20", 13, 7), ("extended", 130, 70)])

@@ -1,0 +1,39 @@
+"""The large model's results, and which of them a candidate's may be compared with."""
+
+from __future__ import annotations
+
+from stages.core.preset import Preset
+from stages.report.cells import short_model
+from stages.report.recorded import Recorded
+from stages.report.results import Arm, find_arms
+from stages.report.verdict import Match, refuse_comparison
+
+
+def find_reference(preset: Preset, large: Preset) -> Arm | None:
+    """The reference model's own fair arm with its lowest seed, when it was measured."""
+    if large.name == preset.name:
+        return None
+    arms = find_arms(large, preset.model.reference)
+    return next((arm for arm in arms if arm.options.arm == "fair"), None)
+
+
+def match_result(arm: Arm, suite: str, reference: Arm | None, recorded: Recorded, large: str) -> Match:
+    """An arm's result on a suite beside that of the model `large`: measured, else recorded."""
+    mine, problems = arm.suites[suite], []
+    if reference and suite in reference.suites:
+        theirs = reference.suites[suite]
+        problem = refuse_comparison(mine.summary, theirs.summary)
+        if not problem:
+            return Match(mine.summary, theirs.summary, same_machine=mine.machine == theirs.machine)
+        problems.append(f"measured: {problem}")
+    else:
+        problems.append("none was measured here")
+    if large == recorded.reference.model:
+        problem = refuse_comparison(mine.summary, recorded.reference)
+        if not problem:
+            return Match(mine.summary, recorded.reference)
+        problems.append(f"recorded: {problem}")
+    name = short_model(large)
+    return Match(
+        mine.summary, None, f"No comparable result of {name} on suite {suite}: {'; '.join(problems)}."
+    )

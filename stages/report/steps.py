@@ -1,0 +1,68 @@
+"""What a reader may do next: the commands that repeat, complete and renew a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from stages.core.cli import Options
+from stages.core.fixes import FAIR
+from stages.core.preset import Preset
+from stages.report.commands import report_command, retest_command, stage_command
+from stages.report.request import Request
+from stages.report.results import Arm
+from stages.report.verdict import Match
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Commands, and what there is to measure."""
+
+    repeat: str
+    """Runs the experiment again."""
+    measure: str = ""
+    """Measures the reference on the candidate's suites; empty when that is the candidate itself."""
+    renew: str = ""
+    """Writes this report anew."""
+    unmeasured: Mapping[str, int] = field(default_factory=dict)
+    """The suites without a comparable result of the reference, with their numbers of queries."""
+
+
+def plan_steps(
+    request: Request,
+    arms: Sequence[Arm],
+    arm: Arm,
+    large: Preset,
+    reference: Arm | None,
+    matches: Iterable[Match],
+) -> Steps:
+    """The steps from the report on `arm`, whose reference is the model `large`."""
+    lacking = {m.candidate.suite: m.candidate.decision.n for m in matches if m.reference is None}
+    asked = {} if request.reference is None else {"reference": request.reference}
+    repeated = replace(arm.options, overrides=arm.options.overrides | asked)
+    seed = arm.options.seed
+    return Steps(
+        repeat=retest_command(
+            repeated, [a.options.arm for a in arms if a.options.seed == seed], request.out, force=True
+        ),
+        measure=_measure(request, arm, large, reference, lacking.keys()),
+        renew=report_command(request, arm.options.preset.name),
+        unmeasured=lacking,
+    )
+
+
+def _measure(request: Request, arm: Arm, large: Preset, reference: Arm | None, lacking: Iterable[str]) -> str:
+    """The command that puts the candidate's suites to the reference, trained on the same data."""
+    preset = arm.options.preset
+    if large.name == preset.name:
+        return ""
+    suites = arm.options.overrides.get("suites", preset.eval.suites)
+    asked = {} if suites == large.eval.suites else {"suites": suites}
+    if reference is None:
+        options = Options(large, FAIR, data=arm.options.data, overrides=asked, model=preset.model.reference)
+        return retest_command(options, ["fair"], request.out)
+    # The model is there: it lacks the replies, or has those to another suite of that name.
+    kept = {name: value for name, value in reference.options.overrides.items() if name != "suites"}
+    options = replace(reference.options, overrides=kept | asked)
+    stale = any(suite in reference.suites for suite in lacking)
+    return stage_command(options, "eval") + (" --force" if stale else "")
