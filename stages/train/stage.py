@@ -61,8 +61,8 @@ def train(options: Options) -> Outcome:
     require_disk(target, options.preset.model.billions * 0.05 + 0.1, "training with its checkpoints")
     tokenizer = load_tokenizer(base, options.preset.model)
     turns = find_turns(tokenizer)
-    train_rows = load_rows(data / "train.jsonl", tokenizer, turns, setup.max_seq_length)
-    valid_rows = load_rows(data / "valid.jsonl", tokenizer, turns, setup.max_seq_length)
+    train_rows = load_rows(data, "train", tokenizer, turns, setup.max_seq_length)
+    valid_rows = load_rows(data, "valid", tokenizer, turns, setup.max_seq_length)
     if setup.grad_checkpoint and setup.dropout:
         raise StageError("--grad-checkpoint would draw dropout anew in the backward pass: set --dropout 0")
     if setup.batch_size > len(train_rows):
