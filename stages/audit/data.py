@@ -9,10 +9,11 @@ from collections.abc import Iterator
 
 from stages.audit.probe import find_string_fate, render_messages
 from stages.audit.registry import Issue, check
-from stages.audit.rows import CALLABLE, EXAMPLES, SPLITS, Row, cite, list_lines, tally
+from stages.audit.rows import CALLABLE, EXAMPLES, Row, cite, list_lines, tally
 from stages.audit.subject import Subject
 from stages.core.chat import Conversation, Message
 from stages.core.dialects import parse_any
+from stages.core.splits import SPLITS
 
 RESULT_TAG = "<tool_response>"  # 1 token in Qwen3, the source of the legacy data; 4 in Qwen2.5
 _RESULT = re.compile(r"<tool_response>\n?(.*?)\n?</tool_response>", re.DOTALL)

@@ -17,10 +17,10 @@ from stages.core.chatml import Turn, split_chatml
 from stages.core.dialects import Reply, parse_any
 from stages.core.errors import StageError
 from stages.core.render import Encoded, Turns, assistant_spans, encode_row, render_row
+from stages.core.splits import SPLITS, read_lines
 from stages.core.tokenizer import Tokenizer
 from stages.core.tools import EXECUTE_CODE, function_tools
 
-SPLITS = ("train", "valid", "test")
 CALLABLE: tuple[Tool, ...] = (EXECUTE_CODE, *function_tools())
 EXAMPLES = 3  # examples in one finding
 EXCERPT = 90  # characters of an example
@@ -32,6 +32,7 @@ class Row:
 
     split: str
     line: int
+    """From 1, through all files of the split."""
     data: Mapping[str, Any]
     turns: tuple[Turn, ...]
     """The turns as they are stored, before any template."""
@@ -74,15 +75,12 @@ def read_rows(folder: Path, tokenizer: Tokenizer, turns: Turns) -> tuple[Row, ..
     """The rows of all splits of a converted folder. Raises StageError for a line that is not a row."""
     rows = []
     for split in SPLITS:
-        path = folder / f"{split}.jsonl"
-        if not path.is_file():
-            continue
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        for number, line in enumerate(read_lines(folder, split), 1):
             try:
-                rows.append(read_row(split, number, orjson.loads(line), tokenizer, turns))
+                rows.append(read_row(split, number, orjson.loads(line.data), tokenizer, turns))
             except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
                 raise StageError(
-                    f"{path}:{number} is not a converted row: run nox -s convert_data on this data"
+                    f"{line.place} is not a converted row: run nox -s convert_data on this data"
                 ) from None
     if not any(row.split == "train" for row in rows):
         raise StageError(f"{folder} has no row in train.jsonl: run nox -s convert_data on other data")

@@ -42,6 +42,18 @@ class SplitCard:
         """Count a rejected row by its 1-based line number."""
         self.rejected.append((number, reason))
 
+    def merge(self, other: SplitCard) -> None:
+        """Add the counts of rows that come behind these."""
+        self.converted += other.converted
+        self.rejected += other.rejected
+        for mine, theirs in (
+            (self.dialects, other.dialects),
+            (self.tools, other.tools),
+            (self.patterns, other.patterns),
+            (self.changes, other.changes),
+        ):
+            mine.update(theirs)
+
     def to_json(self) -> dict[str, Any]:
         """The counts as plain JSON."""
         return {

@@ -1,127 +1,169 @@
-"""The stage: every split of a folder, every row in exactly one of two files."""
+"""The stage: every split of the data, every row in exactly one of the files."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import shutil
+import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import orjson
-
+from stages.convert_data.assemble import Part, collect, write_shards
 from stages.convert_data.card import Card, SplitCard, write_card
-from stages.convert_data.rows import convert_row
+from stages.convert_data.local import LostWorker, available_cores, convert_locally
+from stages.convert_data.pieces import Piece, cut_split, piece_bytes
+from stages.convert_data.sources import Source, SourceFile, find_source, require_splits
+from stages.convert_data.unpack import needs_unpacking, unpack
+from stages.convert_data.work import PIECES, REJECTED, Work, read_summary
 from stages.core import progress
-from stages.core.artifact import build_artifact, fingerprint_json, is_current, read_manifest
+from stages.core.artifact import Build, build_artifact, fingerprint_json, is_current, read_manifest
 from stages.core.cli import Options, Outcome
 from stages.core.errors import StageError
 from stages.core.fixes import fixes_until
-from stages.core.platform import folder_size_gb, require_disk
+from stages.core.platform import require_disk
 from stages.core.prompts import prompt_parts
 from stages.core.records import Recipe
+from stages.core.splits import SPLITS
 
-SPLITS = ("train", "valid", "test")
-NEEDED = ("train", "valid")
 CORPUS = Path(__file__).resolve().parents[2] / "datasets" / "corpus"
-CONVERTER_VERSION = 1  # raised by every change that changes a converted row
+CONVERTER_VERSION = 2  # raised by every change that changes a converted row
+UNPACKED = "unpacked"  # folder of plain copies in the unfinished output
+WORTH_A_POOL = len(SPLITS)  # pieces: fewer are done before a process has started
+MB = 1_000_000
+
+Engine = Callable[[Sequence[Piece], Work, int], Iterator[int]]
 
 
-def convert_data(options: Options) -> Outcome:
-    """Convert the folder `--data` (default: the shipped corpus) for one model and arm."""
-    source = options.data or CORPUS
-    files = _find_splits(source)
-    target = options.output("convert_data")
-    recipe = Recipe(
-        stage="convert_data",
-        settings={
-            "version": CONVERTER_VERSION,
-            "fixes": list(fixes_until(options.fixes, "convert_data")),
-            "model": options.preset.model.model_dump(include={"dialect", "system", "tool_response"}),
-        },
-        inputs={
-            "data": _fingerprint(files),
-            "prompt": fingerprint_json(prompt_parts(options.preset.model, options.fixes)),
-        },
-    )
+@dataclass(frozen=True)
+class Request:
+    """How the data are read and the work is done; only the first two decide the output."""
+
+    valid_share: float | None = None
+    """Share of the train rows that become `valid`; 0 does without that split."""
+    shard_mb: int = 512
+    """A split with more than so many megabytes (1e6 bytes) is written in shards of that size."""
+    workers: int | None = None
+    """Processes; None: one for every core."""
+    engine: Literal["local", "ray"] = "local"
+
+
+def convert_data(options: Options, request: Request | None = None) -> Outcome:
+    """Convert what `--data` names (default: the shipped corpus) for one model and arm."""
+    request = request or Request()
+    place = options.data or CORPUS
+    source = find_source(place)
+    require_splits(source, place, request.valid_share)
+    target, recipe = options.output("convert_data"), make_recipe(options, source, request)
     if is_current(target, recipe, force=options.force):
         return Outcome(target, up_to_date=True, facts=_facts(target))
-    require_disk(target, 4 * folder_size_gb(source) + 0.01, "the converted data")
-    with build_artifact(target, recipe, given=options.given) as build:
-        card = Card(
-            source=source.name,
-            arm=options.arm,
-            splits={name: _convert_split(name, path, build.folder, options) for name, path in files.items()},
-        )
-        for name in NEEDED:
-            if not card.splits[name].converted:
-                reason = _commonest_reason(card.splits[name])
-                raise StageError(f"no row of {files[name]} could be converted: {reason}")
-        write_card(card, build.folder)
-        build.facts |= card.summary()
+    require_disk(target, 4 * source.size_gb() + 0.01, "the converted data")
+    with build_artifact(target, recipe, given=options.given, resume=True, force=options.force) as build:
+        try:
+            card = _convert(source, build, options, request)
+        except StageError as error:
+            if not isinstance(error, LostWorker):
+                shutil.rmtree(build.folder)  # other data are needed, and an unfinished run would forbid them
+            raise
     return Outcome(target, lines=card.lines(), facts=card.summary())
 
 
-def _find_splits(source: Path) -> dict[str, Path]:
-    if not source.is_dir():
-        raise StageError(
-            f"no data folder {source}: give one with {', '.join(f'{s}.jsonl' for s in SPLITS)} as --data"
-        )
-    files = {name: source / f"{name}.jsonl" for name in SPLITS if (source / f"{name}.jsonl").is_file()}
-    for name in NEEDED:
-        if name not in files:
-            raise StageError(f"{source} has no {name}.jsonl: training needs train.jsonl and valid.jsonl")
-        if not files[name].stat().st_size:
-            raise StageError(f"{files[name]} is empty: give it at least one row")
-    return files
+def make_recipe(options: Options, source: Source, request: Request) -> Recipe:
+    """All that decides the output."""
+    settings = {
+        "version": CONVERTER_VERSION,
+        "fixes": list(fixes_until(options.fixes, "convert_data")),
+        "model": options.preset.model.model_dump(include={"dialect", "system", "tool_response"}),
+        "shard_mb": request.shard_mb,
+    }
+    if request.valid_share:
+        settings |= {"valid_share": request.valid_share, "seed": options.seed}
+    return Recipe(
+        stage="convert_data",
+        settings=settings,
+        inputs={
+            "data": source.fingerprint(),
+            "prompt": fingerprint_json(prompt_parts(options.preset.model, options.fixes)),
+        },
+    )
 
 
-def _fingerprint(files: dict[str, Path]) -> str:
-    digest = hashlib.sha256()
-    for name, path in files.items():
-        digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+def _convert(source: Source, build: Build, options: Options, request: Request) -> Card:
+    """Everything between the source and the finished folder."""
+    work = Work(build.folder, options.preset.model, options.fixes, request.valid_share or None, options.seed)
+    files = {split: _unpack_all(split, each, build.folder) for split, each in source.splits.items()}
+    size = piece_bytes(source.size_gb())
+    pieces = [piece for split, each in files.items() for piece in cut_split(split, each, size)]
+    _run(pieces, work, request)
+    return _assemble(pieces, work, source, options.arm, request, build)
 
 
-def _convert_split(name: str, path: Path, folder: Path, options: Options) -> SplitCard:
-    """Convert one file; rejected rows of all splits go to one `rejected.jsonl`."""
-    card = SplitCard()
-    lines = path.read_bytes().split(b"\n")
-    with (
-        (folder / f"{name}.jsonl").open("wb") as kept,
-        (folder / "rejected.jsonl").open("ab") as refused,
-        progress.bar(name, len(lines), "rows") as bar,
-    ):
-        for number, line in enumerate(lines, 1):
-            bar.advance()
-            if not line.strip():
-                continue
-            try:
-                converted = convert_row(orjson.loads(line), options.preset.model, options.fixes)
-                text = _encode(converted.row)
-            except ValueError as error:  # orjson.JSONDecodeError is one
-                card.reject(number, str(error))
-                refused.write(_rejected(name, number, str(error), line))
-                continue
-            card.accept(converted)
-            kept.write(text)
+def _unpack_all(split: str, files: Sequence[SourceFile], folder: Path) -> list[SourceFile]:
+    """The files of a split, those that cannot be read in parts as plain copies."""
+    plain = []
+    for index, file in enumerate(files):
+        if needs_unpacking(file):
+            path = folder / UNPACKED / f"{split}-{index:06d}.jsonl"
+            unpack(file, path)
+            file = replace(file, path=path)
+        plain.append(file)
+    return plain
+
+
+def _run(pieces: Sequence[Piece], work: Work, request: Request) -> None:
+    """Convert all pieces with the chosen engine, showing how it goes on."""
+    (work.folder / PIECES).mkdir(exist_ok=True)
+    started, done = time.monotonic(), 0
+    workers = request.workers or (available_cores() if len(pieces) > WORTH_A_POOL else 1)
+    with progress.bar("converting", sum(piece.rows for piece in pieces), "rows") as bar:
+        for rows in _engine(request)(pieces, work, workers):
+            done += rows
+            bar.advance(rows, f"{done / max(time.monotonic() - started, 1e-9):,.0f} rows/s")
+
+
+def _engine(request: Request) -> Engine:
+    if request.engine == "local":
+        return convert_locally
+    from stages.convert_data.ray_data import convert_on_ray
+
+    return convert_on_ray
+
+
+def _assemble(
+    pieces: Sequence[Piece], work: Work, source: Source, arm: str, request: Request, build: Build
+) -> Card:
+    """Put the results of the pieces together and clear them away."""
+    parts: dict[str, list[Part]] = {split: [] for split in SPLITS}
+    counts = {split: SplitCard() for split in source.splits}
+    for piece in pieces:
+        summary = read_summary(work, piece)
+        for split, counted in summary.cards.items():
+            counts.setdefault(split, SplitCard()).merge(counted)
+        for split, size in summary.sizes.items():
+            parts[split].append(Part(work.folder / PIECES / piece.name, split, size))
+    card = Card(source.name, arm, {split: counts[split] for split in SPLITS if split in counts})
+    _require_rows(card, source, request)
+    for split in card.splits:
+        write_shards(build.folder, split, parts[split], request.shard_mb * MB)
+    collect([work.folder / PIECES / piece.name for piece in pieces], REJECTED, build.folder / REJECTED)
+    for folder in (PIECES, UNPACKED):
+        shutil.rmtree(build.folder / folder, ignore_errors=True)
+    write_card(card, build.folder)
+    build.facts |= card.summary()
     return card
 
 
-def _rejected(split: str, number: int, reason: str, line: bytes) -> bytes:
-    row = {"split": split, "line": number, "reason": reason, "row": line.decode("utf-8", "backslashreplace")}
-    return json.dumps(row).encode() + b"\n"  # a reason may quote half of a surrogate pair
-
-
-def _encode(row: dict[str, Any]) -> bytes:
-    """The row as a JSON line. Raises ValueError when it would not be read back as it is."""
-    try:
-        line = orjson.dumps(row)
-    except TypeError as error:  # half of a surrogate pair, a number beyond 64 bits
-        raise ValueError(f"an argument that JSON cannot hold: {error}") from None
-    if orjson.loads(line) != row:
-        raise ValueError("an argument that JSON cannot hold: a number that is not finite")
-    return line + b"\n"
+def _require_rows(card: Card, source: Source, request: Request) -> None:
+    """Raise StageError when a split that training needs came out empty."""
+    for split in ("train", "valid"):
+        if split in source.splits and not card.splits[split].converted:
+            names = ", ".join(str(file.path) for file in source.splits[split][:3])
+            raise StageError(f"no row of {names} could be converted: {_commonest_reason(card.splits[split])}")
+    if request.valid_share and ("valid" not in card.splits or not card.splits["train"].converted):
+        raise StageError(
+            f"--valid-share {request.valid_share} leaves a split without a row: take another share or --seed"
+        )
 
 
 def _commonest_reason(split: SplitCard) -> str:

@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 
 from stages.core.errors import StageError
 from stages.core.render import Encoded, Turns, encode_row
+from stages.core.splits import read_lines, split_files
 from stages.core.tokenizer import Tokenizer
 
 BUCKET = 16  # batches whose rows are sorted by length together
@@ -45,31 +46,32 @@ class Batch:
         return self.real * np.where(self.calls >= 0, np.float32(call_weight), np.float32(1))
 
 
-def load_rows(path: Path, tokenizer: Tokenizer, turns: Turns, limit: int) -> list[Encoded]:
-    """Encode a JSONL file. Raises StageError for an unreadable, unsupervised or too long row."""
-    rows, too_long = [], []
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        raise StageError(f"no file {path}: run nox -s convert_data, or give its folder with --data") from None
-    for number, line in enumerate(lines, 1):
+def load_rows(folder: Path, split: str, tokenizer: Tokenizer, turns: Turns, limit: int) -> list[Encoded]:
+    """Encode a split. Raises StageError for an unreadable, unsupervised or too long row."""
+    rows: list[Encoded] = []
+    too_long = []
+    path = folder / f"{split}.jsonl"
+    if not split_files(folder, split):
+        raise StageError(f"no file {path}: run nox -s convert_data, or give its folder with --data")
+    for line in read_lines(folder, split):
         try:
-            row = encode_row(orjson.loads(line), tokenizer, turns)
+            row = encode_row(orjson.loads(line.data), tokenizer, turns)
         except (orjson.JSONDecodeError, KeyError, TypeError):
             raise StageError(
-                f"{path}:{number} is not a converted row: run nox -s convert_data on this data"
+                f"{line.place} is not a converted row: run nox -s convert_data on this data"
             ) from None
         except TemplateError as error:
-            raise StageError(f"{path}:{number} is refused by the chat template: {error}") from None
+            raise StageError(f"{line.place} is refused by the chat template: {error}") from None
         if not any(row.supervised[1:]):
-            raise StageError(f"{path}:{number} has no assistant's turn to learn from: remove the row")
+            raise StageError(f"{line.place} has no assistant's turn to learn from: remove the row")
         if len(row.tokens) > limit:
-            too_long.append(number)
+            too_long.append((line, len(row.tokens)))
         rows.append(row)
     if too_long:
+        first, tokens = too_long[0]
         raise StageError(
-            f"{path}: {len(too_long)} rows are longer than {limit} tokens, the first in line {too_long[0]} "
-            f"({len(rows[too_long[0] - 1].tokens)}): raise --max-seq-length or shorten them"
+            f"{first.path}: {len(too_long)} rows are longer than {limit} tokens, the first in line "
+            f"{first.number} ({tokens}): raise --max-seq-length or shorten them"
         )
     if not rows:
         raise StageError(f"{path} is empty: nothing to train on")

@@ -70,8 +70,8 @@ def train(options: Options) -> Outcome:
     refuse_contradictions(setup)
     tokenizer = load_tokenizer(base, options.preset.model)
     turns = find_turns(tokenizer)
-    train_rows = load_rows(data / "train.jsonl", tokenizer, turns, setup.max_seq_length)
-    valid_rows = load_rows(data / "valid.jsonl", tokenizer, turns, setup.max_seq_length)
+    train_rows = load_rows(data, "train", tokenizer, turns, setup.max_seq_length)
+    valid_rows = load_rows(data, "valid", tokenizer, turns, setup.max_seq_length)
     if setup.batch_size > len(train_rows):
         raise StageError(
             f"batch size {setup.batch_size} is larger than the {len(train_rows)} rows: lower --batch-size"

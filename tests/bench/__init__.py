@@ -1,1 +1,1 @@
-"""Benchmarks beside stock mlx-lm: `nox -s bench -- train` and `nox -s bench -- eval`."""
+"""Benchmarks beside stock tools: `nox -s bench -- train`, `-- eval` and `-- convert`."""

@@ -1,4 +1,4 @@
-"""Measure this project and stock mlx-lm side by side: same rows, same weights, same BLAS, one run.
+"""Measure this project and stock tools side by side: same rows, same weights, same BLAS, one run.
 
 Figures are only comparable within a run, on an otherwise idle machine.
 """
@@ -22,6 +22,7 @@ from stages.core.cli import Options, artifacts_root
 from stages.core.fixes import FAIR
 from stages.core.models import find_model
 from stages.core.preset import load_preset
+from tests.bench.convert import show_conversion
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,13 @@ class Figures:
 def main() -> int:
     """Run the chosen benchmark and print a table."""
     parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
-    parser.add_argument("what", choices=["train", "eval"])
+    parser.add_argument("what", choices=["train", "eval", "convert"])
     parser.add_argument("--steps", type=int, default=8, help="training steps, after one that is not counted")
     parser.add_argument("--queries", type=int, default=20, help="queries of the suite extended")
+    parser.add_argument("--mb", type=float, default=64, help="megabytes of rows to convert (default: 64)")
     args = parser.parse_args()
+    if args.what == "convert":
+        return show_conversion(args.mb)
     with tempfile.TemporaryDirectory() as folder:
         rows = (
             bench_train(Path(folder), args.steps)
@@ -100,5 +104,6 @@ def measure(name: str, module: str, *arguments: object) -> Figures:
 
 
 if __name__ == "__main__":
-    print(ensure_fast_blas(artifacts_root() / "blas"))
+    if "convert" not in sys.argv:
+        print(ensure_fast_blas(artifacts_root() / "blas"))
     sys.exit(main())

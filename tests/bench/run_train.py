@@ -26,7 +26,7 @@ def time_ours(model: Path, data: Path, steps: int) -> float:
 
     preset = load_preset("smol")
     tokenizer = load_tokenizer(model, preset.model)
-    rows = load_rows(data / "train.jsonl", tokenizer, find_turns(tokenizer), 1024)
+    rows = load_rows(data, "train", tokenizer, find_turns(tokenizer), 1024)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(load_trainable(model, preset.train), preset.train, 0, rows, rows[:8], Path(folder))
         run.step(0)

@@ -57,7 +57,7 @@ def make_setup(**overrides: Any) -> TrainSetup:
 def encode_pipeline_rows(run: Pipeline) -> list[Encoded]:
     preset = run.options("train").preset
     tokenizer = load_tokenizer(run.model, preset.model)
-    return load_rows(run.folder("convert_data") / "train.jsonl", tokenizer, find_turns(tokenizer), 1024)
+    return load_rows(run.folder("convert_data"), "train", tokenizer, find_turns(tokenizer), 1024)
 
 
 def supervised_runs(row: Encoded, tokenizer: Any) -> list[str]:
@@ -145,8 +145,8 @@ def prepare_run(kind: Kind, layers: int, built: BuiltOnce, qwen2_run: Pipeline, 
     model_folder = built.model(kind, quantize=kind != "qwen3_moe")
     preset = load_preset("smol" if kind == "llama" else str(model_folder))
     tokenizer = load_tokenizer(model_folder, preset.model)
-    data = qwen2_run.folder("convert_data") / "train.jsonl"
-    rows = load_rows(data, tokenizer, find_turns(tokenizer), 1024)
+    data = qwen2_run.folder("convert_data")
+    rows = load_rows(data, "train", tokenizer, find_turns(tokenizer), 1024)
     mx.random.seed(1)
     setup = make_setup(num_layers=layers, batch_size=3)
     model = load_trainable(model_folder, setup)
@@ -239,8 +239,8 @@ def test_a_model_that_the_fast_loss_does_not_fit_is_refused(
     save_model(folder, gemma.Model(gemma.ModelArgs.from_dict(config)))
     save_config(config, folder / "config.json")
     tokenizer = load_tokenizer(llama, load_preset("smol").model)
-    data = qwen2_run.folder("convert_data") / "train.jsonl"
-    rows = load_rows(data, tokenizer, find_turns(tokenizer), 1024)
+    data = qwen2_run.folder("convert_data")
+    rows = load_rows(data, "train", tokenizer, find_turns(tokenizer), 1024)
     run = Run(load_trainable(folder, make_setup()), make_setup(), 0, rows, rows, tmp_path)
     with pytest.raises(StageError, match=r"^the fast loss .* train cannot do this architecture yet$"):
         run.verify()
@@ -435,10 +435,10 @@ def test_unusable_rows(line: str, pattern: str, built: BuiltOnce, tmp_path: Path
     path.write_text(good + line + "\n", "utf-8")
     tokenizer = load_tokenizer(built.tokenizer("qwen2.5"))
     with pytest.raises(StageError, match=rf"train\.jsonl:2 {pattern}$"):
-        load_rows(path, tokenizer, find_turns(tokenizer), 64)
+        load_rows(tmp_path, "train", tokenizer, find_turns(tokenizer), 64)
     path.write_text("", "utf-8")
     with pytest.raises(StageError, match=r"train\.jsonl is empty: nothing to train on$"):
-        load_rows(path, tokenizer, find_turns(tokenizer), 64)
+        load_rows(tmp_path, "train", tokenizer, find_turns(tokenizer), 64)
 
 
 def test_missing_data_names_the_command(

@@ -1,0 +1,127 @@
+"""Rows of Parquet files.
+
+Arrow holds objects of one column in one struct type, so every object gets the keys of all others, with
+nulls. Such nulls cannot be told from ones that were written; both are left out here, and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.convert_data.sources import Unreadable
+from stages.core.errors import StageError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+BATCH_BYTES = 4 << 20  # of rows that are objects at the same time
+KEPT_NULLS = ("content", "value")  # of a message: no text, which is something else than no key
+
+
+def measure(path: Path, name: str) -> tuple[int, int]:
+    """Rows of a file and their size in bytes. Raises StageError when it is not Parquet."""
+    with _open(path, name) as file:
+        groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
+        return file.metadata.num_rows, sum(group.total_byte_size for group in groups)
+
+
+def read_rows(path: Path, start: int, end: int) -> Iterator[object]:
+    """The rows from `start` up to `end` as objects; one with text that is not UTF-8 as Unreadable.
+
+    Raises StageError when the file is damaged.
+    """
+    import pyarrow
+
+    with _open(path, path.name) as file:
+        first = 0
+        for index in range(file.metadata.num_row_groups):
+            group = file.metadata.row_group(index)
+            if first < end and first + group.num_rows > start:
+                width = max(group.total_byte_size // max(group.num_rows, 1), 1)
+                at = first
+                try:
+                    for batch in file.iter_batches(max(BATCH_BYTES // width, 1), row_groups=[index]):
+                        here, there = max(start - at, 0), min(end - at, batch.num_rows)
+                        if here < there:
+                            yield from _read_batch(batch.slice(here, there - here))
+                        at += batch.num_rows
+                except (pyarrow.ArrowException, OSError) as error:
+                    raise StageError(_describe_damage(path.name, error, at + 1)) from None
+            first += group.num_rows
+
+
+def drop_foreign_nulls(row: dict[str, Any]) -> int:
+    """Take the null keys out of a row's messages, calls and tools; returns how many a model could see.
+
+    Of a message itself they mean the same as a missing key, so those are not counted.
+    """
+    count = 0
+    for name in ("messages", "conversations", "prompt", "completion"):
+        for message in _objects(row.get(name)):
+            for key in [key for key, value in message.items() if value is None and key not in KEPT_NULLS]:
+                del message[key]
+            for call in _objects(message.get("tool_calls")):
+                count += _prune(call)
+    for tool in _objects(row.get("tools")):
+        count += _prune(tool)
+    return count
+
+
+def _open(path: Path, name: str) -> Any:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise StageError("Parquet needs the package pyarrow: run nox -s convert_data") from None
+    try:
+        return parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise StageError(_describe_damage(name, error)) from None
+
+
+def _describe_damage(name: str, error: Exception, row: int = 0) -> str:
+    what = str(error).partition("\n")[0].partition(". ")[0]
+    place = f" in row {row} or soon after" if row else ""
+    return f"{name} is not a whole Parquet file, it breaks{place} ({what}): write or fetch it again"
+
+
+def _read_batch(batch: pyarrow.RecordBatch) -> Iterator[object]:
+    """The rows of a batch; text that is not UTF-8 fails a whole batch, so its rows are then read alone."""
+    try:
+        yield from batch.to_pylist(maps_as_pydicts="strict")
+    except ValueError as error:
+        if batch.num_rows > 1:
+            for index in range(batch.num_rows):
+                yield from _read_batch(batch.slice(index, 1))
+        else:
+            yield Unreadable(str(error).partition("\n")[0], _raw_columns(batch))
+
+
+def _raw_columns(batch: pyarrow.RecordBatch) -> Iterator[bytes]:
+    """What can be shown of a row whose text is no text: its columns of text as bytes."""
+    import pyarrow
+
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type):
+            for value in column.cast(pyarrow.large_binary()).to_pylist():
+                yield f"{name}: ".encode() + (value or b"") + b"\n"
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _prune(value: Any) -> int:
+    """Take null keys out of objects at any depth."""
+    if isinstance(value, list):
+        return sum(map(_prune, value))
+    if not isinstance(value, dict):
+        return 0
+    nulls = [key for key, inner in value.items() if inner is None]
+    for key in nulls:
+        del value[key]
+    return len(nulls) + sum(map(_prune, value.values()))

@@ -1,0 +1,80 @@
+"""Data sets of the hub, from a server on this machine that answers as the hub does."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stages.convert_data.hub import find_hub_source
+from stages.core.errors import StageError
+from tests.hub import serve_hub
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_hub_data_set_is_fetched_and_then_taken_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "repository"
+    rows = [json.dumps({"text": f"row {index}"}) for index in range(6)]
+    (repository / "data").mkdir(parents=True)
+    (repository / "README.md").write_text("# Rows\n", "utf-8")
+    for index in range(2):
+        shard = repository / "data" / f"train-{index:05d}-of-00002.jsonl.gz"
+        shard.write_bytes(gzip.compress("\n".join(rows[index * 2 : index * 2 + 2]).encode()))
+    (repository / "data" / "validation-00000-of-00001.jsonl.gz").write_bytes(gzip.compress(rows[4].encode()))
+    script = (
+        "import sys; from pathlib import Path; from stages.convert_data.sources import find_source\n"
+        "source = find_source(Path(sys.argv[1]))\n"
+        "for split, files in source.splits.items():\n"
+        "    print(split, *(f'{file.name} {file.packing} {file.path.stat().st_size}' for file in files))\n"
+    )
+
+    def find(name: str) -> subprocess.CompletedProcess[str]:
+        """In a process of its own: the client reads its settings when it is imported."""
+        return subprocess.run(
+            [sys.executable, "-c", script, name], cwd=ROOT, capture_output=True, text=True, timeout=120
+        )
+
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
+    with serve_hub("org/rows", repository) as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        first = find("org/rows")
+        missing = find("org/none")
+    assert first.returncode == 0, first.stderr
+    names = re.findall(r"(\S+) gz (\d+)", first.stdout)
+    assert [name for name, _ in names] == [
+        "train-00000-of-00002.jsonl.gz", "train-00001-of-00002.jsonl.gz", "validation-00000-of-00001.jsonl.gz"
+    ]  # fmt: skip
+    assert [int(size) for _, size in names] == [
+        path.stat().st_size for path in sorted((repository / "data").iterdir())
+    ]
+    assert "StageError: org/none is neither a file here nor to be had from the hub" in missing.stderr
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    again = find("org/rows")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines()[1:] == first.stdout.splitlines()
+    assert "taken from its cache" in again.stdout.splitlines()[0]
+
+
+def test_a_hub_data_set_in_another_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "org" / "rows").mkdir(parents=True)
+    (tmp_path / "org" / "rows" / "train.csv").write_text("text\nrow\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StageError, match="holds csv files: JSON lines and Parquet are read"):
+        find_hub_source("org/rows", None, None)
+
+
+def test_the_folder_datasets_here_does_not_hide_the_package() -> None:
+    code = "import datasets; print(datasets.__file__); datasets.load_dataset_builder"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert not Path(done.stdout.strip()).is_relative_to(ROOT / "datasets")
+    assert not list((ROOT / "datasets").glob("__init__.py*"))
