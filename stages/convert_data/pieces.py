@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from stages.convert_data import parquet
 from stages.convert_data.sources import SourceFile, Unreadable
@@ -85,7 +85,7 @@ def cut_split(split: str, files: Sequence[SourceFile], size: int) -> list[Piece]
     return pieces
 
 
-def read_rows(span: Span) -> Iterator[tuple[int, object]]:
+def read_rows(span: Span) -> Iterator[tuple[int, Any]]:
     """The rows of a part with their numbers in the file: bytes of a JSON line, an object, or Unreadable."""
     if not span.parquet:
         return _read_lines(span)

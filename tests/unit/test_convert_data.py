@@ -286,7 +286,7 @@ def test_a_second_process_is_refused_and_kill_9_leaves_nothing_finished(tmp_path
     assert not out.exists()
     assert read_manifest(out) is None
     write_data(data)
-    with pytest.raises(StageError, match="an unfinished run with another data is in"):
+    with pytest.raises(StageError, match="an unfinished run with other data is in"):
         convert(data, out)
     assert convert(data, out, force=True).facts["train"]["rows"] == 1
     assert names(out) == OUTPUT
