@@ -15,9 +15,12 @@ from stages.core import progress
 from stages.core.cli import Options, artifacts_root
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FIXES, FixSet, arm_name, arm_slug
+from stages.core.flags import option_words, sections_taken
+from stages.core.models import require_model
 from stages.core.platform import require_disk
-from stages.core.preset import SECTIONS
+from stages.core.preset import section_of
 from stages.core.records import AuditReport, read_record
+from stages.core.suite import load_suites
 
 TRAINING = ("train", "fuse", "quantize", "eval")
 STOP_SECONDS = 60.0  # an interrupted stage may save its work for so long
@@ -51,7 +54,7 @@ def retest(plan: Plan) -> int:
     progress.talk_on_stderr(plan.options.json)
     started = time.perf_counter()
     _announce(plan, log)
-    require_disk(root, estimate_disk_gb(plan), "the whole retest")
+    check_inputs(plan)
     with progress.run_log("retest_fair", root / "logs", model=plan.options.preset.name):
         for step in list_steps(plan):
             _run_stage(step.stage, stage_arguments(plan, step))
@@ -60,6 +63,14 @@ def retest(plan: Plan) -> int:
         _run_stage("report", report_arguments(plan), last=True)
     progress.say(f"retest_fair: done in {time.perf_counter() - started:.0f} s, timings and memory in {log}")
     return 0
+
+
+def check_inputs(plan: Plan) -> None:
+    """Find out before any work what would stop it later: too little disk, no such suite, no model."""
+    root, preset, needed_gb = artifacts_root(), plan.options.preset, estimate_disk_gb(plan)
+    require_disk(root, needed_gb, "the whole retest")
+    load_suites(preset.eval.suites)
+    require_model(preset, root, beside_gb=needed_gb)
 
 
 def list_steps(plan: Plan) -> Iterator[Step]:
@@ -88,10 +99,9 @@ def stage_arguments(plan: Plan, step: Step) -> list[str]:
         arguments += ["--data", str(options.data)]
     if options.force:
         arguments.append("--force")
-    sections = SECTIONS if step.stage == "audit" else ("model", step.stage)
     for name, value in options.overrides.items():
-        if any(section in SECTIONS and name in SECTIONS[section].model_fields for section in sections):
-            arguments += _flag(name, value)
+        if section_of(name) in sections_taken(step.stage):
+            arguments += option_words(name, value)
     return arguments
 
 
@@ -135,14 +145,6 @@ def _announce(plan: Plan, log: Path) -> None:
         progress.say(
             f"  arm {arm_name(fixes)}: " + (f"without {', '.join(off)}" if off else "all five fixes")
         )
-
-
-def _flag(name: str, value: object) -> list[str]:
-    flag = f"--{name.replace('_', '-')}"
-    if isinstance(value, bool):
-        return [flag if value else flag.replace("--", "--no-", 1)]
-    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return [f"{flag}={text}"]  # one word, since a text may begin with a dash
 
 
 def _run_stage(stage: str, arguments: list[str], *, last: bool = False) -> None:
