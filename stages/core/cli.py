@@ -1,7 +1,7 @@
 """The command line that all stages share: options, places, exit codes.
 
 A stage's `main` is one call of `run_stage`. Exit codes: 0 done, 2 a mistake that one line on
-stderr explains, 130 interrupted.
+stderr explains, 130 interrupted (in the first moments by `stages` itself).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -25,11 +25,12 @@ from typing import Any, NoReturn
 import orjson
 
 from stages.core import progress
+from stages.core.artifact import read_manifest
 from stages.core.blas import describe_blas, ensure_fast_blas
-from stages.core.errors import StageError
+from stages.core.errors import INTERRUPTED, StageError
 from stages.core.fixes import FixSet, arm_name, arm_slug, parse_fixes
-from stages.core.flags import option_words, sections_taken
-from stages.core.preset import SECTIONS, Preset, load_preset, option_type, section_of
+from stages.core.flags import ShowHelp, add_section, folder, option_words, sections_taken, whole_number
+from stages.core.preset import SECTIONS, Preset, load_preset, section_of
 from stages.core.records import Given
 
 SEEDLESS = ("convert_data", "audit")  # stages whose output does not depend on the seed
@@ -70,6 +71,18 @@ class Options:
         """`fair`, `flawed` or the fixes joined by `+`."""
         return arm_name(self.fixes)
 
+    @property
+    def parser(self) -> str:
+        """The dialect in which this arm's replies are read strictly."""
+        setup = self.preset.model
+        return setup.dialect if "parser" in self.fixes else setup.legacy_dialect
+
+    @property
+    def bits(self) -> int:
+        """The bits that this arm's model is quantized to."""
+        setup = self.preset.quantize
+        return setup.bits if "six_bit" in self.fixes else setup.legacy_bits
+
     def place(self, stage: str) -> Path:
         """Where the output of a stage lives by default, shared by arms that share the work."""
         folder = artifacts_root() / self.preset.name / stage / arm_slug(self.fixes, stage)
@@ -99,6 +112,13 @@ class Options:
         data = None if self.data is None else str(self.data)
         return Given(model=self.model or self.preset.name, data=data, options=self.overrides)
 
+    def advice(self, stage: str) -> str:
+        """How to come by the output of an upstream stage that is missing, ready for a shell."""
+        quoted = replace(self, model=shlex.quote(self.model or self.preset.name))
+        if self.data is not None:
+            return f"{quoted.command(stage)} --out {shlex.quote(str(self.data))}"
+        return f"{quoted.command(stage)} (or {quoted.command('retest_fair')} for all stages)"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -108,6 +128,12 @@ class Outcome:
     up_to_date: bool = False
     lines: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+def finished(folder: Path) -> Outcome:
+    """The outcome of a stage that finds its output up to date; the facts are the manifest's."""
+    manifest = read_manifest(folder)
+    return Outcome(folder, up_to_date=True, facts=dict(manifest.facts) if manifest else {})
 
 
 Work = Callable[[Options], Outcome]
@@ -122,17 +148,30 @@ def run_stage(
     sections: Sequence[str] = (),
     computes: bool = False,
 ) -> int:
-    """Parse, run, and turn a mistake into one line. A stage that computes says which BLAS runs."""
-    parser = build_parser(stage, summary or "", sections)
-    catch_interrupts()
-    return guard(stage, lambda: run_work(stage, work, parser.parse_args(argv), computes=computes))
+    """Parse, run, and turn a mistake into one line.
+
+    A stage that computes says which BLAS runs. Its `work` imports MLX itself: `argv` None is the
+    command that a user typed, which is then started again with a fast BLAS if need be.
+    """
+
+    def body() -> int:
+        catch_interrupts()
+        args = build_parser(stage, summary or "", sections).parse_args(argv)
+        progress.talk_on_stderr(args.json)
+        options = read_options(args)
+        if computes and argv is None:
+            ensure_fast_blas(blas_folder())
+        return run_work(stage, work, options, computes=computes)
+
+    return guard(stage, body)
 
 
 def start_compute(stage: str, main: Callable[[], int]) -> int:
-    """Entry of a stage that computes: with a fast BLAS, in a process started anew if need be."""
+    """Entry of a stage whose `main` imports MLX before it parses: the BLAS is chosen ahead of it."""
 
     def body() -> int:
-        ensure_fast_blas(blas_folder())
+        if not {"-h", "--help"} & set(sys.argv[1:]):
+            ensure_fast_blas(blas_folder())
         return main()
 
     return guard(stage, body)
@@ -148,14 +187,16 @@ def guard(stage: str, body: Callable[[], int]) -> int:
     except OSError as error:
         if error.errno not in UNUSABLE_PLACE:
             raise
+        # A copy that fails names its source first, which is not the place that is full.
+        place = error.filename2 or error.filename or "the disk of the output"
         print(
-            f"{stage}: cannot use {error.filename or 'the disk of the output'}: {error.strerror}; "
+            f"{stage}: cannot use {place}: {error.strerror}; "
             "check it, or choose another place with --out or FAIR_RETEST_ARTIFACTS",
             file=sys.stderr,
         )
         return 2
     except KeyboardInterrupt:
-        print(f"{stage}: interrupted; finished work is kept, the same command goes on", file=sys.stderr)
+        print(f"{stage}: {INTERRUPTED}", file=sys.stderr)
         return 130
 
 
@@ -167,27 +208,36 @@ class Parser(argparse.ArgumentParser):
         raise StageError(f"{message}; --help lists the options")
 
 
-def build_parser(stage: str, summary: str, sections: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """The common options and one flag for every option of the named preset sections."""
+def build_parser(
+    stage: str, summary: str, sections: Sequence[str] = (), *, arm: str | None = "fair"
+) -> argparse.ArgumentParser:
+    """The common options and one flag for every option of the named preset sections.
+
+    `arm` is what `--fixes` is when it is not given; None where there are several.
+    """
     parser = Parser(
         prog=f"python -m stages.{stage}",
         description=summary,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        add_help=False,
     )
-    parser.add_argument("--model", default="smol", help="preset, .toml file or model folder (default: smol)")
+    parser.add_argument("-h", "--help", action=ShowHelp)
+    parser.add_argument("--model", default="smol", help="preset, .toml file or model folder (%(default)s)")
+    kinds = "fair, flawed, or a list such as json,tools"
+    arm_help = f"the arm: {kinds} (%(default)s)" if arm else f"one arm, instead of --arms: {kinds}"
+    parser.add_argument("--fixes", default=arm, help=arm_help)
     parser.add_argument(
-        "--fixes", default="fair", help="fair, flawed, or a list such as json,tools (default: fair)"
+        "--seed", type=whole_number, default=0, help="decides everything that is random (%(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="decides everything that is random (default: 0)")
-    parser.add_argument("--data", type=Path, help="input folder instead of the upstream stage's output")
-    parser.add_argument("--out", type=Path, help="output folder instead of the default below artifacts/")
+    parser.add_argument("--data", type=folder, help="input folder instead of the upstream stage's output")
+    parser.add_argument("--out", type=folder, help="output folder instead of the default below artifacts/")
     parser.add_argument("--force", action="store_true", help="do it again, replacing an existing output")
     parser.add_argument(
         "--json", action="store_true", help="print the outcome as JSON on stdout, all else on stderr"
     )
     for section in ("model", *sections):
-        _add_section(parser, section)
+        add_section(parser, section)
     return parser
 
 
@@ -199,7 +249,7 @@ def read_options(args: argparse.Namespace) -> Options:
         raise StageError(f"--seed {args.seed}: use 0 or a positive number")
     return Options(
         preset=load_preset(args.model, overrides),
-        fixes=parse_fixes(args.fixes or "fair"),
+        fixes=parse_fixes("fair" if args.fixes is None else args.fixes),
         seed=args.seed,
         data=args.data,
         out=args.out,
@@ -210,10 +260,8 @@ def read_options(args: argparse.Namespace) -> Options:
     )
 
 
-def run_work(stage: str, work: Work, args: argparse.Namespace, *, computes: bool = False) -> int:
-    """Run a stage's work with parsed options, and say and log what it does."""
-    progress.talk_on_stderr(args.json)
-    options = read_options(args)
+def run_work(stage: str, work: Work, options: Options, *, computes: bool = False) -> int:
+    """Run a stage's work with resolved options, and say and log what it does."""
     started = time.perf_counter()
     progress.say(f"{stage}: {options.preset.name}, arm {options.arm}, seed {options.seed}")
     if computes:
@@ -228,7 +276,7 @@ def run_work(stage: str, work: Work, args: argparse.Namespace, *, computes: bool
         progress.say(f"  {line}")
     state = "up to date" if outcome.up_to_date else "done"
     progress.say(f"{stage}: {state} in {seconds:.1f} s: {outcome.folder}")
-    if args.json:
+    if options.json:
         answer = {
             "stage": stage,
             "folder": str(outcome.folder),
@@ -238,23 +286,6 @@ def run_work(stage: str, work: Work, args: argparse.Namespace, *, computes: bool
         }
         print(orjson.dumps(answer, default=str).decode())
     return 0
-
-
-def _add_section(parser: argparse.ArgumentParser, section: str) -> None:
-    group = parser.add_argument_group(f"[{section}] of the preset")
-    for name, info in SECTIONS[section].model_fields.items():
-        flag, kind = f"--{name.replace('_', '-')}", option_type(info.annotation)
-        help_text = (info.description or "").replace("%", "%%")
-        if kind is bool:
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=help_text)
-        elif kind is tuple:
-            group.add_argument(flag, type=_comma_list, help=f"{help_text} (a,b,…)", metavar="LIST")
-        else:
-            group.add_argument(flag, type=kind, help=help_text, metavar=kind.__name__.upper())
-
-
-def _comma_list(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def catch_interrupts() -> None:

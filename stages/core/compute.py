@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stages.core import cpu
+from stages.core import cpu, progress
 from stages.core.errors import StageError
-from stages.core.platform import accelerator
+from stages.core.platform import GB, accelerator, require_memory
 
 Model = Any  # mlx-lm's model classes carry no static types
 
@@ -20,7 +20,8 @@ def load_model(folder: Path, *, dequantize: bool = False) -> tuple[Model, dict[s
 
     On a CPU the weights are dequantized to float32: the values stay those of the quantized
     weights, and matrix products run about 40 times faster than MLX's own on packed or 16-bit ones.
-    Raises StageError for an architecture that mlx-lm does not know or files that do not fit it.
+    Raises StageError for an architecture that mlx-lm does not know, files that do not fit it, and
+    weights that do not fit into the memory.
     """
     import mlx.core as mx
     from mlx_lm.utils import dequantize_model
@@ -34,11 +35,33 @@ def load_model(folder: Path, *, dequantize: bool = False) -> tuple[Model, dict[s
             cpu.use_fast_functions(model)
         elif dequantize:
             model = dequantize_model(model)
-        mx.eval(model.parameters())
+        # Nothing is read yet: the arrays know their sizes before they are computed.
+        needed_gb = sum(array.nbytes for array in list_arrays(model)) / GB
+        require_memory(needed_gb, f"{folder}, loaded,", device_free_gb())
+        compute_weights(model, "loading")
     except (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError) as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise StageError(f"mlx-lm cannot load {folder}: {reason}") from None
     return model, config
+
+
+def compute_weights(model: Model, label: str) -> None:
+    """Bring a lazily read or changed model's weights into memory, under a progress bar."""
+    import mlx.core as mx
+
+    arrays = list_arrays(model)
+    with progress.bar(label, len(arrays), "arrays") as bar:
+        for array in arrays:
+            mx.eval(array)
+            bar.advance()
+
+
+def list_arrays(model: Model) -> list[Any]:
+    """A model's parameters, without their names."""
+    from mlx.utils import tree_flatten
+
+    named: Any = tree_flatten(model.parameters())
+    return [array for _, array in named]
 
 
 def load_arrays(path: Path) -> dict[str, Any]:
@@ -89,6 +112,14 @@ def _is_plain_head(states: Any, head: Any) -> bool:
 
     plain = type(head) in (Linear, Embedding) and "bias" not in head
     return plain and accelerator() == "cpu" and states.dtype == mx.float32
+
+
+def device_free_gb() -> float | None:
+    """Free memory of a GPU that has its own, in GB; None where MLX computes in the machine's memory."""
+    import mlx.core as mx
+
+    free = mx.device_info().get("free_memory")
+    return None if free is None else round(int(free) / GB, 3)
 
 
 def device_peak_gb() -> float:

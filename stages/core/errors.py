@@ -1,4 +1,6 @@
-"""The one exception that a user's mistake raises."""
+"""The one exception that a user's mistake raises, and what an interrupted command says."""
+
+INTERRUPTED = "interrupted; finished work is kept, the same command goes on"
 
 
 class StageError(Exception):

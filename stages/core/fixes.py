@@ -6,6 +6,7 @@ before are the same, and that is exactly when `arm_slug` gives both the same nam
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from stages.core.errors import StageError
@@ -72,10 +73,19 @@ def parse_fixes(text: str) -> FixSet:
     names = {name.strip() for name in text.replace("+", ",").split(",") if name.strip()}
     unknown = sorted(names - FIXES.keys())
     if unknown or not names:
-        raise StageError(
-            f"unknown fix {', '.join(unknown) or repr(text)}: use fair, flawed, or any of {', '.join(FIXES)}"
-        )
+        mistake = f"unknown fix {', '.join(unknown)}" if unknown else "no fix is named"
+        raise StageError(f"{mistake}: use fair, flawed, or any of {', '.join(FIXES)}")
     return tuple(name for name in FIXES if name in names)
+
+
+def distinct_arms(texts: Iterable[str]) -> tuple[FixSet, ...]:
+    """The arms of these texts, in their order. Raises StageError for an unknown fix and for a repeat."""
+    arms: list[FixSet] = []
+    for text in texts:
+        if (arm := parse_fixes(text.strip())) in arms:
+            raise StageError(f"the arm {arm_name(arm)} is named twice: name each arm once")
+        arms.append(arm)
+    return tuple(arms)
 
 
 def arm_name(fixes: FixSet) -> str:

@@ -1,12 +1,29 @@
-"""Flags of the command line for the options of a preset."""
+"""Flags of the command line: one for every option of a preset, and `--help` with the preset's values."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
-from stages.core.preset import SECTIONS
+from stages.core.preset import SECTIONS, Preset, flag_of, load_preset, option_choices, option_type
+
+
+def whole_number(text: str) -> int:
+    """The type of a flag that takes an int."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def number(text: str) -> float:
+    """The type of a flag that takes a float."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
 
 
 def folder(text: str) -> Path:
@@ -16,9 +33,69 @@ def folder(text: str) -> Path:
     return Path(text)
 
 
+def comma_list(text: str) -> tuple[str, ...]:
+    """The type of a flag that takes several texts: `a,b`."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+_PARSERS: dict[type, Any] = {int: whole_number, float: number, str: str, tuple: comma_list}
+_METAVARS: dict[type, str] = {int: "N", float: "NUMBER", str: "TEXT", tuple: "A,B,…"}
+
+
+def add_section(parser: argparse.ArgumentParser, section: str) -> None:
+    """A flag for every option of a preset's section."""
+    group = parser.add_argument_group(f"[{section}] of the preset")
+    for name, info in SECTIONS[section].model_fields.items():
+        kind, choices = option_type(info.annotation), option_choices(info.annotation)
+        help_text = f"{(info.description or '').replace('%', '%%')} (%(default)s)"
+        if kind is bool:
+            group.add_argument(flag_of(name), action=argparse.BooleanOptionalAction, help=help_text)
+        else:
+            group.add_argument(
+                flag_of(name),
+                type=_PARSERS[kind],
+                choices=choices,
+                metavar=None if choices else _METAVARS[kind],
+                help=help_text,
+            )
+
+
+class ShowHelp(argparse.Action):
+    """`--help`, with the values of the preset that a `--model` before it names."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(
+            option_strings,
+            dest=argparse.SUPPRESS,
+            default=argparse.SUPPRESS,
+            nargs=0,
+            help="show this and end; after --model with that model's values in brackets",
+        )
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> None:
+        """Print the help and leave."""
+        parser.set_defaults(**_shown_values(load_preset(namespace.model)))
+        parser.print_help()
+        parser.exit()
+
+
+def _shown_values(preset: Preset) -> dict[str, str]:
+    values = {k: v for section in SECTIONS for k, v in getattr(preset, section)} | {"arms": preset.arms}
+    return {name: show_value(value) for name, value in values.items()}
+
+
+def show_value(value: Any) -> str:
+    """A value as it is typed behind its flag; yes or no for a switch."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "empty"
+    return str(value)
+
+
 def option_words(name: str, value: object) -> list[str]:
     """What is typed to give an option a value."""
-    flag = f"--{name.replace('_', '-')}"
+    flag = flag_of(name)
     if isinstance(value, bool):
         return [flag if value else flag.replace("--", "--no-", 1)]
     text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from pathlib import Path
 
+from tqdm import tqdm
+
+from stages.core import progress
 from stages.core.embedded import build_embedded_model
 from stages.core.errors import StageError
-from stages.core.platform import require_disk
+from stages.core.platform import ELSEWHERE, GB, require_disk, same_disk
 from stages.core.preset import Preset
 
 EMBEDDED_GB = 0.2  # of the folder, and of its copy in the making
 EMBEDDED = "bundled:smollm2-135m"
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]  # never code
+INDEX = "model.safetensors.index.json"
 
 
-def find_model(preset: Preset, artifacts: Path) -> Path:
+def find_model(preset: Preset, artifacts: Path, *, beside_gb: float = 0.0) -> Path:
     """The folder of the preset's base model; the embedded one is built below `artifacts` once.
 
-    Raises StageError when a hub model is neither cached nor reachable, or a folder is missing.
+    `beside_gb` is what the caller will write below `artifacts`: a download leaves it free where both
+    lie on one disk. Raises StageError when a hub model is neither cached whole nor reachable, or a
+    folder is missing.
     """
     source = preset.model.source
     if source == EMBEDDED:
         folder = artifacts / "models" / "smollm2-135m"
         if not folder.exists():
-            require_disk(folder, EMBEDDED_GB, "the embedded model")
+            require_disk(folder, EMBEDDED_GB, "the embedded model", ELSEWHERE)
         build_embedded_model(folder)
         return folder
     if source.startswith("bundled:"):
@@ -32,30 +40,96 @@ def find_model(preset: Preset, artifacts: Path) -> Path:
     if (folder / "config.json").is_file():
         return folder
     if folder.is_absolute() or source.count("/") != 1:
-        raise StageError(
-            f"no model folder {source} (a folder with config.json): check model.source or --model"
-        )
-    return _find_hub_model(source, preset.name)
+        raise StageError(f"no model folder {source}: --model FOLDER takes one with config.json and weights")
+    return _find_hub_model(source, preset.name, artifacts, beside_gb)
 
 
-def _find_hub_model(repository: str, name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+def require_model(preset: Preset, artifacts: Path, *, beside_gb: float = 0.0) -> None:
+    """See that the base model is there, and fetch it where it is not, before other work is begun.
+
+    The embedded model needs MLX to be built and nothing to be fetched: its stages do it in a second.
+    """
+    if preset.model.source == EMBEDDED:
+        return
+    folder = find_model(preset, artifacts, beside_gb=beside_gb)
+    if missing := missing_files(folder):
+        raise StageError(f"{folder} lacks {missing}: copy the rest of the model there")
+
+
+def missing_files(folder: Path) -> str:
+    """What a model folder lacks for being loaded, in words; empty when it is whole."""
+    wanted = ["config.json"]
+    if (folder / INDEX).is_file():
+        try:
+            wanted += sorted(set(json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return f"a readable {INDEX}"
+    elif not any(folder.glob("*.safetensors")):
+        return "its weights (.safetensors)"
+    lost = [name for name in wanted if not (folder / name).is_file()]
+    return f"{lost[0]} and {len(lost) - 1} more" if len(lost) > 1 else "".join(lost)
+
+
+def _find_hub_model(repository: str, name: str, artifacts: Path, beside_gb: float) -> Path:
+    """The folder in the hub's cache, fetched if need be. All that can fail there becomes one line."""
+    from httpx2 import HTTPError  # the hub's own client, whose errors are no OSErrors
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(repository, allow_patterns=FILES, local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass
+        cached, folder = _look_into_cache(repository)
+        return folder or _fetch(repository, Path(HF_HUB_CACHE), artifacts, beside_gb)
     except HFValidationError:
         raise StageError(
             f"no model folder {repository}, and it is no hub id either: check the path"
         ) from None
-    try:
-        return Path(snapshot_download(repository, allow_patterns=FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = next(iter(str(error).strip().splitlines()), "no reason given")[:80]
+    except (HTTPError, OSError) as error:
         raise StageError(
-            f"model {name} needs {repository}, which is not in the Hugging Face cache and cannot be fetched "
-            f"({type(error).__name__}: {reason}): "
-            "fetch it where there is a network, or give a folder with --source FOLDER"
+            f"model {name} is {repository}, which is {cached} in the Hugging Face cache {HF_HUB_CACHE}, and "
+            f"{_why_not_fetched(error)}: run this once with a network, copy the cache from where there "
+            "is one, or give a folder that holds the model with --model FOLDER"
         ) from None
+
+
+def _look_into_cache(repository: str) -> tuple[str, Path | None]:
+    """How much of a model the hub's cache holds, in a word, and its folder when that is all of it."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(repository, allow_patterns=FILES, local_files_only=True))
+    except IncompleteSnapshotError:
+        return "only in part", None
+    except LocalEntryNotFoundError:
+        return "not", None
+    # A cache that was copied, or left by an older client, has no list of what belongs to a model.
+    return ("only in part", None) if missing_files(folder) else ("whole", folder)
+
+
+def _fetch(repository: str, cache: Path, artifacts: Path, beside_gb: float) -> Path:
+    """Download what the cache lacks of a model, where the disk has room for it."""
+    from huggingface_hub import snapshot_download
+
+    no_bar = partial(tqdm, disable=True)
+    files = snapshot_download(repository, allow_patterns=FILES, dry_run=True, tqdm_class=no_bar)
+    size_gb = sum(file.file_size or 0 for file in files if file.will_download) / GB
+    beside_gb = beside_gb if same_disk(cache, artifacts) else 0.0
+    what = f"fetching {repository}" + (" and the work with it" if beside_gb else "")
+    require_disk(
+        cache, size_gb + beside_gb, what, "name another place for the Hugging Face cache with HF_HOME"
+    )
+    progress.say(f"  fetching {repository}: {size_gb:.2f} GB")
+    return Path(snapshot_download(repository, allow_patterns=FILES))
+
+
+def _why_not_fetched(error: Exception) -> str:
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    cause = error.__cause__ or error
+    if isinstance(cause, HfHubHTTPError):
+        return f"the hub does not give it out (status {cause.response.status_code})"
+    if isinstance(cause, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE forbids to fetch it"
+    if isinstance(cause, OSError) and cause.errno:
+        return f"fetching it failed ({cause.strerror})"
+    return "the hub cannot be reached"

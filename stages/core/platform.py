@@ -8,9 +8,13 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import psutil
+
 from stages.core.errors import StageError
 
 GB = 1e9
+ELSEWHERE = "choose another place with FAIR_RETEST_ARTIFACTS"
+CGROUP = Path("/sys/fs/cgroup")  # of a container, where the kernel mounts it
 
 
 def peak_memory_gb() -> float:
@@ -26,17 +30,55 @@ def peak_memory_gb() -> float:
     return round(peak * (1 if sys.platform == "darwin" else 1024) / GB, 3)
 
 
-def require_disk(folder: Path, needed_gb: float, what: str) -> None:
+def require_disk(
+    folder: Path, needed_gb: float, what: str, elsewhere: str = "choose another place with --out"
+) -> None:
     """Raise StageError when the disk that will hold `folder` has less than `needed_gb` free."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
+    place = existing_part(folder)
     free_gb = shutil.disk_usage(place).free / GB
     if free_gb < needed_gb:
         raise StageError(
             f"{what} needs about {needed_gb:.2f} GB of disk in {place}, {free_gb:.2f} GB is free: "
-            "free some space or choose another place with --out"
+            f"free some space or {elsewhere}"
         )
+
+
+def same_disk(one: Path, other: Path) -> bool:
+    """Whether two folders, of which neither need exist yet, lie on the same disk."""
+    return existing_part(one).stat().st_dev == existing_part(other).stat().st_dev
+
+
+def existing_part(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return place
+
+
+def require_memory(needed_gb: float, what: str, device_free_gb: float | None = None) -> None:
+    """Raise StageError when less than `needed_gb` is available, on a device with its own memory there.
+
+    `needed_gb` is what has to be held at the least: a run that could go well is not refused.
+    """
+    free_gb = available_memory_gb() if device_free_gb is None else device_free_gb
+    if free_gb < needed_gb:
+        raise StageError(
+            f"{what} takes {needed_gb:.1f} GB of memory, {free_gb:.1f} GB is available: close other "
+            "programs, or take a smaller model or a machine with more memory"
+        )
+
+
+def available_memory_gb() -> float:
+    """Memory that this process can still get, in GB: the machine's, or its container's if that is less."""
+    free = psutil.virtual_memory().available
+    try:
+        limit = int((CGROUP / "memory.max").read_text())
+        used = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        free = min(free, limit - int(used["anon"]))  # what files take there is given back when needed
+    except (OSError, ValueError, KeyError):
+        pass  # no container, or one without a limit ("max")
+    return round(free / GB, 3)
 
 
 @cache

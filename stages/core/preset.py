@@ -15,9 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from stages.core.dialects import DIALECTS
 from stages.core.errors import StageError
+from stages.core.fixes import distinct_arms
+from stages.core.problems import Problem, first_problem
 
 PRESETS = Path(__file__).parent / "presets"
 TEMPLATES = Path(__file__).parent / "templates"
+_DIALECTS, _OWN_TEMPLATES = ", ".join(DIALECTS), ", ".join(sorted(p.stem for p in TEMPLATES.glob("*.jinja")))
 OWN_FOLDER = "folder"  # the preset that a bare model folder is run with
 
 
@@ -28,24 +31,25 @@ class _Section(BaseModel):
 class ModelSetup(_Section):
     """Which model, and how it speaks."""
 
-    source: str = Field(description="hub id, folder, or bundled:NAME for the embedded model")
-    dialect: str = Field(description="tool-call dialect of the model's own chat template")
-    legacy_dialect: str = Field(description="dialect that the flawed arm's parser expects")
+    source: str = Field(min_length=1, description="hub id, folder, or bundled:NAME for the embedded model")
+    dialect: str = Field(description=f"tool-call dialect of the model's own chat template: {_DIALECTS}")
+    legacy_dialect: str = Field(description="dialect that the flawed arm's parser expects, one of the same")
     chat_template: str = Field(
-        description="own, or a template of stages/core/templates for a model that lacks tools"
+        min_length=1,
+        description=f"own, or for a model whose own lacks tools {_OWN_TEMPLATES} or a .jinja file",
     )
     tool_response: Literal["template", "user"] = Field(
         description="tool results as the template writes them, or as a user turn with a text prefix"
     )
     system: str = Field(description="the system prompt, without the tools")
     billions: float = Field(gt=0, description="parameters in billions, for the estimate of disk and memory")
-    reference: str = Field(description="the preset of the large model to compare with")
+    reference: str = Field(min_length=1, description="the preset of the large model to compare with")
 
     @field_validator("dialect", "legacy_dialect")
     @classmethod
     def _known_dialect(cls, dialect: str) -> str:
         if dialect not in DIALECTS:
-            raise ValueError(f"no dialect {dialect!r}, use one of {', '.join(DIALECTS)}")
+            raise ValueError(f"use one of {_DIALECTS}")
         return dialect
 
 
@@ -102,7 +106,7 @@ class EvalSetup(_Section):
     @classmethod
     def _distinct(cls, suites: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(suites)) != len(suites):
-            raise ValueError("a suite is named twice")
+            raise ValueError("name each suite once")
         return suites
 
 
@@ -118,6 +122,15 @@ class Preset(_Section):
     train: TrainSetup
     quantize: QuantizeSetup
     eval: EvalSetup
+
+    @field_validator("arms")
+    @classmethod
+    def _distinct_arms(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            distinct_arms(arms)
+        except StageError as error:
+            raise ValueError(str(error)) from None
+        return arms
 
 
 SECTIONS: dict[str, type[_Section]] = {
@@ -158,7 +171,7 @@ def load_preset(model: str, overrides: Mapping[str, Any] | None = None) -> Prese
     try:
         return Preset.model_validate(data)
     except ValidationError as error:
-        raise StageError(f"preset {path.name}: {_first_problem(error)}") from None
+        raise StageError(_explain(first_problem(error), path, overrides or {})) from None
 
 
 def section_of(option: str) -> str:
@@ -167,6 +180,16 @@ def section_of(option: str) -> str:
         if option in setup.model_fields:
             return section
     raise StageError(f"no option {option!r} in any section of a preset")
+
+
+def flag_of(option: str) -> str:
+    """`--batch-size` for `batch_size`."""
+    return f"--{option.replace('_', '-')}"
+
+
+def option_choices(annotation: Any) -> tuple[Any, ...] | None:
+    """The values that a field allows, None where there is no list of them."""
+    return get_args(annotation) if get_origin(annotation) is Literal else None
 
 
 def option_type(annotation: Any) -> type:
@@ -182,7 +205,7 @@ def _find_preset(model: str) -> tuple[Path, dict[str, Any]]:
     """The TOML file for `--model`, and what a bare model folder adds to it."""
     if model in preset_names():
         return PRESETS / f"{model}.toml", {}
-    path = Path(model).expanduser()
+    path = Path(model or "no model").expanduser()  # an empty path would be the current folder
     if path.suffix == ".toml":
         if path.is_file():
             return path, {}
@@ -200,10 +223,14 @@ def _find_preset(model: str) -> tuple[Path, dict[str, Any]]:
     )
 
 
-def _first_problem(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    reason = {"missing": "this key is missing", "extra_forbidden": "no such key"}.get(
-        first["type"], first["msg"]
-    )
-    return f"{where}: {reason}"
+def _explain(problem: Problem, path: Path, overrides: Mapping[str, Any]) -> str:
+    """The mistake with its option, where it was given as one, else with the preset's file and key."""
+    section, option = (*map(str, problem.where), "")[:2]
+    if option in overrides and section == section_of(option):
+        value = overrides[option]
+        shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        return f"{flag_of(option)} {str(shown) or repr('')}: {problem.reason}"
+    if problem.kind != "extra_forbidden":
+        return f"preset {path.name}: {problem}"
+    known = SECTIONS[section].model_fields if option else [k for k in Preset.model_fields if k != "name"]
+    return f"preset {path.name}: {problem}, use one of {', '.join(known)}"

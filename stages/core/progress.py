@@ -87,7 +87,7 @@ def bar(label: str, total: int, unit: str, done: int = 0) -> Iterator[Bar]:
 
 @contextmanager
 def run_log(stage: str, folder: Path, **about: Any) -> Iterator[dict[str, Any]]:
-    """Log the stage's start, its memory over time and its end, with its duration.
+    """Log the stage's start, its memory over time (`rss_gb`, and what MLX holds) and its end.
 
     The file is the one that FAIR_RETEST_LOG names, else a new one below `folder`. What the block
     puts into the mapping is logged with the end.
@@ -128,8 +128,16 @@ def _sample_memory(path: Path, stage: str, stop: threading.Event) -> None:
     process = psutil.Process()
     while True:
         try:
-            write_log(path, stage, "memory", rss_gb=round(process.memory_info().rss / 1e9, 3))
+            write_log(
+                path, stage, "memory", rss_gb=round(process.memory_info().rss / 1e9, 3), **_mlx_memory()
+            )
         except OSError:
             return  # a full disk: the work itself will say so
         if stop.wait(MEMORY_EVERY):
             return
+
+
+def _mlx_memory() -> dict[str, float]:
+    """What MLX holds, once the stage has imported it: on a GPU that is not in the resident memory."""
+    held = getattr(sys.modules.get("mlx.core"), "get_active_memory", None)
+    return {"mlx_gb": round(held() / 1e9, 3)} if held else {}

@@ -7,13 +7,16 @@ only made between results of the same suite: name, version and the content of it
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stages.core.artifact import fingerprint_json
 from stages.core.errors import StageError
+from stages.core.problems import first_problem
 from stages.core.tools import FUNCTIONS
 
 
@@ -72,7 +75,7 @@ class Query(_Record):
     @model_validator(mode="after")
     def _kind_fits(self) -> Query:
         if (self.kind == "tool") != bool(self.accept):
-            raise ValueError(f"query {self.id}: a tool query has accepted calls, a direct one has none")
+            raise ValueError("a tool query has accepted calls, a direct one has none")
         return self
 
 
@@ -108,11 +111,32 @@ def load_suite(name: str) -> Suite:
     """
     path = Path(name) if name.endswith(".json") else SUITES / f"{name}.json"
     try:
-        return Suite.model_validate_json(path.read_bytes())
+        data = orjson.loads(path.read_bytes())
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in SUITES.glob("*.json")))
         raise StageError(f"no suite {name!r}: use one of {known}, or the path of a .json file") from None
+    except orjson.JSONDecodeError as error:
+        raise StageError(f"suite {path} is not valid JSON: {error}") from None
+    try:
+        return Suite.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise StageError(f"suite {path} is not valid at {where or 'top'}: {first['msg']}") from None
+        problem = first_problem(error)
+        raise StageError(f"suite {path}: {problem.describe(_place(problem.where, data))}") from None
+
+
+def load_suites(names: Sequence[str]) -> list[Suite]:
+    """The suites of these names or paths. Raises StageError when two call themselves the same."""
+    suites = [load_suite(name) for name in names]
+    for suite in suites:
+        if sum(other.name == suite.name for other in suites) > 1:
+            raise StageError(f"two of the suites are named {suite.name}: change the name in one's file")
+    return suites
+
+
+def _place(where: tuple[str | int, ...], data: Any) -> str:
+    """A place in a suite; a query goes by its id, where it has one."""
+    if len(where) < 2 or where[0] != "queries":
+        return ".".join(map(str, where))
+    query, inside = data["queries"][where[1]], ".".join(map(str, where[2:]))
+    named = query.get("id") if isinstance(query, dict) else None
+    return f"query {named or f'number {int(where[1]) + 1}'}{f', {inside}' if inside else ''}"

@@ -71,6 +71,7 @@ class Engine:
         names = dict(zip(uids, ids, strict=True))
         with progress.bar(label, len(uids), "queries") as bar:
             while len(replies) < len(uids):
+                before = len(replies)
                 for response in generator.next_generated():
                     tokens[response.uid].append(response.token)
                     if response.finish_reason is not None:
@@ -79,7 +80,8 @@ class Engine:
                         replies[response.uid] = self._reply(
                             names[response.uid], tokens[response.uid], ended, elapsed
                         )
-                        bar.advance()
+                # Together: after the first of a batch that ends at once, what is left would look endless.
+                bar.advance(len(replies) - before)
         generator.close()
         return [replies[uid] for uid in uids]
 

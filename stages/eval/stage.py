@@ -17,7 +17,6 @@ from stages.core.artifact import (
 )
 from stages.core.cli import Options, Outcome
 from stages.core.compute import device_peak_gb
-from stages.core.errors import StageError
 from stages.core.platform import folder_size_gb, peak_memory_gb, require_disk
 from stages.core.prompts import prompt_parts, query_row
 from stages.core.records import (
@@ -32,7 +31,7 @@ from stages.core.records import (
     write_lines,
     write_record,
 )
-from stages.core.suite import Suite, load_suite
+from stages.core.suite import Suite, load_suites
 from stages.core.tokenizer import template_source
 from stages.eval.generate import GENERATOR_VERSION, Engine
 from stages.eval.score import SCORER_VERSION, rate, rates_by_category, score_replies
@@ -43,10 +42,7 @@ def evaluate(options: Options) -> Outcome:
     run = _Run(options)
     place = options.output("eval")
     current, lines = True, []
-    suites = [load_suite(name) for name in options.preset.eval.suites]
-    if len({suite.name for suite in suites}) != len(suites):
-        raise StageError("two of the suites have the same name: rename one in its file")
-    for suite in suites:
+    for suite in load_suites(options.preset.eval.suites):
         target, recipe = place / suite.name, run.recipe(suite)
         if not is_current(target, recipe, force=options.force):
             current = False
@@ -71,10 +67,8 @@ class _Run:
         if self._foreign:
             self.content = fingerprint_model(self.folder)
         else:
-            command = options.command("quantize")
+            command = options.advice("quantize")
             self.content = require_artifact(self.folder, "quantize", command, also=("fuse",)).content
-        setup = options.preset.model
-        self.dialect = setup.dialect if "parser" in options.fixes else setup.legacy_dialect
         self._engine: Engine | None = None
 
     def generation(self, suite: Suite) -> str:
@@ -100,7 +94,7 @@ class _Run:
                 "suite": suite.name,
                 "suite_version": suite.version,
                 "scorer_version": SCORER_VERSION,
-                "dialect": self.dialect,
+                "dialect": self.options.parser,
                 "max_tokens": self.options.preset.eval.max_tokens,
             },
             inputs={
@@ -113,7 +107,7 @@ class _Run:
     def evaluate(self, suite: Suite, folder: Path) -> EvalSummary:
         """Replies, scores and summary of one suite, written into `folder`."""
         replies, timing = self._earlier_replies(suite) or self._new_replies(suite)
-        scores = score_replies(suite, replies, self.dialect)
+        scores = score_replies(suite, replies, self.options.parser)
         summary = self._summarize(suite, scores, timing)
         write_lines(folder / "replies.jsonl", replies)
         write_lines(folder / "scores.jsonl", scores)
@@ -168,7 +162,7 @@ class _Run:
             suite=suite.name,
             suite_version=suite.version,
             suite_fingerprint=suite.fingerprint,
-            dialect=self.dialect,
+            dialect=options.parser,
             decision=decision,
             decision_lenient=rate(s.lenient.decision for s in scores),
             tool_queries=rate(s.strict.decision for s in scores if s.kind == "tool"),

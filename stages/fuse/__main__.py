@@ -6,15 +6,19 @@ import sys
 from collections.abc import Sequence
 
 from stages import fuse as package
-from stages.core.cli import run_stage, start_compute
+from stages.core.cli import Options, Outcome, run_stage
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the options and fuse."""
-    from stages.fuse.stage import fuse
+    return run_stage("fuse", package.__doc__, _work, argv, computes=True)
 
-    return run_stage("fuse", package.__doc__, fuse, argv, computes=True)
+
+def _work(options: Options) -> Outcome:
+    from stages.fuse.stage import fuse  # with MLX, which comes after the choice of a BLAS
+
+    return fuse(options)
 
 
 if __name__ == "__main__":
-    sys.exit(start_compute("fuse", main))
+    sys.exit(main())

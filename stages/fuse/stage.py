@@ -18,11 +18,10 @@ from stages.core.artifact import (
     fingerprint_json,
     fingerprint_model,
     is_current,
-    read_manifest,
     require_artifact,
 )
-from stages.core.cli import Options, Outcome, artifacts_root
-from stages.core.compute import Model, load_arrays, load_model
+from stages.core.cli import Options, Outcome, artifacts_root, finished
+from stages.core.compute import Model, compute_weights, load_arrays, load_model
 from stages.core.errors import StageError
 from stages.core.fixes import fixes_until
 from stages.core.models import find_model
@@ -46,7 +45,7 @@ TOKENIZER_FILES = (
 def fuse(options: Options) -> Outcome:
     """Fuse one arm's adapter."""
     adapter, target = options.input("train"), options.output("fuse")
-    trained = require_artifact(adapter, "train", options.command("train"))
+    trained = require_artifact(adapter, "train", options.advice("train"))
     base = find_model(options.preset, artifacts_root())
     recipe = Recipe(
         stage="fuse",
@@ -58,8 +57,7 @@ def fuse(options: Options) -> Outcome:
         },
     )
     if is_current(target, recipe, force=options.force):
-        manifest = read_manifest(target)
-        return Outcome(target, up_to_date=True, facts=dict(manifest.facts) if manifest else {})
+        return finished(target)
     require_disk(target, options.preset.model.billions * 2.1 + 0.02, "the fused model")
     tokenizer = load_tokenizer(base, options.preset.model)
     require_same_base(adapter, trained, recipe, template_hash(tokenizer))
@@ -70,6 +68,7 @@ def fuse(options: Options) -> Outcome:
     progress.say(f"  stop tokens: {', '.join(f'{i} {tokenizer.convert_ids_to_tokens(i)}' for i in stops)}")
     model = fuse_adapter(model, adapter)
     model.set_dtype(stored_dtype(base))
+    compute_weights(model, "fusing")
     with build_artifact(target, recipe, given=options.given) as build:
         save_model(build.folder, model, donate_model=True)
         write_configs(build.folder, base, config, stops)

@@ -6,15 +6,19 @@ import sys
 from collections.abc import Sequence
 
 from stages import quantize as package
-from stages.core.cli import run_stage, start_compute
+from stages.core.cli import Options, Outcome, run_stage
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the options and quantize."""
-    from stages.quantize.stage import quantize
+    return run_stage("quantize", package.__doc__, _work, argv, sections=("quantize",), computes=True)
 
-    return run_stage("quantize", package.__doc__, quantize, argv, sections=("quantize",), computes=True)
+
+def _work(options: Options) -> Outcome:
+    from stages.quantize.stage import quantize  # with MLX, which comes after the choice of a BLAS
+
+    return quantize(options)
 
 
 if __name__ == "__main__":
-    sys.exit(start_compute("quantize", main))
+    sys.exit(main())

@@ -10,8 +10,9 @@ from typing import Any
 
 from mlx_lm.utils import compute_bits_per_weight, load_model, quantize_model, save_config, save_model
 
-from stages.core.artifact import build_artifact, is_current, read_manifest, require_artifact
-from stages.core.cli import Options, Outcome
+from stages.core.artifact import build_artifact, is_current, require_artifact
+from stages.core.cli import Options, Outcome, finished
+from stages.core.compute import compute_weights
 from stages.core.fixes import fixes_until
 from stages.core.platform import folder_size_gb, require_disk
 from stages.core.records import Recipe
@@ -23,8 +24,8 @@ WEIGHTS = (".safetensors", ".safetensors.index.json")
 def quantize(options: Options) -> Outcome:
     """Quantize one arm's fused model."""
     fused, target, setup = options.input("fuse"), options.output("quantize"), options.preset.quantize
-    manifest = require_artifact(fused, "fuse", options.command("fuse"))
-    bits = setup.bits if "six_bit" in options.fixes else setup.legacy_bits
+    manifest = require_artifact(fused, "fuse", options.advice("fuse"))
+    bits = options.bits
     recipe = Recipe(
         stage="quantize",
         settings={
@@ -36,8 +37,7 @@ def quantize(options: Options) -> Outcome:
         inputs={"model": manifest.content},
     )
     if is_current(target, recipe, force=options.force):
-        made = read_manifest(target)
-        return Outcome(target, up_to_date=True, facts=dict(made.facts) if made else {})
+        return finished(target)
     require_disk(target, folder_size_gb(fused) * bits / 16 + 0.02, "the quantized model")
     with build_artifact(target, recipe, given=options.given) as build:
         per_weight = quantize_folder(fused, build.folder, bits=bits, group_size=setup.group_size)
@@ -56,6 +56,7 @@ def quantize_folder(source: Path, target: Path, *, bits: int, group_size: int) -
     model, config = load_model(source, lazy=True)
     with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm prints what we say ourselves
         model, settings = quantize_model(model, config, group_size, bits)
+    compute_weights(model, "quantizing")
     per_weight = float(compute_bits_per_weight(model))
     save_model(target, model, donate_model=True)
     save_config(settings, target / "config.json")

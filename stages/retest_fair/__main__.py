@@ -9,31 +9,31 @@ from collections.abc import Sequence
 from stages import retest_fair as package
 from stages.core.cli import build_parser, catch_interrupts, guard, read_options
 from stages.core.errors import StageError
-from stages.core.fixes import FixSet, parse_fixes
+from stages.core.fixes import distinct_arms
 from stages.retest_fair.stage import Plan, retest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the options and run the retest."""
-    parser = build_parser("retest_fair", package.__doc__ or "", ("train", "quantize", "eval"))
-    parser.add_argument("--arms", help="arms to run, such as flawed,fair (default: what the preset names)")
+    parser = build_parser("retest_fair", package.__doc__ or "", ("train", "quantize", "eval"), arm=None)
+    parser.add_argument("--arms", help="arms to run, such as flawed,fair or fair,json+tools (%(default)s)")
     parser.add_argument(
         "--despite-audit", action="store_true", help="train even if the fair arm's audit is critical"
     )
-    parser.set_defaults(fixes=None)  # one arm, where it is given
-    catch_interrupts()
-    return guard("retest_fair", lambda: retest(_read_plan(parser.parse_args(argv))))
+
+    def body() -> int:
+        catch_interrupts()
+        return retest(_read_plan(parser.parse_args(argv)))
+
+    return guard("retest_fair", body)
 
 
 def _read_plan(args: argparse.Namespace) -> Plan:
     options = read_options(args)
-    if args.arms and args.fixes:
+    if args.fixes is not None and args.arms is not None:
         raise StageError("--fixes names one arm and --arms several: give one of the two")
-    if args.fixes:
-        arms: tuple[FixSet, ...] = (options.fixes,)
-    else:
-        names = args.arms.split(",") if args.arms else options.preset.arms
-        arms = tuple(dict.fromkeys(parse_fixes(name.strip()) for name in names))
+    texts = options.preset.arms if args.arms is None else args.arms.split(",")
+    arms = distinct_arms(texts) if args.fixes is None else (options.fixes,)
     return Plan(options, arms, model=args.model, despite_audit=args.despite_audit)
 
 

@@ -16,9 +16,11 @@ from stages.core.cli import Options, artifacts_root
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FIXES, FixSet, arm_name, arm_slug
 from stages.core.flags import option_words, sections_taken
+from stages.core.models import require_model
 from stages.core.platform import require_disk
 from stages.core.preset import section_of
 from stages.core.records import AuditReport, read_record
+from stages.core.suite import load_suites
 from stages.core.words import plural
 
 TRAINING = ("train", "fuse", "quantize", "eval")
@@ -53,7 +55,7 @@ def retest(plan: Plan) -> int:
     progress.talk_on_stderr(plan.options.json)
     started = time.perf_counter()
     _announce(plan, log)
-    require_disk(root, estimate_disk_gb(plan), "the whole retest")
+    check_inputs(plan)
     with progress.run_log("retest_fair", root / "logs", model=plan.options.preset.name):
         for step in list_steps(plan):
             _run_stage(step.stage, stage_arguments(plan, step))
@@ -62,6 +64,14 @@ def retest(plan: Plan) -> int:
         _run_stage("report", report_arguments(plan), last=True)
     progress.say(f"retest_fair: done in {time.perf_counter() - started:.0f} s, timings and memory in {log}")
     return 0
+
+
+def check_inputs(plan: Plan) -> None:
+    """Find out before any work what would stop it later: too little disk, no such suite, no model."""
+    root, preset, needed_gb = artifacts_root(), plan.options.preset, estimate_disk_gb(plan)
+    require_disk(root, needed_gb, "the whole retest")
+    load_suites(preset.eval.suites)
+    require_model(preset, root, beside_gb=needed_gb)
 
 
 def list_steps(plan: Plan) -> Iterator[Step]:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from stages import train as package
-from stages.core.cli import guard, run_stage, start_compute
+from stages.core.cli import Options, Outcome, guard, run_stage, start_compute
 from stages.train.launch import launch_ranks, read_launch, stay_quiet
 
 
@@ -19,10 +19,14 @@ def _run(argv: Sequence[str]) -> int:
     launch, rest = read_launch(argv)
     if launch is not None:
         return launch_ranks(launch, rest)
-    from stages.train.stage import train
-
     with stay_quiet():
-        return run_stage("train", package.__doc__, train, rest, sections=("train",), computes=True)
+        return run_stage("train", package.__doc__, _work, rest, sections=("train",), computes=True)
+
+
+def _work(options: Options) -> Outcome:
+    from stages.train.stage import train  # with MLX, which comes after the choice of a BLAS
+
+    return train(options)
 
 
 if __name__ == "__main__":

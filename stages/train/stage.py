@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -16,10 +15,9 @@ from stages.core.artifact import (
     fingerprint_json,
     fingerprint_model,
     is_current,
-    read_manifest,
     require_artifact,
 )
-from stages.core.cli import Options, Outcome, artifacts_root
+from stages.core.cli import Options, Outcome, artifacts_root, finished
 from stages.core.compute import device_peak_gb
 from stages.core.errors import StageError
 from stages.core.fixes import fixes_until
@@ -46,7 +44,7 @@ BOOKKEEPING = {"report_to", "keep_checkpoints"}  # options that change no adapte
 def train(options: Options) -> Outcome:
     """Train one arm's adapter with one seed."""
     data, target, setup = options.input("convert_data"), options.output("train"), options.preset.train
-    rows_from = require_artifact(data, "convert_data", options.command("convert_data"))
+    rows_from = require_artifact(data, "convert_data", options.advice("convert_data"))
     base = find_model(options.preset, artifacts_root())
     recipe = Recipe(
         stage="train",
@@ -65,7 +63,7 @@ def train(options: Options) -> Outcome:
     ranks = Ranks.join()
     current = ranks.leads and is_current(target, recipe, force=options.force)
     if ranks.sum_numbers([current])[0]:
-        return Outcome(target, up_to_date=True, facts=_facts(target))
+        return finished(target)
     require_disk(target, options.preset.model.billions * 0.05 + 0.1, "training with its checkpoints")
     refuse_contradictions(setup)
     tokenizer = load_tokenizer(base, options.preset.model)
@@ -103,7 +101,7 @@ def train(options: Options) -> Outcome:
             "device_peak_gb": device_peak_gb(),
         }
     best = f"best validation loss {state.best_loss:.4f}, at step {state.best_step}"
-    return Outcome(target, lines=(best,), facts=_facts(target))
+    return Outcome(target, lines=(best,), facts=finished(target).facts)
 
 
 def refuse_contradictions(setup: TrainSetup) -> None:
@@ -139,8 +137,3 @@ def mark_supervised(row: Encoded, tokenizer: Tokenizer, around: int = 60) -> str
         shown = text if len(text) <= around else "…" + text[-around:]
         parts.append(f"⟦{text}⟧" if learned else shown)
     return "".join(parts).replace("\n", "⏎")
-
-
-def _facts(target: Path) -> dict[str, Any]:
-    manifest = read_manifest(target)
-    return dict(manifest.facts) if manifest else {}

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from stages.core.records import EvalSummary, LossPoint, Verdict, read_lines, read_record
-from tests.pipeline import ROOT, cut_corpus
+from tests.pipeline import ROOT, cut_corpus, start_stage
 
 STAGES = ("convert_data", "audit", "train", "fuse", "quantize", "eval", "report")
 SUITE = {
@@ -91,7 +91,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Retest, Retest
     ]
     reports = list_reports()
     place = root / "out"
-    both = run_retest(arguments, place), run_retest(arguments, place)
+    both = run_retest(arguments, place), run_retest([*arguments, "--json"], place)
     assert list_reports() == reports  # a run with --out leaves the user's reports alone
     return place, *both
 
@@ -154,5 +154,33 @@ def test_the_log_has_timings_and_memory(runs: tuple[Path, Retest, Retest]) -> No
 
 def test_a_second_run_redoes_nothing(runs: tuple[Path, Retest, Retest]) -> None:
     _, _, second = runs
-    assert (second.code, second.error) == (0, ""), second.out
+    assert second.code == 0, second.error
     assert second.ends() == [(stage, None if stage == "report" else True) for stage in STAGES]
+
+
+def test_with_json_stdout_holds_nothing_else(runs: tuple[Path, Retest, Retest]) -> None:
+    _, first, second = runs
+    answer = json.loads(second.out)
+    assert (answer["stage"], list(answer["reports"])) == ("report", ["smol"])
+    told = [line.partition(" in ")[0] for line in second.error.splitlines() if ": up to date in " in line]
+    assert told == [f"{stage}: up to date" for stage in STAGES if stage != "report"]
+    assert first.error == ""
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_keeps_stdout_clean_for_json(stage: str, runs: tuple[Path, Retest, Retest]) -> None:
+    """With `--force` all of its work is done, the words of the libraries below included."""
+    place = runs[0]
+    options: dict[str, list[str]] = {
+        "convert_data": ["--data", str(place.parent / "data")],
+        "train": ["--iters", "2", "--num-layers", "1", "--batch-size", "2"],
+        "eval": ["--suites", str(place.parent / "own.json"), "--max-tokens", "12"],
+        "audit": ["--suites", str(place.parent / "own.json")],
+        "report": ["--out", str(place.parent / "reports")],
+    }
+    out = [] if stage == "report" else ["--force", "--out", str(place.parent / "again" / stage)]
+    process = start_stage(stage, [*options.get(stage, []), *out, "--json"], place)
+    written, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert json.loads(written)["stage"] == stage
+    assert written.count("\n") == 1

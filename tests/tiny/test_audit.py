@@ -396,6 +396,10 @@ DAMAGES: dict[str, tuple[Edit, dict[str, str]]] = {
         lambda rows: [*rows, say(rows[0], '<tool_call>\n{"name": "execute_code", "argum')],
         {"malformed_calls": "warning"},
     ),
+    "direct answers alone": (
+        lambda rows: [row for row in rows if not any("tool_calls" in m for m in row["messages"])],
+        {"no_calls_trained": "critical"},
+    ),
     "messages that the template refuses": (
         lambda rows: [
             {**rows[0], "messages": [{**m, "content": None} for m in rows[0]["messages"]]},
@@ -409,6 +413,7 @@ DAMAGES: dict[str, tuple[Edit, dict[str, str]]] = {
         ],
         {
             "unended_turns": "critical",
+            "no_calls_trained": "critical",
             "prompts_differ": "critical",
             "rows_without_tools": "critical",
             "system_message_varies": "warning",
@@ -441,8 +446,43 @@ def test_the_same_question_in_two_splits(bench: Bench, tiny_qwen2: Path, tmp_pat
     with (data / "valid.jsonl").open("a", encoding="utf-8") as file:
         file.write(first)
     leak = found(bench.report(tiny_qwen2, FAIR, data))["shared_questions"]
-    assert (leak.severity, leak.count, leak.total) == ("critical", 1, 13)
+    assert (leak.severity, leak.count, leak.total) == ("warning", 1, 13)
     assert leak.examples[0].startswith("valid.jsonl:13 = train.jsonl:1: ")
+
+
+@pytest.mark.parametrize(("broken", "severity"), [(3, "warning"), (15, "warning"), (16, "critical")])
+def test_rows_that_did_not_convert(
+    bench: Bench, tiny_qwen2: Path, tmp_path: Path, broken: int, severity: str
+) -> None:
+    """60 rows convert: 15 more are a fifth of the data, 16 are above it."""
+    data = tmp_path / "rejected"
+    shutil.copytree(bench.small, data)
+    with (data / "train.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"question": "?"}\n' * (broken - 1) + "{broken\n")
+    report = bench.report(tiny_qwen2, FAIR, data)
+    finding = found(report)["rows_rejected"]
+    assert (finding.severity, finding.count, finding.total) == (severity, broken, 60 + broken)
+    assert f"{broken - 1} of them because: neither" in finding.message
+    path = Path(finding.message.rpartition("see ")[2])
+    assert len(path.read_text("utf-8").splitlines()) == broken
+    assert len(finding.examples) == 2
+
+
+def test_a_suite_without_tool_queries_wants_no_calls(bench: Bench, tiny_qwen2: Path, tmp_path: Path) -> None:
+    query = {"id": "d", "category": "concept", "kind": "direct", "query": "What is a tuple?"}
+    suite = tmp_path / "direct.json"
+    suite.write_text(json.dumps({"name": "direct", "version": 1, "description": "d", "queries": [query]}))
+    edit = DAMAGES["direct answers alone"][0]
+    report = bench.report(tiny_qwen2, FAIR, edit=edit, suites=(str(suite),))
+    assert "no_calls_trained" not in found(report)
+
+
+def test_a_list_of_rejected_rows_that_is_none(bench: Bench, tiny_qwen2: Path) -> None:
+    options = bench.options(tiny_qwen2, FAIR)
+    assert options.data is not None
+    (options.data / "rejected.jsonl").write_text("[1]\n")
+    with pytest.raises(StageError, match=r"rejected\.jsonl is not what convert_data writes"):
+        audit(options)
 
 
 def test_string_arguments_do_less_harm_where_the_template_takes_them(
@@ -518,7 +558,8 @@ def test_the_real_set_as_it_was(bench: Bench, tiny_qwen2: Path) -> None:
 @needs_punie
 def test_the_real_set_converted(bench: Bench, tiny_qwen2: Path) -> None:
     report = bench.report(tiny_qwen2, FAIR, PUNIE)
-    assert critical(report) == {"shared_questions"}  # its splits do overlap, which no conversion can repair
+    assert critical(report) == set()
+    assert found(report)["shared_questions"].severity == "warning"  # no conversion can part its splits
     assert not [finding for finding in report.findings if finding.flaw]
 
 

@@ -286,15 +286,21 @@ def test_missing_model_names_the_command(
 ) -> None:
     monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path))
     folder = str(built.model("qwen2"))
+    same = f"-- --model {folder} --fixes fair --seed 2"
+    more = f"{same} --suites=core20"
     suites = "use one of core20, extended, or the path of a .json file\n"
     adapter = tmp_path / "adapter"
     with build_artifact(adapter, Recipe(stage="train", settings={}, inputs={})):
         pass
     for extra, words in (
-        ([], f": run nox -s quantize -- --model {folder} --fixes fair --seed 2\n"),
-        (["--data", str(adapter)], f"or run nox -s quantize -- --model {folder} --fixes fair --seed 2\n"),
+        ([], f": run nox -s quantize {same} (or nox -s retest_fair {same} for all stages)\n"),
+        (["--data", str(adapter)], f"or run nox -s quantize {same} --out {adapter}\n"),
+        (
+            ["--suites", "core20"],
+            f": run nox -s quantize {same} (or nox -s retest_fair {more} for all stages)\n",
+        ),
         (["--data", folder, "--suites", "core21"], f"eval: no suite 'core21': {suites}"),
-        (["--suites", "core20,core20"], "a suite is named twice\n"),
+        (["--suites", "core20,core20"], "--suites core20,core20: name each suite once\n"),
     ):
         assert main(["--model", folder, "--seed", "2", *extra]) == 2
         error = capsys.readouterr().err

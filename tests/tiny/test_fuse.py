@@ -176,4 +176,5 @@ def test_missing_adapter_names_the_command(
     assert main(["--model", folder]) == 2
     error = capsys.readouterr().err
     assert error.startswith("fuse: no output of train in ")
-    assert error.endswith(f": run nox -s train -- --model {folder} --fixes fair\n")
+    same = f"-- --model {folder} --fixes fair"
+    assert error.endswith(f": run nox -s train {same} (or nox -s retest_fair {same} for all stages)\n")

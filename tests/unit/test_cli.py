@@ -7,6 +7,8 @@ import json
 import os
 import shlex
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,15 +26,19 @@ from stages.core.cli import (
     build_parser,
     catch_interrupts,
     deferred_interrupts,
+    finished,
     guard,
     read_options,
     run_stage,
 )
+from stages.core.dialects import DIALECTS
 from stages.core.errors import StageError
-from stages.core.fixes import FAIR, FLAWED
-from stages.core.preset import SECTIONS, load_preset, option_type
+from stages.core.fixes import FAIR, FLAWED, FixSet
+from stages.core.preset import PRESETS, SECTIONS, load_preset, option_type
 from stages.core.records import Given, Recipe
 
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = ("convert_data", "audit", "train", "fuse", "quantize", "eval", "retest_fair", "report")
 SMOL = load_preset("smol")
 
 
@@ -133,16 +139,25 @@ def test_numbers_are_read_back_exactly(rate: float, seed: int) -> None:
         (["--model", "9b"], "unknown model '9b'"),
         (["--fixes", "jason"], "unknown fix jason"),
         (["--seed", "-1"], "--seed -1: use 0 or a positive number"),
-        (["--seed", "many"], "argument --seed: invalid int value: 'many'; --help lists the options"),
-        (["--iters", "0"], "train.iters: "),
-        (["--iters", "1.5"], "argument --iters"),
+        (["--seed", "many"], "argument --seed: 'many' is not a whole number; --help lists the options"),
+        (["--iters", "0"], "--iters 0: use 1 or more"),
+        (["--iters", "1.5"], "argument --iters: '1.5' is not a whole number"),
+        (["--scale", "big"], "argument --scale: 'big' is not a number"),
+        (["--learning-rate", "nan"], "--learning-rate nan: use a finite number"),
+        (["--dropout", "1"], "--dropout 1.0: use a number below 1"),
+        (["--billions", "-2"], "--billions -2.0: use a number above 0"),
+        (["--source", ""], "--source '': it must not be empty"),
+        (["--model", ""], "unknown model ''"),
+        (["--fixes", ""], "no fix is named: use fair, flawed, or any of json, tools"),
+        (["--data", ""], "argument --data: name a folder"),
+        (["--out", ""], "argument --out: name a folder"),
         (["--iter", "5"], "unrecognized arguments: --iter 5"),
         (["--speed"], "unrecognized arguments: --speed"),
         (["--bits", "6"], "unrecognized arguments: --bits 6"),
         (["--iters"], "argument --iters: expected one argument"),
         (["extra"], "unrecognized arguments: extra"),
-        (["--dialect", "klingon"], "model.dialect: "),
-        (["--schedule", "wavy", "--json"], "train.schedule: "),
+        (["--dialect", "klingon"], "--dialect klingon: use one of hermes, qwen3_coder"),
+        (["--schedule", "wavy", "--json"], "argument --schedule: invalid choice: 'wavy' (choose from "),
     ],
 )
 def test_mistakes_are_said_in_one_line(
@@ -160,15 +175,66 @@ def test_mistakes_are_said_in_one_line(
     assert not list(own_place.iterdir())
 
 
-def test_help_shows_the_summary_and_every_flag(capfd: pytest.CaptureFixture[str]) -> None:
+def read_help(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit) as stop:
-        run(lambda _: Outcome(Path()), "--help")
+        run(lambda _: Outcome(Path()), *arguments, "--help")
     assert stop.value.code == 0
-    out = capfd.readouterr().out
+    return " ".join(capfd.readouterr().out.split())
+
+
+def test_help_shows_the_summary_and_every_flag(capfd: pytest.CaptureFixture[str]) -> None:
+    out = read_help(capfd)
     assert out.startswith("usage: python -m stages.train")
     assert "Train." in out
     for option in (*SECTIONS["model"].model_fields, *SECTIONS["train"].model_fields):
         assert f"--{option.replace('_', '-')}" in out
+
+
+@pytest.mark.parametrize("model", ["smol", "7b"])
+def test_help_shows_what_can_be_chosen_and_the_models_own_values(
+    model: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = read_help(capfd, "--model", model)
+    setup = load_preset(model).train
+    assert "--schedule {constant,cosine,linear}" in out
+    assert f"learning rate after the warm-up ({setup.schedule})" in out
+    assert f"optimizer steps ({setup.iters})" in out
+    assert "trade compute for memory in the backward pass (no)" in out
+    assert "every linear one (empty)" in out
+    assert ", ".join(DIALECTS) in out
+    assert "None" not in out
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_makes_nothing(stage: str, own_place: Path) -> None:
+    done = run_command(stage, own_place, "--help", PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"usage: python -m stages.{stage}")
+    assert not list(own_place.iterdir())
+    if stage != "train":  # whose entry imports the stage first
+        assert "mlx.core" not in done.stderr, "importing MLX takes seconds"
+
+
+@pytest.mark.parametrize("stage", ["fuse", "quantize", "eval"])
+def test_a_mistake_makes_nothing_either(stage: str, own_place: Path) -> None:
+    done = run_command(stage, own_place, "--billions", "0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"{stage}: --billions 0.0: use a number above 0\n"
+    assert not list(own_place.iterdir())
+
+
+def run_command(
+    stage: str, place: Path, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"stages.{stage}", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"FAIR_RETEST_ARTIFACTS": str(place / "artifacts")} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
 
 
 def test_the_outcome_is_told_in_lines(own_place: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -230,6 +296,12 @@ def test_errors_become_exit_codes(own_place: Path, capfd: pytest.CaptureFixture[
     assert f"cannot use {own_place / 'file' / 'folder'}: Not a directory" in capfd.readouterr().err
 
 
+def test_a_copy_that_finds_the_disk_full_names_its_target(capfd: pytest.CaptureFixture[str]) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "source", None, "target")  # as shutil raises it
+    assert guard("train", lambda: raise_it(full)) == 2
+    assert capfd.readouterr().err.startswith("train: cannot use target: No space left on device; ")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_full_disk_is_said_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     assert guard("train", fill_the_disk) == 2
@@ -251,6 +323,51 @@ def test_signals_interrupt_even_where_they_were_ignored(number: signal.Signals) 
     catch_interrupts()
     assert guard("train", lambda: send(number)) == 130
     assert guard("train", lambda: send(number)) == 0, "a second one does not break the cleaning up"
+
+
+# Stands for a package that takes long to load.
+SLOW_PACKAGE = """
+import time
+print("loading", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_packages_load(stage: str, number: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "orjson.py").write_text(SLOW_PACKAGE)
+    with subprocess.Popen(
+        [sys.executable, "-m", f"stages.{stage}"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(number)
+        out, error = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert error == f"{stage}: interrupted; finished work is kept, the same command goes on\n"
+
+
+def test_a_signal_that_came_before_the_start_is_answered(tmp_path: Path) -> None:
+    """As when a stage starts itself again with a fast BLAS: signals are kept back until it can answer."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "stages.convert_data", "--out", str(tmp_path / "out")],
+        cwd=ROOT,
+        preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT]) and None,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert error.startswith("convert_data: interrupted; ")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -290,8 +407,9 @@ def test_the_command_that_is_named_can_be_typed(seed: int, tmp_path: Path) -> No
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     for model in ("7b", str(folder)):
-        options = read("--model", model, "--fixes", "json+tools", "--seed", str(seed))
-        words = options.command("train").split()
+        given_options = ("--system", "Be brief; it's $HOME.", "--lora-keys", "", "--no-grad-checkpoint")
+        options = read("--model", model, "--fixes", "json+tools", "--seed", str(seed), *given_options)
+        words = shlex.split(options.command("train"))
         assert words[:4] == ["nox", "-s", "train", "--"]
         again = read(*words[4:])
         assert again == options
@@ -325,3 +443,36 @@ def test_what_was_given_is_kept_as_it_was_typed(tmp_path: Path) -> None:
     assert kept is not None
     assert (kept.model, kept.data) == ("7b", "my rows")
     assert kept.options == {"lora_keys": ["q", "v"], "grad_checkpoint": False}
+
+
+def test_a_command_names_the_options_that_its_stage_takes() -> None:
+    options = read("--iters", "5", "--bits", "8", "--dialect", "pythonic")
+    command = "nox -s {} -- --model smol --fixes fair"
+    assert options.command("quantize") == f"{command.format('quantize')} --dialect=pythonic --bits=8"
+    assert options.command("fuse") == f"{command.format('fuse')} --dialect=pythonic"
+    assert shlex.split(options.command("retest_fair"))[8:] == ["--dialect=pythonic", "--iters=5", "--bits=8"]
+
+
+def test_advice_on_a_missing_input(tmp_path: Path) -> None:
+    preset = tmp_path / "my preset.toml"
+    preset.write_bytes((PRESETS / "smol.toml").read_bytes())
+    named = f"--model '{preset}' --fixes flawed"
+    assert read("--model", str(preset), "--fixes", "flawed").advice("train") == (
+        f"nox -s train -- {named} (or nox -s retest_fair -- {named} for all stages)"
+    )
+    elsewhere = read("--data", "my adapter").advice("train")
+    assert elsewhere == "nox -s train -- --model smol --fixes fair --out 'my adapter'"
+
+
+@pytest.mark.parametrize("fixes", [FAIR, FLAWED, ("parser",), ("six_bit",)])
+def test_the_parser_and_the_bits_of_an_arm(fixes: FixSet) -> None:
+    preset = load_preset("smol", {"bits": 8, "legacy_bits": 4, "dialect": "pythonic"})
+    options = Options(preset, fixes)
+    assert options.parser == ("pythonic" if "parser" in fixes else "qwen3_coder")
+    assert options.bits == (8 if "six_bit" in fixes else 4)
+
+
+def test_what_is_up_to_date_answers_with_its_facts(tmp_path: Path) -> None:
+    with build_artifact(tmp_path / "out", Recipe(stage="s", settings={}, inputs={})) as build:
+        build.facts["stop_ids"] = [2]
+    assert finished(tmp_path / "out") == Outcome(tmp_path / "out", up_to_date=True, facts={"stop_ids": [2]})

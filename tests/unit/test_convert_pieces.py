@@ -229,7 +229,7 @@ def test_a_long_group_is_cut_too(tmp_path: Path) -> None:
 
 def test_foreign_nulls_are_left_out_and_counted(tmp_path: Path) -> None:
     calls = [{"code": "x"}, {"path": "y", "deep": {"a": 1}}, {"deep": {"b": [{"c": 1}, {"d": 2}]}}]
-    rows = [
+    rows: list[Any] = [
         {
             "messages": [
                 {"role": "user", "content": "q"},

@@ -18,6 +18,7 @@ from stages.core.fixes import (
     FixSet,
     arm_name,
     arm_slug,
+    distinct_arms,
     fixes_until,
     parse_fixes,
 )
@@ -59,9 +60,19 @@ def test_reading_fixes(text: str, fixes: FixSet) -> None:
 
 @pytest.mark.parametrize("text", ["", ",", "jason", "json,fairy", "JSON", "fair,json", "json tools"])
 def test_unknown_fixes_are_named_in_one_line(text: str) -> None:
-    with pytest.raises(StageError, match=r"^unknown fix .*use fair, flawed, or any of json, tools") as error:
+    with pytest.raises(
+        StageError, match=r"^(unknown fix|no fix is named).*: use fair, flawed, or any of json"
+    ) as error:
         parse_fixes(text)
     assert "\n" not in str(error.value)
+
+
+def test_each_arm_is_named_once() -> None:
+    assert distinct_arms(["flawed", " fair", "json+tools"]) == (FLAWED, FAIR, ("json", "tools"))
+    with pytest.raises(StageError, match="the arm fair is named twice"):
+        distinct_arms(["fair", "flawed", "+".join(FAIR)])
+    with pytest.raises(StageError, match="no fix is named"):
+        distinct_arms([""])
 
 
 @given(st.lists(st.sampled_from(FAIR), min_size=1), st.sampled_from(",+"))

@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from stages.core.errors import StageError
-from stages.core.models import FILES, find_model
+from stages.core.models import FILES, INDEX, find_model, missing_files
 from stages.core.preset import Preset, load_preset
 
 ROOT = Path(__file__).resolve().parents[2]
 REPOSITORY = "mlx-community/Qwen2.5-Coder-7B-Instruct-4bit"
 COMMIT = "0123456789012345678901234567890123456789"
 FIND = """
-import sys
+import os, sys
 from pathlib import Path
 from stages.core.errors import StageError
 from stages.core.models import find_model
 from stages.core.preset import load_preset
 code = 0
+beside = float(os.environ.get("BESIDE_GB", "0"))
 for source in sys.argv[1:]:
     try:
-        print(find_model(load_preset("7b", {"source": source}), Path("unused")))
+        preset = load_preset("7b", {"source": source})
+        print(find_model(preset, Path(os.environ["HF_HOME"]) / "artifacts", beside_gb=beside))
     except StageError as error:
         print(error)
         code = 2
 sys.exit(code)
 """
+MODEL = {
+    "config.json": b"{}",
+    "tokenizer.json": b'{"version": "1.0"}',
+    "model.safetensors": bytes(3_000_000),
+    "modeling.py": b"raise SystemExit",
+}
 
 
 def preset(source: str) -> Preset:
@@ -49,8 +61,17 @@ def complaint(source: str) -> str:
 
 def make_model(folder: Path) -> Path:
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_bytes(MODEL[name])
     return folder
+
+
+def make_cache(place: Path) -> Path:
+    """A snapshot in the hub's cache as an older client, or a copy, leaves it."""
+    place = place / "hub" / f"models--{REPOSITORY.replace('/', '--')}"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text(COMMIT)
+    return make_model(place / "snapshots" / COMMIT)
 
 
 def find_with_hub(
@@ -73,27 +94,78 @@ def find_with_hub(
     )
 
 
-@pytest.fixture
-def refusing_hub() -> Iterator[str]:
-    """A server on loopback that knows no model."""
+class Answer(BaseHTTPRequestHandler):
+    """The few addresses of the hub that fetching a model asks for; every other one is refused."""
 
-    class Refuse(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(401)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+    files: ClassVar[dict[str, bytes]] = MODEL
 
-        do_HEAD = do_GET  # noqa: N815
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        api = f"/api/models/{REPOSITORY}"
+        if path == f"{api}/revision/main":
+            self.answer_json({"id": REPOSITORY, "sha": COMMIT, "siblings": []})
+        elif path == f"{api}/tree/{COMMIT}":
+            self.answer_json([
+                {"type": "file", "path": name, "size": len(data), "oid": name_blob(name)}
+                for name, data in self.files.items()
+            ])  # fmt: skip
+        elif path.startswith(f"/{REPOSITORY}/resolve/{COMMIT}/"):
+            name = path.rpartition("/")[2]
+            self.answer(self.files[name], {"ETag": f'"{name_blob(name)}"', "X-Repo-Commit": COMMIT})
+        else:
+            self.answer(b"", {}, status=401)
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
+    do_HEAD = do_GET  # noqa: N815
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
+    def answer_json(self, data: Any) -> None:
+        self.answer(json.dumps(data).encode(), {"Content-Type": "application/json"})
+
+    def answer(self, data: bytes, headers: dict[str, str], status: int = 200) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class Refuse(Answer):
+    """A hub that gives nothing out."""
+
+    def do_GET(self) -> None:
+        self.answer(b"", {}, status=401)
+
+    do_HEAD = do_GET  # noqa: N815
+
+
+def name_blob(name: str) -> str:
+    return hashlib.sha1(name.encode()).hexdigest()
+
+
+@contextmanager
+def serve(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A server on loopback."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def refusing_hub() -> Iterator[str]:
+    with serve(Refuse) as address:
+        yield address
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    with serve(Answer) as address:
+        yield address
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,10 +189,7 @@ def test_no_code_is_ever_fetched() -> None:
 
 
 def test_a_cached_model_needs_no_network_and_a_missing_folder_is_no_hub_model(tmp_path: Path) -> None:
-    place = tmp_path / "hub" / f"models--{REPOSITORY.replace('/', '--')}"
-    snapshot = make_model(place / "snapshots" / COMMIT)
-    (place / "refs").mkdir()
-    (place / "refs" / "main").write_text(COMMIT)
+    snapshot = make_cache(tmp_path)
     done = find_with_hub([REPOSITORY, "./missing"], tmp_path, "http://127.0.0.1:9")
     assert (done.returncode, done.stderr) == (2, "")
     found, missing = done.stdout.splitlines()
@@ -128,19 +197,81 @@ def test_a_cached_model_needs_no_network_and_a_missing_folder_is_no_hub_model(tm
     assert missing.startswith("no model folder ./missing")
 
 
-@pytest.mark.parametrize("more", [{}, {"HF_HUB_OFFLINE": "1"}], ids=["no network", "offline"])
+ADVICE = (
+    "run this once with a network, copy the cache from where there is one, "
+    "or give a folder that holds the model with --model FOLDER\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("cached", "more", "reason"),
+    [
+        ("not", {}, "the hub cannot be reached"),
+        ("not", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE forbids to fetch it"),
+        ("not", {"HTTP_PROXY": "http://127.0.0.1:9"}, "the hub cannot be reached"),
+        ("only in part", {}, "the hub cannot be reached"),
+    ],
+    ids=["no network", "offline", "no proxy", "begun cache"],
+)
 def test_without_a_network_one_line_says_how_to_supply_the_model(
-    more: dict[str, str], tmp_path: Path
+    cached: str, more: dict[str, str], reason: str, tmp_path: Path
 ) -> None:
+    if cached != "not":
+        (make_cache(tmp_path) / "model.safetensors").unlink()
     done = find_with_hub([REPOSITORY], tmp_path, "http://127.0.0.1:9", **more)
-    assert done.returncode == 2, done.stderr
-    assert done.stdout.startswith(f"model 7b needs {REPOSITORY}, which is not in the Hugging Face cache")
-    assert "--source FOLDER" in done.stdout
-    assert done.stdout.count("\n") == 1
+    assert (done.returncode, done.stderr) == (2, "")
+    assert done.stdout == (
+        f"model 7b is {REPOSITORY}, which is {cached} in the Hugging Face cache {tmp_path / 'hub'}, "
+        f"and {reason}: {ADVICE}"
+    )
 
 
 def test_a_hub_that_refuses(refusing_hub: str, tmp_path: Path) -> None:
     done = find_with_hub([REPOSITORY], tmp_path, refusing_hub)
     assert done.returncode == 2, done.stderr
-    assert done.stdout.startswith(f"model 7b needs {REPOSITORY}")
+    assert done.stdout.startswith(f"model 7b is {REPOSITORY}, which is not in the Hugging Face cache")
+    assert done.stdout.endswith(f", and the hub does not give it out (status 401): {ADVICE}")
     assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["empty cache", "begun cache"])
+def test_a_model_is_fetched_whole_and_without_code(begun: bool, hub: str, tmp_path: Path) -> None:
+    if begun:
+        (make_cache(tmp_path) / "model.safetensors").unlink()
+    done = find_with_hub([REPOSITORY], tmp_path, hub)
+    assert done.returncode == 0, done.stdout + done.stderr
+    line, found = done.stdout.splitlines()
+    assert line == f"  fetching {REPOSITORY}: 0.00 GB"
+    assert {path.name for path in Path(found).iterdir()} == MODEL.keys() - {"modeling.py"}
+    assert (Path(found) / "model.safetensors").read_bytes() == MODEL["model.safetensors"]
+    again = find_with_hub([REPOSITORY], tmp_path, "http://127.0.0.1:9")
+    assert (again.returncode, again.stdout) == (0, f"{found}\n")
+
+
+def test_no_room_for_a_model_and_the_work_with_it(hub: str, tmp_path: Path) -> None:
+    done = find_with_hub([REPOSITORY], tmp_path, hub, BESIDE_GB="1000000000")
+    assert (done.returncode, done.stderr) == (2, "")
+    assert done.stdout.startswith(f"fetching {REPOSITORY} and the work with it needs about 1000000000.00 GB")
+    assert done.stdout.endswith("or name another place for the Hugging Face cache with HF_HOME\n")
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("files", "lost"),
+    [
+        ({"config.json": "{}", "model.safetensors": ""}, ""),
+        ({"config.json": "{}", "weights-1.safetensors": ""}, ""),
+        ({"config.json": "{}"}, "its weights (.safetensors)"),
+        ({"model.safetensors": ""}, "config.json"),
+        ({"config.json": "{}", INDEX: '{"weight_map": {"x": "a", "y": "b"}}', "a": ""}, "b"),
+        ({"config.json": "{}", INDEX: '{"weight_map": {"x": "a", "y": "b"}}'}, "a and 1 more"),
+        ({"config.json": "{}", INDEX: '{"weight_map": {"x": "a"}}', "a": ""}, ""),
+        ({"config.json": "{}", INDEX: "{}"}, f"a readable {INDEX}"),
+        ({"config.json": "{}", INDEX: "[]"}, f"a readable {INDEX}"),
+        ({"config.json": "{}", INDEX: "{"}, f"a readable {INDEX}"),
+    ],
+)
+def test_what_a_folder_lacks(files: dict[str, str], lost: str, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert missing_files(tmp_path) == lost

@@ -7,10 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
+from stages.core import platform
 from stages.core.errors import StageError
-from stages.core.platform import folder_size_gb, peak_memory_gb, require_disk
+from stages.core.platform import (
+    available_memory_gb,
+    existing_part,
+    folder_size_gb,
+    peak_memory_gb,
+    require_disk,
+    require_memory,
+    same_disk,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,6 +38,52 @@ def test_too_little_disk_says_how_much_is_needed_and_free(tmp_path: Path) -> Non
     assert text.startswith(f"the fused model needs about {free + 1e6:.2f} GB of disk in {tmp_path}, ")
     assert "--out" in text
     assert "\n" not in text
+
+
+def test_where_else_to_go_depends_on_what_is_written(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"free some space or move house$"):
+        require_disk(tmp_path, 1e9, "it", "move house")
+
+
+def test_folders_to_come_lie_on_the_disk_of_what_is_there(tmp_path: Path) -> None:
+    assert existing_part(tmp_path / "a" / "b") == tmp_path
+    assert same_disk(tmp_path / "a", tmp_path / "b" / "c")
+    if Path("/proc").is_dir():
+        assert not same_disk(tmp_path, Path("/proc"))
+
+
+def limit_memory(folder: Path, limit: str, anon: int, file: int) -> None:
+    """What the kernel shows of a container's memory."""
+    (folder / "memory.max").write_text(f"{limit}\n")
+    (folder / "memory.stat").write_text(f"anon {anon}\nfile {file}\nkernel 4096\n")
+
+
+def test_available_memory_is_the_machines_or_the_containers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "CGROUP", tmp_path)
+    free = psutil.virtual_memory().available / 1e9
+    assert available_memory_gb() == pytest.approx(free, rel=0.3), "without a container"
+    limit_memory(tmp_path, "max", 1, 1)
+    assert available_memory_gb() == pytest.approx(free, rel=0.3), "a container without a limit"
+    limit_memory(tmp_path, "300000000", 100_000_000, 150_000_000)
+    assert available_memory_gb() == 0.2, "what files take is given back"
+
+
+def test_too_little_memory_says_how_much_is_needed_and_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "CGROUP", tmp_path)
+    limit_memory(tmp_path, "700000000", 0, 0)
+    require_memory(0.6, "it")
+    with pytest.raises(StageError) as error:
+        require_memory(30.46, "the model")
+    text = str(error.value)
+    assert text.startswith("the model takes 30.5 GB of memory, 0.7 GB is available: close other programs")
+    assert "\n" not in text
+    require_memory(30.46, "the model", device_free_gb=80.0)
+    with pytest.raises(StageError, match=r"takes 100\.0 GB of memory, 80\.0 GB is available"):
+        require_memory(100.0, "the model", device_free_gb=80.0)
 
 
 def test_relative_places_are_measured_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,18 +148,41 @@ def test_a_missing_top_key_or_section_is_named(key: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("before", "after", "reason"),
     [
-        ("[train]", "[train]\nbatchsize = 4", "train.batchsize: no such key"),
-        ("[eval]", "[evals]\nx = 1\n[eval]", "evals: no such key"),
+        ("[train]", "[train]\nbatchsize = 4", "train.batchsize: no such key, use one of iters, batch_size, "),
+        ("batch_size = 2", "batchsize = 2", "train.batchsize: no such key"),
+        ("[eval]", "[evals]\nx = 1\n[eval]", "evals: no such key, use one of title, arms, model, "),
+        ("[train]", "[trian]", "trian: no such key"),
         ('title = "', 'name = "other"\ntitle = "', "name: no such key"),
         ("iters = 600", "iters = many", "is not valid TOML"),
-        ("iters = 600", 'iters = "many"', "train.iters: "),
-        ("iters = 600", "iters = 2.5", "train.iters: "),
+        ("iters = 600", 'iters = "many"', "train.iters = 'many': use a whole number"),
+        ("iters = 600", "iters = 2.5", "train.iters = 2.5: use a whole number"),
+        ("iters = 600", "iters = 0", "train.iters = 0: use 1 or more"),
+        ("iters = 600", "iters = [1, 2]", "train.iters: use a whole number"),
+        ("dropout = 0.0", "dropout = 1.5", "train.dropout = 1.5: use a number below 1"),
+        ("dropout = 0.0", "dropout = inf", "train.dropout = inf: use a finite number"),
+        ("dropout = 0.0", 'dropout = "some"', "train.dropout = 'some': use a number"),
+        ("lora_keys = []", 'lora_keys = "q"', "train.lora_keys = 'q': use a list"),
+        ("lora_keys = []", "lora_keys = [1]", "train.lora_keys.0 = 1: use a text"),
+        ("grad_checkpoint = false", "grad_checkpoint = 3", "train.grad_checkpoint = 3: use true or false"),
+        ("\nbits = 6", "\nbits = 7", "quantize.bits = 7: use 3, 4, 5, 6 or 8"),
+        ('dialect = "hermes"', 'dialect = "klingon"', "model.dialect = 'klingon': use one of hermes, "),
+        ('arms = ["fair"]', 'arms = ["foul"]', "arms: unknown fix foul: use fair, flawed, or any of "),
+        ('arms = ["fair"]', 'arms = ["fair", "fair"]', "arms: the arm fair is named twice"),
+        ('arms = ["fair"]', "arms = []", "arms: name at least 1"),
+        ('title = "', 'train = 1\ntitle = "', "is not valid TOML"),
         ("iters = 600", "iters = 600\niters = 3", "is not valid TOML"),
     ],
 )
 def test_a_wrong_file_is_explained(before: str, after: str, reason: str, tmp_path: Path) -> None:
     assert before in BASE
-    assert reason in complaint(write_preset(tmp_path, BASE.replace(before, after)))
+    text = complaint(write_preset(tmp_path, BASE.replace(before, after)))
+    assert "mine.toml" in text
+    assert reason in text
+
+
+def test_a_section_that_is_no_table(tmp_path: Path) -> None:
+    text = BASE[: BASE.index("[model]")] + "model = 1\ntrain = 2\nquantize = 3\neval = 4\n"
+    assert complaint(write_preset(tmp_path, text)).endswith("model = 1: use a table of keys and values")
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
@@ -174,17 +197,32 @@ def test_an_override_without_its_section(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"),
+    ("option", "value", "reason"),
     [
-        ("iters", 0), ("batch_size", -1), ("learning_rate", 0.0), ("learning_rate", float("inf")),
-        ("learning_rate", float("nan")), ("dropout", 1.0), ("dropout", -0.1), ("scale", float("inf")),
-        ("schedule", "wavy"), ("bits", 7), ("group_size", 48), ("max_seq_length", 15), ("suites", ()),
-        ("suites", ("core20", "core20")), ("billions", 0), ("tool_response", "none"), ("dialect", "klingon"),
-        ("legacy_dialect", ""), ("grad_checkpoint", "perhaps"),
+        ("iters", 0, "0: use 1 or more"), ("batch_size", -1, "-1: use 1 or more"),
+        ("learning_rate", 0.0, "0.0: use a number above 0"), ("learning_rate", float("inf"), "inf: use"),
+        ("learning_rate", float("nan"), "nan: use a finite number"), ("warmup", -1, "-1: use 0 or more"),
+        ("dropout", 1.0, "1.0: use a number below 1"), ("dropout", -0.1, "-0.1: use 0 or more"),
+        ("scale", float("inf"), "inf: use a finite number"),
+        ("schedule", "wavy", "wavy: use 'constant', 'cosine' or 'linear'"),
+        ("bits", 7, "7: use 3, 4, 5, 6 or 8"), ("group_size", 48, "48: use 32, 64 or 128"),
+        ("max_seq_length", 15, "15: use 16 or more"), ("suites", (), "'': name at least 1"),
+        ("suites", ("core20", "core20"), "core20,core20: name each suite once"),
+        ("billions", 0, "0: use a number above 0"),
+        ("tool_response", "none", "none: use 'template' or 'user'"),
+        ("dialect", "klingon", "klingon: use one of hermes, "),
+        ("legacy_dialect", "", "'': use one of hermes"),
+        ("source", "", "'': it must not be empty"), ("reference", "", "'': it must not be empty"),
+        ("grad_checkpoint", "perhaps", "perhaps: use true or false"),
     ],
 )  # fmt: skip
-def test_an_unusable_value_is_named(option: str, value: Any) -> None:
-    assert f"{section_of(option)}.{option}: " in complaint("smol", **{option: value})
+def test_an_unusable_value_is_named_with_its_option(option: str, value: Any, reason: str) -> None:
+    assert complaint("smol", **{option: value}).startswith(f"--{option.replace('_', '-')} {reason}")
+
+
+def test_a_mistake_in_the_file_is_not_blamed_on_another_option(tmp_path: Path) -> None:
+    preset = write_preset(tmp_path, BASE.replace("iters = 600", "iters = 0"))
+    assert "preset mine.toml: train.iters = 0: " in complaint(preset, batch_size=4)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

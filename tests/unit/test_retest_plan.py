@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from stages.retest_fair.__main__ import main
 from stages.retest_fair.stage import (
     Plan,
     Step,
+    check_inputs,
     estimate_disk_gb,
     list_steps,
     report_arguments,
@@ -166,12 +168,53 @@ def test_no_room_is_said_before_anything_runs(
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize("lost", ["model", "weights", "shard", "suite"])
+def test_what_is_missing_is_found_before_anything_runs(
+    lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "out"))
+    monkeypatch.setenv("FAIR_RETEST_LOG", "")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    arguments, reason = ["--model", "7b", "--source", str(folder)], f"no model folder {folder}"
+    if lost != "model":
+        (folder / "config.json").write_text("{}")
+        reason = f"{folder} lacks its weights (.safetensors)"
+    if lost == "shard":
+        shards = {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-3.safetensors"}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+        (folder / "model-1.safetensors").write_bytes(b"")
+        reason = f"{folder} lacks model-2.safetensors and 1 more"
+    if lost == "suite":
+        arguments, reason = ["--suites", "core21"], "no suite 'core21'"
+    assert main(arguments) == 2
+    error = capfd.readouterr().err
+    assert error.startswith(f"retest_fair: {reason}")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_whole_model_folder_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    preset = load_preset("7b", {"source": str(tmp_path), "billions": 0.001})
+    check_inputs(Plan(Options(preset, FAIR), (FAIR,), "7b"))
+    check_inputs(plan(FAIR))
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
         (["--arms", "fair,foul"], "unknown fix foul"),
         (["--model", "9b"], "unknown model '9b'"),
-        (["--iters", "0"], "train.iters"),
+        (["--iters", "0"], "--iters 0: use 1 or more"),
+        (["--arms", ""], "no fix is named: use fair, flawed, or any of json"),
+        (["--arms", "fair,,flawed"], "no fix is named"),
+        (["--fixes", ""], "no fix is named"),
+        (["--arms", "fair", "--fixes", "flawed"], "--fixes names one arm and --arms several"),
+        (["--arms", "fair,flawed,fair"], "the arm fair is named twice"),
+        (["--suites", ""], "--suites '': name at least 1"),
+        (["--suites", "core20,core20"], "--suites core20,core20: name each suite once"),
         (["--itres", "5"], "unrecognized arguments: --itres 5"),
         (["--seed", "-1"], "--seed -1"),
     ],
@@ -203,6 +246,6 @@ def test_without_environments_of_their_own_stages_run_in_this_one(
 
 def test_an_arm_that_is_no_text(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--arms", ","]) == 2
-    assert "unknown fix ''" in capfd.readouterr().err
+    assert "no fix is named" in capfd.readouterr().err
     with pytest.raises(StageError):
         load_preset("smol", {"arms": ()})

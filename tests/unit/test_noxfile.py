@@ -1,0 +1,50 @@
+"""The sessions: that the two builds of MLX never share an environment."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import nox
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def noxfile() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("noxfile", ROOT / "noxfile.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("installed", "for_cpu", "for_cuda"),
+    [
+        ([], False, False),
+        (["mlx", "mlx_lm", "numpy"], False, False),
+        (["mlx", "mlx_cpu"], False, True),
+        (["mlx", "mlx_cuda_12"], True, False),
+        (["mlx_cpu", "mlx_cuda_12"], True, True),
+    ],
+)
+def test_another_build_is_noticed(
+    noxfile: ModuleType, installed: list[str], for_cpu: bool, for_cuda: bool, tmp_path: Path
+) -> None:
+    for package in installed:
+        (tmp_path / "lib/python3.12/site-packages" / f"{package}-0.32.4.dist-info").mkdir(parents=True)
+    assert noxfile.has_other_build(tmp_path, "cpu") is for_cpu
+    assert noxfile.has_other_build(tmp_path, "cuda") is for_cuda
+
+
+def test_the_builds_are_the_packages_that_are_installed(noxfile: ModuleType) -> None:
+    """A new name, such as mlx-cuda-13, has to be named in the noxfile too."""
+    locked = re.findall(r"^(mlx-(?:cpu|cuda)[\w-]*)==", (ROOT / "constraints.txt").read_text("utf-8"), re.M)
+    assert sorted(locked) == sorted(noxfile.MLX_BUILDS.values())
+    groups = nox.project.load_toml(ROOT / "pyproject.toml")["dependency-groups"]
+    assert {f"mlx-{build}" for build in noxfile.MLX_BUILDS} <= groups.keys()
