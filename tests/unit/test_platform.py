@@ -104,7 +104,7 @@ print(before, after, peak_memory_gb())
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     before, after, later = map(float, done.stdout.split())
     assert 0.005 < before < 0.3 < after < before + 0.33
-    assert later >= after
+    assert later >= after - 0.005  # the kernel counts pages a processor at a time
     assert peak_memory_gb() > 0
 
 

@@ -996,9 +996,9 @@ def test_without_a_ratio_the_last_lines_say_so(world: World, capsys: pytest.Capt
         (["--model"], "argument --model: expected one argument"),
         (["--model", "smol", "--fixes", "foul"], "unknown fix foul"),
         (["--model", "smol", "--reference", "31b"], "unknown model '31b'"),
-        (["--model", "smol", "--fixes", ""], "unknown fix ''"),
-        (["--model", "smol", "--reference", ""], "has no config.json"),
-        (["--model", ""], "has no config.json"),
+        (["--model", "smol", "--fixes", ""], "no fix is named"),
+        (["--model", "smol", "--reference", ""], "--reference '': it must not be empty"),
+        (["--model", ""], "unknown model ''"),
         (["--out", ""], "argument --out: name a folder"),
     ],
 )
