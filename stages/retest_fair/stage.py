@@ -176,7 +176,8 @@ def _heed_audit(plan: Plan, step: Step) -> None:
     folder = artifacts_root() / plan.options.preset.name / "audit" / arm_slug(step.fixes, "audit")
     found = read_record(folder / "audit.json", AuditReport).critical
     if found:
+        names = ", ".join(finding.check for finding in found)
         raise StageError(
-            f"the audit found {len(found)} critical flaws in the fair arm, see {folder / 'audit.md'}: "
-            "mend them, or go on with --despite-audit"
+            f"the audit of the fair arm found what forbids a verdict ({names}), see {folder / 'audit.md'}: "
+            "mend it, or go on with --despite-audit"
         )
