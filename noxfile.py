@@ -98,7 +98,7 @@ def prepare_stages(session: nox.Session) -> None:
 
 @nox.session
 def convert_data(session: nox.Session) -> None:
-    """Turn legacy rows into neutral conversations: -- --data FOLDER"""
+    """Turn legacy rows into neutral conversations: -- --data my_rows/ --out my_converted"""
     run_stage(session)
 
 
@@ -110,25 +110,25 @@ def audit(session: nox.Session) -> None:
 
 @nox.session
 def train(session: nox.Session) -> None:
-    """Fine-tune with LoRA: -- --model 7b --iters 600"""
+    """Fine-tune with LoRA: -- --seed 1"""
     run_stage(session, EMBEDDED)
 
 
 @nox.session
 def fuse(session: nox.Session) -> None:
-    """Fuse the adapter, with the right stop tokens: -- --model 7b"""
+    """Fuse the adapter, with the right stop tokens: -- --seed 1"""
     run_stage(session, EMBEDDED)
 
 
 @nox.session
 def quantize(session: nox.Session) -> None:
-    """Quantize the fused model: -- --bits 8"""
+    """Quantize the fused model: -- --bits 8 --out my_8bit"""
     run_stage(session)
 
 
 @nox.session(name="eval")
 def evaluate(session: nox.Session) -> None:
-    """Put the query suites to the model and score it: -- --suites core20"""
+    """Put the query suites to the model and score it: -- --data my_8bit --out my_8bit_scores"""
     run_stage(session)
 
 

@@ -21,7 +21,6 @@ from stages.core.platform import require_disk
 from stages.core.preset import section_of
 from stages.core.records import AuditReport, read_record
 from stages.core.suite import load_suites
-from stages.core.words import plural
 
 TRAINING = ("train", "fuse", "quantize", "eval")
 STOP_SECONDS = 60.0  # an interrupted stage may save its work for so long
@@ -177,7 +176,8 @@ def _heed_audit(plan: Plan, step: Step) -> None:
     folder = artifacts_root() / plan.options.preset.name / "audit" / arm_slug(step.fixes, "audit")
     found = read_record(folder / "audit.json", AuditReport).critical
     if found:
+        names = ", ".join(finding.check for finding in found)
         raise StageError(
-            f"the audit found {plural(len(found), 'critical flaw')} in the fair arm, see "
-            f"{folder / 'audit.md'}: repair the set-up, or go on with --despite-audit"
+            f"the audit of the fair arm found what forbids a verdict ({names}), see {folder / 'audit.md'}: "
+            "mend it, or go on with --despite-audit"
         )
