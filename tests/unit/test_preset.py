@@ -148,7 +148,7 @@ def test_a_missing_top_key_or_section_is_named(key: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("before", "after", "reason"),
     [
-        ("[train]", "[train]\nbatchsize = 4", "train.batchsize: no such key, use one of fine_tune_type, iters, "),
+        ("[train]", "[train]\nbatchsize = 4", "train.batchsize: no such key, use one of fine_tune_type, "),
         ("batch_size = 2", "batchsize = 2", "train.batchsize: no such key"),
         ("[eval]", "[evals]\nx = 1\n[eval]", "evals: no such key, use one of title, arms, model, "),
         ("[train]", "[trian]", "trian: no such key"),
