@@ -20,4 +20,4 @@ if sys.argv[:1] == ["-m"]:  # so only while `python -m stages.NAME` looks for it
     # Until the stage has its own handlers: loading its packages takes long enough to press Ctrl-C.
     signal.signal(signal.SIGINT, _leave)
     signal.signal(signal.SIGTERM, _leave)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})  # see start_again
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})  # kept back by core.blas

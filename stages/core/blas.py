@@ -1,8 +1,8 @@
 """A fast BLAS under MLX on Linux CPUs, where its wheel ships the slow reference one.
 
-`python -m` entry points call `ensure_fast_blas` first: it starts the same command once more with
-OpenBLAS preloaded. OpenBLAS comes from PyPI (`scipy-openblas32`, whose symbols carry a prefix that
-`patchelf` takes off) or from the system. macOS has Accelerate and CUDA its own kernels: nothing is
+Commands that compute call `ensure_fast_blas` before they import MLX: it starts the same command once
+more with OpenBLAS preloaded. OpenBLAS comes from PyPI (`scipy-openblas32`, whose symbols carry a prefix
+that `patchelf` takes off) or from the system. macOS has Accelerate and CUDA its own kernels: nothing is
 done there. MLX is never imported here: once it is loaded, preloading comes too late.
 """
 
@@ -58,8 +58,8 @@ class BlasLibrary:
 def ensure_fast_blas(cache: Path) -> str:
     """The line that says which BLAS runs; starts this command again when a faster one can be had.
 
-    Call it from a `__main__` module, before MLX is imported and before anything is read or
-    written: on Linux it may replace the process. The library is kept under `cache`.
+    Call it as the command that a user typed, before MLX is imported and anything is written: on
+    Linux it may replace the process. The library is kept under `cache`.
     """
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
     if sys.platform != "linux" or not is_installed("mlx-cpu") or _find_preloaded():
