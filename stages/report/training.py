@@ -51,7 +51,10 @@ def _write_run(sharing: Sequence[Arm]) -> str:
     parts = [
         f"### {title}",
         _summarize(arm, train, valid),
-        table(["step", "training loss", "validation loss"], _rows(train, valid)),
+        table(
+            ["step", "training loss", "validation loss", "on calls alone", "calls exact"], _rows(train, valid)
+        ),
+        "A call is exact when greedy decoding would write it token by token as the validation row has it.",
     ]
     if len(train) > 1:
         parts.append(f"Training loss: `{sparkline([p.loss for p in _spread(train, BARS)])}`")
@@ -89,14 +92,22 @@ def _peak(arm: Arm) -> float | None:
 
 def _rows(train: Sequence[LossPoint], valid: Sequence[LossPoint]) -> list[list[str]]:
     """Steps with a validation, or evenly spread ones; the training loss is the last one logged until then."""
-    checked = {p.step: p.loss for p in valid}
+    checked = {p.step: p for p in valid}
     rows = []
     for step in _spread(sorted(checked), ROWS) if checked else [p.step for p in _spread(train, ROWS)]:
         before = [p.loss for p in train if p.step <= step]
+        point = checked.get(step)
+        exact = None if point is None else point.exact_calls
         rows.append(
-            [str(step), number(before[-1] if before else None, digits=4), number(checked.get(step), digits=4)]
+            [
+                str(step),
+                number(before[-1] if before else None, digits=4),
+                number(point.loss if point else None, digits=4),
+                number(point.call_loss if point else None, digits=4),
+                NONE if exact is None else f"{exact:.0%}",
+            ]
         )
-    return rows or [[NONE, NONE, NONE]]
+    return rows or [[NONE] * 5]
 
 
 def _spread(items: Sequence[T], most: int) -> list[T]:
