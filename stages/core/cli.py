@@ -166,17 +166,6 @@ def run_stage(
     return guard(stage, body)
 
 
-def start_compute(stage: str, main: Callable[[], int]) -> int:
-    """Entry of a stage whose `main` imports MLX before it parses: the BLAS is chosen ahead of it."""
-
-    def body() -> int:
-        if not {"-h", "--help"} & set(sys.argv[1:]):
-            ensure_fast_blas(blas_folder())
-        return main()
-
-    return guard(stage, body)
-
-
 def guard(stage: str, body: Callable[[], int]) -> int:
     """Run `body` and translate the exceptions that a user can cause into lines and exit codes."""
     try:

@@ -6,21 +6,24 @@ import sys
 from collections.abc import Sequence
 
 from stages import train as package
-from stages.core.cli import Options, Outcome, guard, run_stage, start_compute
+from stages.core.cli import Options, Outcome, guard, run_stage
 from stages.train.launch import launch_ranks, read_launch, stay_quiet
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the options and train, in as many processes as they say."""
-    return guard("train", lambda: _run(sys.argv[1:] if argv is None else argv))
+    return guard("train", lambda: _run(argv))
 
 
-def _run(argv: Sequence[str]) -> int:
-    launch, rest = read_launch(argv)
+def _run(argv: Sequence[str] | None) -> int:
+    launch, rest = read_launch(sys.argv[1:] if argv is None else argv)
     if launch is not None:
         return launch_ranks(launch, rest)
+    if argv is None:
+        sys.argv[1:] = rest
     with stay_quiet():
-        return run_stage("train", package.__doc__, _work, rest, sections=("train",), computes=True)
+        words = None if argv is None else rest
+        return run_stage("train", package.__doc__, _work, words, sections=("train",), computes=True)
 
 
 def _work(options: Options) -> Outcome:
@@ -30,4 +33,4 @@ def _work(options: Options) -> Outcome:
 
 
 if __name__ == "__main__":
-    sys.exit(start_compute("train", main))
+    sys.exit(main())
