@@ -1,0 +1,48 @@
+"""A training that is killed again and again ends with the adapter of one that never was."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+from stages.core.records import LossPoint, read_lines
+from tests.pipeline import Pipeline, start_stage
+from tests.tiny.test_train import train_arguments
+
+KILLS = 10
+RUN = {"iters": 40, "batch_size": 2, "save_every": 1, "eval_every": 10, "num_layers": 1, "dropout": 0.1}
+
+
+def test_ten_kills_at_random_moments(llama_run: Pipeline, artifacts: Path, tmp_path: Path) -> None:
+    started = time.monotonic()
+    whole = start_stage("train", train_arguments(llama_run, tmp_path / "whole", **RUN), artifacts)
+    _, error = whole.communicate(timeout=300)
+    assert (whole.returncode, error) == (0, "")
+    duration = time.monotonic() - started
+
+    moments, command = random.Random(7), train_arguments(llama_run, tmp_path / "killed", **RUN)
+    killed = 0
+    while killed < KILLS:
+        run = start_stage("train", command, artifacts)
+        time.sleep(moments.uniform(0.3, 0.6) * duration)
+        run.send_signal(signal.SIGKILL)
+        run.communicate(timeout=60)
+        if run.returncode != -signal.SIGKILL:  # it was done before
+            break
+        killed += 1
+    last = start_stage("train", command, artifacts)
+    _, error = last.communicate(timeout=300)
+    assert (last.returncode, error) == (0, "")
+    assert killed >= 3
+
+    names = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.safetensors")]
+    assert len(names) == 3  # the adapter and two checkpoints
+    for name in names:
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    losses = [
+        [(point.step, point.kind, point.loss, point.call_loss) for point in read_lines(log, LossPoint)]
+        for log in (tmp_path / "killed" / "log.jsonl", tmp_path / "whole" / "log.jsonl")
+    ]
+    assert losses[0] == losses[1]
