@@ -10,7 +10,7 @@ from typing import Any
 
 from stages.core import cpu, progress
 from stages.core.errors import StageError
-from stages.core.platform import GB, accelerator, require_memory
+from stages.core.platform import GB, accelerator, available_memory_gb, require_memory
 
 Model = Any  # mlx-lm's model classes carry no static types
 
@@ -120,6 +120,12 @@ def device_free_gb() -> float | None:
 
     free = mx.device_info().get("free_memory")
     return None if free is None else round(int(free) / GB, 3)
+
+
+def free_memory_gb() -> float:
+    """Memory that can still be had where MLX computes, in GB."""
+    device = device_free_gb()
+    return available_memory_gb() if device is None else device
 
 
 def device_peak_gb() -> float:

@@ -27,9 +27,15 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _work(options: Options) -> Outcome:
-    from stages.train.stage import train  # with MLX, which comes after the choice of a BLAS
+    from stages.train.ranks import LostRank  # with MLX, which comes after the choice of a BLAS
+    from stages.train.stage import train
 
-    return train(options)
+    try:
+        return train(options)
+    except LostRank:
+        sys.exit(
+            "train: another process of this run has ended; finished work is kept, the same command goes on"
+        )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ def load_trainable(base: Path, setup: TrainSetup) -> Model:
     """The base model, frozen but for its last `num_layers` layers' fresh adapter or their own weights."""
     whole = setup.fine_tune_type == "full"
     model, _ = load_model(base, dequantize=whole)
+    _require_known_build(model)
     if setup.num_layers > len(model.layers):
         raise StageError(
             f"--num-layers {setup.num_layers} is more than the model's {len(model.layers)} layers"
@@ -34,8 +35,8 @@ def load_trainable(base: Path, setup: TrainSetup) -> Model:
     model.train()
     parameters: Any = tree_flatten(model.trainable_parameters())
     trained = sum(array.size for _, array in parameters)
-    if not trained:
-        raise StageError(f"--lora-keys {','.join(setup.lora_keys)} names no module of this model")
+    if outside := [name for name, _ in parameters if not name.startswith("model.layers.")]:
+        raise StageError(f"--lora-keys: {outside[0]} is outside of the layers, where train cannot train yet")
     kind = {"lora": "LoRA", "dora": "DoRA", "full": "all weights"}[setup.fine_tune_type]
     progress.say(
         f"  {kind} on {setup.num_layers} of {len(model.layers)} layers: {trained / 1e6:.2f} M parameters"
@@ -43,7 +44,25 @@ def load_trainable(base: Path, setup: TrainSetup) -> Model:
     return model
 
 
+def _require_known_build(model: Model) -> None:
+    """Raise StageError for a model that is not embedding, layers, norm and head, as Llama's are."""
+    inner = getattr(model, "model", None)
+    if inner is None or not all(hasattr(inner, part) for part in ("embed_tokens", "layers", "norm")):
+        raise StageError(
+            f"{type(model).__module__.rsplit('.', 1)[-1]} models are built in another way than train knows: "
+            "take a model of the Llama, Qwen or Mistral kind"
+        )
+
+
+def _require_keys(model: Model, setup: TrainSetup) -> None:
+    names = {name for layer in model.layers[-setup.num_layers :] for name, _ in layer.named_modules()}
+    names |= {name for name, _ in model.named_modules()}
+    if unknown := [key for key in setup.lora_keys if key not in names]:
+        raise StageError(f"--lora-keys {unknown[0]} names no module of this model")
+
+
 def _add_adapter(model: Model, setup: TrainSetup) -> None:
+    _require_keys(model, setup)
     if accelerator() == "cpu":
         use_fast_linear()
     try:

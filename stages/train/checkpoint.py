@@ -70,7 +70,7 @@ class Checkpoints:
         """Keep the model's adapter as the best one so far."""
         best = self.folder / "best"
         best.mkdir(exist_ok=True)
-        partial = best / "partial.safetensors"
+        partial = best / ".partial.safetensors"
         save_adapter(model, partial)
         partial.replace(best / "adapters.safetensors")
 
@@ -102,8 +102,8 @@ def share_state(checkpoints: Checkpoints, model: Model, optimizer: Any, ranks: R
     model.update(tree_unflatten(list(_from_leader(ranks, model.trainable_parameters()).items())))
     set_state(optimizer, ranks.from_leader(get_state(optimizer)))
     best = -1 if state.best_step is None else state.best_step
-    step, best_step, loss, calls, waiting = ranks.sum_numbers(
-        [state.step, best, state.best_loss, state.best_calls, state.waiting] if ranks.leads else [0] * 5
+    step, best_step, loss, calls, waiting = ranks.numbers_from_leader(
+        [state.step, best, state.best_loss, state.best_calls, state.waiting]
     )
     return state.model_copy(
         update={

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -22,6 +23,8 @@ from stages.core.errors import StageError
 
 POLL = 0.1  # seconds
 SAYING, SAVING = 5.0, 60.0  # seconds that the other ranks get to end when one has, before they must
+Process = subprocess.Popen[bytes] | subprocess.Popen[str]
+_ENDED_BADLY = re.compile(r"Node with rank \d+ (?:exited with code (?P<code>\d+)|was killed)")
 VARIABLES = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # of the ring, NCCL and MPI launchers
 
 
@@ -54,11 +57,11 @@ def read_launch(argv: Sequence[str]) -> tuple[Launch | None, list[str]]:
 
 @contextmanager
 def stay_quiet() -> Iterator[None]:
-    """In a process that does not lead its group: no output, and its leader explains what went wrong."""
+    """In a process that does not lead its group: nothing on stdout, which is the leader's."""
     if next((os.environ[name] for name in VARIABLES if name in os.environ), "0") == "0":
         yield
         return
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         yield
 
 
@@ -69,11 +72,22 @@ def launch_ranks(launch: Launch, argv: Sequence[str]) -> int:
 
 
 def _launch_there(launch: Launch, command: list[str]) -> int:
+    """Let mlx.launch do it, which tells how a rank ended in its messages alone."""
+    start = "from mlx._distributed_utils.launch import main; main()"
     launcher = [
-        *(sys.executable, "-m", "mlx._distributed_utils.launch"),
-        *("--hosts", str(launch.hosts), "--backend", launch.backend, "--", *command),
+        *(sys.executable, "-c", start, "--hosts", str(launch.hosts), "--backend", launch.backend),
+        *("--", *command),
     ]
-    return subprocess.run(launcher, check=False).returncode
+    code = 0
+    process = subprocess.Popen(launcher, stderr=subprocess.PIPE, text=True)
+    with process, _forwarded_signals([process]):
+        for line in process.stderr or ():
+            found = _ENDED_BADLY.search(line)
+            if found is None:
+                sys.stderr.write(line)
+            else:
+                code = code or int(found["code"] or 1)
+    return code or process.returncode
 
 
 def _launch_here(count: int, command: list[str]) -> int:
@@ -82,12 +96,21 @@ def _launch_here(count: int, command: list[str]) -> int:
         hosts = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "hosts.json"
         hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in _free_ports(count)]), "utf-8")
         shared = os.environ | {"MLX_HOSTFILE": str(hosts), THREADS: str(max(count_cores() // count, 1))}
-        ranks = [subprocess.Popen(command, env=shared | {"MLX_RANK": str(rank)}) for rank in range(count)]
+        said = [stack.enter_context((hosts.parent / str(rank)).open("w+")) for rank in range(1, count)]
+        ranks: list[Process] = [
+            subprocess.Popen(command, env=shared | {"MLX_RANK": str(rank)}, stderr=where)
+            for rank, where in enumerate([None, *said])
+        ]
         with _forwarded_signals(ranks):
-            return _wait(ranks)
+            code = _wait(ranks)
+        if code and ranks[0].returncode != 2:  # else rank 0 has said what is wrong
+            for file in said:
+                file.seek(0)
+                sys.stderr.write(file.read())
+        return code
 
 
-def _wait(ranks: list[subprocess.Popen[bytes]]) -> int:
+def _wait(ranks: list[Process]) -> int:
     """Wait for all. When one ends badly the others would wait for it for ever: they are stopped.
 
     A mistake in the options or the data ends all of them, and rank 0 has to say so first.
@@ -103,14 +126,14 @@ def _wait(ranks: list[subprocess.Popen[bytes]]) -> int:
     return next((code if code > 0 else 128 - code for code in codes if code), 0)
 
 
-def _signal(ranks: list[subprocess.Popen[bytes]], number: int) -> None:
+def _signal(ranks: list[Process], number: int) -> None:
     for rank in ranks:
         if rank.poll() is None:
             rank.send_signal(number)
 
 
 @contextmanager
-def _forwarded_signals(ranks: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+def _forwarded_signals(ranks: list[Process]) -> Iterator[None]:
     """What would stop this process stops the ranks, which save their work first."""
 
     def forward(number: int, _frame: FrameType | None) -> None:

@@ -76,7 +76,7 @@ class RunLog:
 
 
 def start_trackers(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> Any:
-    """mlx-lm's reporting callbacks for the named trackers, None without any.
+    """mlx-lm's reporting callbacks for the named trackers, None without any; they write below `folder`.
 
     Raises StageError for a tracker that mlx-lm does not know or that is not installed.
     """
@@ -84,6 +84,7 @@ def start_trackers(names: Sequence[str], folder: Path, config: Mapping[str, Any]
         return None
     from mlx_lm.tuner.callbacks import get_reporting_callbacks
 
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         return get_reporting_callbacks(",".join(names), "fair-retest", str(folder), dict(config))
     except (ValueError, ImportError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from stages.core.render import Encoded
 from stages.train.checkpoint import Checkpoints, State, share_state
 from stages.train.log import RunLog
 from stages.train.loss import Losses, count_losses, count_validation, plain_loss, weighted_loss
-from stages.train.optimizer import clip_gradient, make_optimizer
+from stages.train.optimizer import clip_gradient, make_optimizer, measure_norm
 from stages.train.ranks import Ranks
 from stages.train.rows import Batch, BatchPlan, make_batch, shared_prefix
 from stages.train.split import SplitModel, Trunk
@@ -76,7 +77,7 @@ class Run:
         accumulated = self.setup.grad_accumulation
         return [self.plan.rows_of(step * accumulated + part) for part in range(accumulated)]
 
-    def step(self, index: int, *, stop: bool = False) -> tuple[Losses, int, bool]:
+    def step(self, index: int, *, stop: Callable[[], bool] = bool) -> tuple[Losses, int, bool]:
         """One optimizer step: its losses, the tokens of its rows, and whether any rank was told to stop."""
         gradient, weight, tokens, losses = None, 0.0, 0, Losses()
         for numbers in self.rows_of(index):
@@ -91,18 +92,24 @@ class Run:
             losses += count_losses(batch_losses, batch)
         if gradient is None:
             gradient = tree_map(mx.zeros_like, self.model.trainable_parameters())
-        weight, stopped, *sums = self.ranks.sum_numbers([weight, float(stop), *astuple(losses)])
+        weight, stopped, *sums = self.ranks.sum_numbers([weight, float(stop()), *astuple(losses)])
         losses = Losses.from_numbers(sums)
-        if not math.isfinite(losses.total):
-            lines = ", ".join(str(i + 1) for batch_rows in self.rows_of(index) for i in batch_rows)
-            raise StageError(
-                f"the loss is {losses.total} in step {index + 1}, rows {lines} of train.jsonl: "
-                "lower --learning-rate or set --clip-norm 1; the last good checkpoint is kept"
-            )
+        self._require_finite("loss", losses.total, index)
         gradient = tree_map(lambda g: g / weight, self.ranks.sum_tree(gradient))
+        self._require_finite("norm of the gradient", measure_norm(gradient), index)
         self.optimizer.update(self.model, clip_gradient(gradient, self.setup.clip_norm))
         mx.eval(self.model.trainable_parameters(), self.optimizer.state)
         return losses, tokens, stopped > 0
+
+    def _require_finite(self, what: str, value: float, index: int) -> None:
+        """Stop before an update that would ruin the adapter."""
+        if not math.isfinite(value):
+            lines = ", ".join(str(i + 1) for rows in self.rows_of(index) for i in rows)
+            raise StageError(
+                f"the {what} is {value} in step {index + 1}, rows {lines} of train.jsonl: lower "
+                "--learning-rate or set --clip-norm 1, with --force or another --out; the last good "
+                "checkpoint is kept"
+            )
 
     def validate(self) -> Losses:
         """The losses over all supervised tokens of the validation rows, without dropout."""
@@ -143,10 +150,10 @@ def train_adapter(run: Run, trackers: Any = None) -> State:
         deferred_interrupts() as stop,
         progress.bar("train", setup.iters, "steps", done=state.step) as bar,
     ):
-        for index in range(state.step, setup.iters):
-            losses, tokens, stopped = run.step(index, stop=stop.is_set())
+        while not _has_ended(state, setup):
+            losses, tokens, stopped = run.step(state.step, stop=stop.is_set)
             window.add(losses, tokens)
-            done = index + 1
+            done = state.step + 1
             bar.advance(note=f"loss {window.losses.mean:.3f}")
             last = done == setup.iters
             if done % REPORT_EVERY == 0 or last:
@@ -156,17 +163,19 @@ def train_adapter(run: Run, trackers: Any = None) -> State:
             state = state.model_copy(update={"step": done, "window": astuple(window.losses)})
             if done % setup.eval_every == 0 or last:
                 state = _validate(run, state, log)
-                last = last or 0 < setup.patience <= state.waiting
-            if log and (done % setup.save_every == 0 or last or stopped):
+            ended = _has_ended(state, setup)
+            if log and (done % setup.save_every == 0 or ended or stopped):
                 state = state.model_copy(update={"seconds": log.seconds, "log_bytes": log.size})
                 run.checkpoints.save(state, run.model, run.optimizer)
-            if last:
-                break
-            if stopped:
+            if stopped and not ended:
                 raise KeyboardInterrupt
-    if setup.choose_by != "last":
+    if log and setup.choose_by != "last":
         run.checkpoints.load_best(run.model)
     return state
+
+
+def _has_ended(state: State, setup: TrainSetup) -> bool:
+    return state.step >= setup.iters or 0 < setup.patience <= state.waiting
 
 
 def _validate(run: Run, state: State, log: RunLog | None) -> State:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import mlx.core as mx
 import mlx.optimizers as optim
+from mlx.utils import tree_flatten
 
 from stages.core.compute import Model
 from stages.core.preset import TrainSetup
@@ -32,6 +35,13 @@ def make_schedule(setup: TrainSetup) -> Any:
         return after
     warmup = optim.linear_schedule(peak / setup.warmup, peak, setup.warmup)
     return optim.join_schedules([warmup, after], [setup.warmup])
+
+
+def measure_norm(gradient: Any) -> float:
+    """The gradient's norm over all parameters."""
+    flat: Any = tree_flatten(gradient)
+    total: Any = sum(mx.square(array).sum() for _, array in flat)
+    return math.sqrt(total.item()) if math.isfinite(total.item()) else math.nan
 
 
 def clip_gradient(gradient: Any, norm: float) -> Any:

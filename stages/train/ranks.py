@@ -21,6 +21,10 @@ from stages.train.launch import VARIABLES
 T = TypeVar("T")
 
 
+class LostRank(Exception):
+    """Another process of the group is gone."""
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process's place in the group; alone it is rank 0 of 1."""
@@ -66,6 +70,12 @@ class Ranks:
             return list(numbers)
         return [float(x) for x in np.array(self._sum(mx.array(list(numbers), mx.float32)))]
 
+    def numbers_from_leader(self, numbers: Sequence[float]) -> list[float]:
+        """Rank 0's numbers, to the last bit: each goes as four 16-bit parts."""
+        parts = np.array(list(numbers), np.float64).view(np.uint16)
+        sent = self.sum_numbers(parts.tolist() if self.leads else [0.0] * len(parts))
+        return [float(x) for x in np.array(sent, np.uint16).view(np.float64)]
+
     def from_leader(self, arrays: dict[str, mx.array]) -> dict[str, mx.array]:
         """Rank 0's values of arrays that all ranks hold in the same shapes."""
         if self.size == 1:
@@ -76,5 +86,8 @@ class Ranks:
 
     def _sum(self, array: mx.array) -> mx.array:
         total: mx.array = mx.distributed.all_sum(array, group=self.group)
-        mx.eval(total)
+        try:
+            mx.eval(total)
+        except RuntimeError as error:  # the backend's own: a connection that is gone
+            raise LostRank(str(error)) from None
         return total

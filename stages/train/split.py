@@ -12,14 +12,19 @@ from functools import partial
 from typing import Any
 
 import mlx.core as mx
-import psutil
 from mlx_lm.models.base import create_attention_mask
 from mlx_lm.models.cache import ConcatenateKVCache, KVCache, make_prompt_cache
 
-from stages.core.compute import Model
+from stages.core.compute import Model, free_memory_gb
+from stages.core.platform import GB
 from stages.core.render import Encoded
 
-KEEP_SHARE = 0.15  # of the machine's memory, for the hidden states that are kept
+KEEP_SHARE = 0.2  # of the memory that is free at the start, for the hidden states that are kept
+
+
+def kept_limit() -> float:
+    """Bytes that may be kept."""
+    return KEEP_SHARE * free_memory_gb() * GB
 
 
 class PrefixCache(ConcatenateKVCache):  # type: ignore[misc]
@@ -117,7 +122,7 @@ class Trunk:
             self.prefix = split.trunk(mx.array([list(prefix)]), self._cache)
             mx.eval(self.prefix)
         self._kept: dict[int, mx.array] = {}
-        self._bytes, self._limit = 0, KEEP_SHARE * psutil.virtual_memory().total
+        self._bytes, self._limit = 0, kept_limit()
 
     def hidden(self, rows: Sequence[Encoded], inputs: mx.array) -> mx.array:
         """Hidden states (B, T, width) at the cut for the rows behind `inputs` (B, T)."""

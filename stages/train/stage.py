@@ -8,6 +8,7 @@ from operator import itemgetter
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 
 from stages.core import progress
 from stages.core.artifact import (
@@ -18,11 +19,11 @@ from stages.core.artifact import (
     require_artifact,
 )
 from stages.core.cli import Options, Outcome, artifacts_root, finished
-from stages.core.compute import device_peak_gb
+from stages.core.compute import Model, device_peak_gb
 from stages.core.errors import StageError
 from stages.core.fixes import fixes_until
 from stages.core.models import find_model
-from stages.core.platform import require_disk
+from stages.core.platform import GB, require_disk
 from stages.core.preset import TrainSetup
 from stages.core.records import Recipe
 from stages.core.render import Encoded, find_turns
@@ -38,7 +39,12 @@ from stages.train.rows import load_rows
 
 TRAINER_VERSION = 2  # raised by every change that changes a trained adapter
 CACHE_LIMIT = 1 << 28  # bytes of freed buffers that MLX may keep; shapes vary from step to step
-BOOKKEEPING = {"report_to", "keep_checkpoints"}  # options that change no adapter
+BOOKKEEPING = {
+    "report_to",
+    "keep_checkpoints",
+    "save_every",
+    "grad_checkpoint",
+}  # options that change no adapter
 
 
 def train(options: Options) -> Outcome:
@@ -64,7 +70,6 @@ def train(options: Options) -> Outcome:
     current = ranks.leads and is_current(target, recipe, force=options.force)
     if ranks.sum_numbers([current])[0]:
         return finished(target)
-    require_disk(target, options.preset.model.billions * 0.05 + 0.1, "training with its checkpoints")
     refuse_contradictions(setup)
     tokenizer = load_tokenizer(base, options.preset.model)
     turns = find_turns(tokenizer)
@@ -75,9 +80,12 @@ def train(options: Options) -> Outcome:
             f"batch size {setup.batch_size} is larger than the {len(train_rows)} rows: lower --batch-size"
         )
     _show_supervision(train_rows, tokenizer)
+    place = artifacts_root() / "logs" / f"{options.preset.name}-{options.arm}-seed{options.seed}"
+    trackers = start_trackers(setup.report_to, place, recipe.settings) if ranks.leads else None
     mx.random.seed(options.seed)
     mx.set_cache_limit(CACHE_LIMIT)
     model = load_trainable(base, setup)
+    require_disk(target, checkpoints_gb(model, setup), "training with its checkpoints")
     setup = choose_checkpointing(model, setup, train_rows)
     run_in = partial(Run, model, setup, options.seed, train_rows, valid_rows, ranks=ranks)
     if not ranks.leads:
@@ -85,7 +93,7 @@ def train(options: Options) -> Outcome:
         return Outcome(target)
     with build_artifact(target, recipe, given=options.given, resume=True, force=options.force) as build:
         run = run_in(build.folder)
-        state = _train(run, start_trackers(setup.report_to, build.folder, recipe.settings))
+        state = _train(run, trackers)
         save_adapter(model, build.folder / "adapters.safetensors")
         run.checkpoints.drop_optimizers()
         write_config(build.folder, base, setup)
@@ -108,6 +116,13 @@ def refuse_contradictions(setup: TrainSetup) -> None:
     """Raise StageError for options that do not go together."""
     if setup.grad_checkpoint and setup.dropout:
         raise StageError("--grad-checkpoint would draw dropout anew in the backward pass: set --dropout 0")
+
+
+def checkpoints_gb(model: Model, setup: TrainSetup) -> float:
+    """Disk for the adapter, the best one, and the checkpoints with their optimizer, one in the making."""
+    trained: Any = tree_flatten(model.trainable_parameters())
+    size = sum(array.nbytes for _, array in trained)
+    return float(size * (2 + 3 * (setup.keep_checkpoints + 1))) / GB + 0.05
 
 
 def _train(run: Run, trackers: Any) -> State:

@@ -12,30 +12,33 @@ from tests.pipeline import Pipeline, start_stage
 from tests.tiny.test_train import train_arguments
 
 KILLS = 10
-RUN = {"iters": 40, "batch_size": 2, "save_every": 1, "eval_every": 10, "num_layers": 1, "dropout": 0.1}
+RUN = {"iters": 60, "batch_size": 2, "save_every": 1, "eval_every": 10, "num_layers": 1, "dropout": 0.1}
+
+
+def last_step(checkpoints: Path) -> int:
+    return max((int(path.name) for path in checkpoints.glob("[0-9]*")), default=0)
 
 
 def test_ten_kills_at_random_moments(llama_run: Pipeline, artifacts: Path, tmp_path: Path) -> None:
-    started = time.monotonic()
     whole = start_stage("train", train_arguments(llama_run, tmp_path / "whole", **RUN), artifacts)
     _, error = whole.communicate(timeout=300)
     assert (whole.returncode, error) == (0, "")
-    duration = time.monotonic() - started
 
     moments, command = random.Random(7), train_arguments(llama_run, tmp_path / "killed", **RUN)
-    killed = 0
+    partial, killed = tmp_path / ".killed.partial" / "checkpoints", 0
     while killed < KILLS:
         run = start_stage("train", command, artifacts)
-        time.sleep(moments.uniform(0.3, 0.6) * duration)
+        goes_on = 3 * killed  # so that each start gets further than the last, and none to the end
+        while run.poll() is None and last_step(partial) <= goes_on:
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0.0, 0.05))
         run.send_signal(signal.SIGKILL)
         run.communicate(timeout=60)
-        if run.returncode != -signal.SIGKILL:  # it was done before
-            break
+        assert run.returncode == -signal.SIGKILL
         killed += 1
     last = start_stage("train", command, artifacts)
     _, error = last.communicate(timeout=300)
     assert (last.returncode, error) == (0, "")
-    assert killed >= 3
 
     names = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.safetensors")]
     assert len(names) == 3  # the adapter and two checkpoints

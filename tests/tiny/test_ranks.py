@@ -62,6 +62,32 @@ def test_a_run_of_two_ranks_stops_politely_and_goes_on_with_one(
     assert read_losses(target) == pytest.approx(read_losses(tmp_path / "whole"), rel=1e-4)
 
 
+def test_the_best_adapter_of_two_ranks(qwen2_run: Pipeline, artifacts: Path, tmp_path: Path) -> None:
+    command = train_arguments(qwen2_run, tmp_path / "run", **SHORT | {"choose_by": "calls"})
+    process = start_stage("train", [*command, "--ranks", "2"], artifacts)
+    _, error = process.communicate(timeout=240)
+    assert (process.returncode, error) == (0, "")
+    chosen, best = (
+        load_arrays(tmp_path / "run" / name) for name in ("adapters.safetensors", "best/adapters.safetensors")
+    )
+    assert all(mx.array_equal(chosen[name], best[name]) for name in best)
+
+
+def test_machines_are_started_by_mlx_launch(qwen2_run: Pipeline, artifacts: Path, tmp_path: Path) -> None:
+    """Two addresses of this machine need no ssh."""
+    command = [*train_arguments(qwen2_run, tmp_path / "run", **SHORT), "--hosts", "127.0.0.1,127.0.0.1"]
+    process = start_stage("train", command, artifacts)
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == 0
+    assert out.count("train: done") == 1
+    assert (tmp_path / "run" / "manifest.json").is_file()
+    wrong = [*train_arguments(qwen2_run, tmp_path / "out", batch_size=14), "--hosts", "127.0.0.1,127.0.0.1"]
+    process = start_stage("train", wrong, artifacts)
+    _, error = process.communicate(timeout=240)
+    assert process.returncode == 2
+    assert "batch size 14 is larger than the 13 rows" in error
+
+
 def test_a_mistake_is_one_line_whatever_the_number_of_ranks(
     qwen2_run: Pipeline, artifacts: Path, tmp_path: Path
 ) -> None:

@@ -461,8 +461,9 @@ def test_a_loss_that_is_no_number_stops_the_run(
     monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
     arguments = train_arguments(llama_run, tmp_path / "out", learning_rate=1e30, save_every=1, num_layers=1)
     pattern = (
-        r"the loss is (nan|inf) in step 2, rows \d+, \d+ of train\.jsonl: "
-        "lower --learning-rate or set --clip-norm 1; the last good checkpoint is kept"
+        r"the (loss|norm of the gradient) is (nan|inf) in step 2, rows \d+, \d+ of train\.jsonl: lower "
+        r"--learning-rate or set --clip-norm 1, with --force or another --out; the last "
+        "good checkpoint is kept"
     )
     expect_refusal(capsys, arguments, pattern, tmp_path / "out")
     kept = tmp_path / ".out.partial" / "checkpoints"

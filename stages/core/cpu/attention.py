@@ -54,8 +54,12 @@ def _hidden_scores(mask: Any, queries: tuple[int, ...]) -> Floats | None:
     return np.where(seen, np.float32(0), HIDDEN).reshape((1,) * (4 - seen.ndim) + seen.shape)
 
 
-@lru_cache(maxsize=64)
 def _causal(length: int) -> Floats:
+    return _largest_causal(1 << (length - 1).bit_length())[..., :length, :length]
+
+
+@lru_cache(maxsize=2)
+def _largest_causal(length: int) -> Floats:
     return np.triu(np.full((length, length), HIDDEN, np.float32), 1)[None, None]
 
 

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import threadpoolctl
+
+from stages.core.blas import count_cpus
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
@@ -64,7 +65,7 @@ def run_blocks(work: Callable[[_T], _R], blocks: Iterable[_T]) -> list[_R]:
 def _threads() -> ThreadPoolExecutor:
     """Threads that share the work; NumPy's own BLAS gets one thread, or each would start more."""
     for library in threadpoolctl.ThreadpoolController().lib_controllers:
-        if "numpy" in library.filepath:
+        if "numpy.libs" in library.filepath:
             library.set_num_threads(1)
     return ThreadPoolExecutor(count_cores(), thread_name_prefix="blocks")
 
@@ -73,5 +74,4 @@ def count_cores() -> int:
     """The cores that this process may use, or the number of threads that OPENBLAS_NUM_THREADS allows."""
     if os.environ.get(THREADS, "").isdigit():
         return max(int(os.environ[THREADS]), 1)
-    process = psutil.Process()
-    return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count() or 1
+    return count_cpus()
