@@ -32,7 +32,7 @@ def choose_checkpointing(model: Model, setup: TrainSetup, rows: list[Encoded]) -
     if lean > free:
         raise StageError(
             f"training needs about {lean:.1f} GB of memory beside the model, and {free:.1f} GB is free, even "
-            "with gradient checkpointing: lower --batch-size and raise --grad-accumulation, or lower --num-layers"
+            "with gradient checkpointing: lower --batch-size (and raise --grad-accumulation) or --num-layers"
         )
     if setup.dropout:
         raise StageError(
