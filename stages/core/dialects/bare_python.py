@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from stages.core.chat import ToolCall
 from stages.core.dialects.literals import NotLiteral, read_json
+from stages.core.dialects.problems import shorten
 from stages.core.dialects.scanning import (
     CALL_CLOSE,
     CALL_OPEN,
@@ -20,11 +21,10 @@ from stages.core.dialects.scanning import (
     Block,
     Reply,
     Source,
-    Tools,
     read_reply,
-    shorten,
     unwrap,
 )
+from stages.core.dialects.toolbox import Tools
 
 NAME = "bare_python"
 TOOL = "execute_code"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from stages.core.chat import ToolCall
 from stages.core.dialects.json_calls import read_calls, read_value, write_call
 from stages.core.dialects.literals import NotLiteral
+from stages.core.dialects.problems import Recovered, shorten
 from stages.core.dialects.pythonic import skip_fence
 from stages.core.dialects.scanning import (
     CALL_CLOSE,
@@ -20,10 +21,9 @@ from stages.core.dialects.scanning import (
     Block,
     Reply,
     Source,
-    Tools,
     read_reply,
-    shorten,
 )
+from stages.core.dialects.toolbox import Tools
 
 NAME = "fenced_json"
 TOOLS_OPEN = "<tools>"
@@ -33,7 +33,9 @@ BARE_START = r"^[ \t]*+[{\[]"
 
 _OPENINGS = re.compile(f"{CALL_OPEN}|{TOOLS_OPEN}|{THINK_TAGS}|{FENCE}|{BARE_START}", re.MULTILINE)
 _FENCE = re.compile(r"```[ \t]*+(?:(?:json[c5l]?|tool_calls?|tool_code)\b)?\s*+(?=[{\[])", re.IGNORECASE)
-_LOOKS_LIKE_CALL = re.compile(r'(?:\[\s*+)?\{\s*+"(?:name|arguments|parameters|function|type|id)"\s*+:')
+_LOOKS_LIKE_CALL = re.compile(
+    r"""(?:\[\s*+)?\{\s*+(["'])(?:name|arguments|parameters|function|type|id)\1\s*+:"""
+)
 _SEPARATOR = re.compile(r"[\s,;]*+")
 _BLANK_LINE = re.compile(r"[ \t]*+(?:\r?\n|\Z)")
 
@@ -79,7 +81,7 @@ def _read_values(source: Source, pos: int, problems: list[str], place: str) -> t
             source.budget -= error.reached - pos
             raise
         if forgiven:
-            problems.append(f"{place}: {forgiven}")
+            problems.append(Recovered(place, forgiven))
         read, wrong = read_calls(value, marked=False)
         if wrong:
             if '"name"' in text[pos:end] and '"arguments"' in text[pos:end]:
@@ -111,7 +113,7 @@ def _read_fence(source: Source, start: int) -> Block | None:
     if text.startswith(FENCE, pos):
         end = pos + len(FENCE)
     else:
-        problems.append(f"{place}: no closing {FENCE}")
+        problems.append(Recovered(place, f"no closing {FENCE}"))
     source.fence_end = end
     return Block(end, NAME, calls, problems)
 
@@ -131,7 +133,7 @@ def _read_tools(source: Source, start: int) -> Block:
     if text.startswith(TOOLS_CLOSE, pos):
         end = pos + len(TOOLS_CLOSE)
     else:
-        problems.append(f"{place}: no {TOOLS_CLOSE}")
+        problems.append(Recovered(place, f"no {TOOLS_CLOSE}"))
     return Block(end, NAME, calls, problems)
 
 
@@ -151,7 +153,7 @@ def _read_bare(source: Source, start: int) -> Block | None:
     closing = source.skip_space(end)
     for tag in (CALL_CLOSE, TOOLS_CLOSE):
         if text.startswith(tag, closing):
-            problems.append(f"{place}: {tag} without its opening tag")
+            problems.append(Recovered(place, f"{tag} without its opening tag"))
             return Block(closing + len(tag), NAME, calls, problems)
     if _BLANK_LINE.match(text, end) is None:
         return Block(end, NAME, problems=[f"{place}: JSON in the middle of prose is no call"])

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from stages.core.chat import ToolCall
 from stages.core.dialects.json_calls import read_calls, read_value, write_call
 from stages.core.dialects.literals import NotLiteral
+from stages.core.dialects.problems import Recovered, shorten
 from stages.core.dialects.scanning import (
     CALL_CLOSE,
     CALL_OPEN,
@@ -18,10 +19,9 @@ from stages.core.dialects.scanning import (
     Block,
     Reply,
     Source,
-    Tools,
     read_reply,
-    shorten,
 )
+from stages.core.dialects.toolbox import Tools
 
 NAME = "hermes"
 _OPENINGS = re.compile(f"{CALL_OPEN}|{THINK_TAGS}")
@@ -55,7 +55,7 @@ def read_block(source: Source, start: int) -> Block:
             source.budget -= error.reached - pos
             break
         if forgiven:
-            problems.append(f"{place}: {forgiven}")
+            problems.append(Recovered(place, forgiven))
         read, wrong = read_calls(value)
         calls += read
         if wrong:
@@ -65,21 +65,22 @@ def read_block(source: Source, start: int) -> Block:
     if not calls:
         problems = problems or [f"{place}: no JSON object in {CALL_OPEN}"]
         return Block(source.end_of_block(start), NAME, problems=problems)
-    end, leftover, problem = close_block(source, pos, end)
-    if problem:
-        problems.append(f"{place}: {problem}")
+    end, leftover, closed = close_block(source, pos, end)
+    if leftover:
+        problems.append(f"{place}: text before {CALL_CLOSE}: {shorten(leftover)}")
+    elif not closed:
+        problems.append(Recovered(place, f"no {CALL_CLOSE}"))
     return Block(end, NAME, calls, problems, "".join(leftovers) + leftover)
 
 
-def close_block(source: Source, pos: int, end: int) -> tuple[int, str, str]:
+def close_block(source: Source, pos: int, end: int) -> tuple[int, str, bool]:
     """The end of a block whose last call ended at `end` with white space up to `pos`.
 
-    Returns the end, text between the call and the closing tag, and a problem or nothing.
+    Returns the end, text between the call and the closing tag, and whether there is such a tag.
     """
     if source.text.startswith(CALL_CLOSE, pos):
-        return pos + len(CALL_CLOSE), "", ""
+        return pos + len(CALL_CLOSE), "", True
     close, following = source.find(CALL_CLOSE, pos), source.find(CALL_OPEN, pos)
     if close == -1 or -1 < following < close:
-        return end, "", f"no {CALL_CLOSE}"
-    leftover = source.text[pos:close]
-    return close + len(CALL_CLOSE), leftover, f"text before {CALL_CLOSE}: {shorten(leftover)}"
+        return end, "", False
+    return close + len(CALL_CLOSE), source.text[pos:close], True

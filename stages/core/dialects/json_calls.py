@@ -11,6 +11,8 @@ from typing import Any
 from stages.core.chat import ToolCall
 from stages.core.dialects.literals import NotLiteral, read_json, read_literal
 
+_LOOSE = json.JSONDecoder(strict=False)
+_ESCAPE = re.compile(r"""\\(?:(["\\/bfnrt]|u[0-9a-fA-F]{4})|('))?""")
 _START = re.compile(r"\[|\{\s*+[\"'}rRuU]")
 _CALL_KEYS = frozenset(("name", "arguments", "parameters", "id", "type"))
 
@@ -39,6 +41,12 @@ def read_value(text: str, pos: int) -> tuple[Any, int, str]:
         raise strict from None
     if not isinstance(value, dict | list):
         raise strict
+    if str(strict).startswith("Invalid \\escape"):
+        escaped = _ESCAPE.sub(lambda match: match[0] if match[1] else match[2] or "\\\\", text[pos:end])
+        try:
+            return _LOOSE.decode(escaped), end, "an escape that JSON does not know"
+        except ValueError:
+            pass  # Python's quotes as well
     return value, end, "Python, not JSON"
 
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 import re
 
 from stages.core.dialects import bare_python, fenced_json, hermes, pythonic, qwen3_coder
+from stages.core.dialects.problems import shorten
 from stages.core.dialects.scanning import (
     CALL_OPEN,
     THINK_TAGS,
     Block,
     Reply,
     Source,
-    Tools,
     read_reply,
-    shorten,
 )
+from stages.core.dialects.toolbox import Tools
 
 _TAGS = "|".join(
     (CALL_OPEN, qwen3_coder.FUNCTION_OPEN, fenced_json.TOOLS_OPEN, pythonic.WRAPPER_START, THINK_TAGS)
@@ -63,7 +63,7 @@ def _read_tagged(source: Source, start: int) -> Block:
         block = hermes.read_block(source, start)
         if block.calls or source.text.startswith("{", body):
             return block
-    if not source.tools or bare_python.TOOL in source.schemas:
+    if not source.tools or bare_python.TOOL in source.tools.schemas:
         code = _read_code(source, start)
         if code is not None:
             return code
@@ -85,7 +85,7 @@ def _read_code(source: Source, start: int) -> Block | None:
     code = block.calls[0].arguments[bare_python.ARGUMENT]
     if bare_python.does_something(code):
         return block
-    if bare_python.TOOL not in source.schemas or _CALL.search(code) is None:
+    if bare_python.TOOL not in source.tools.schemas or _CALL.search(code) is None:
         return None
     problem = f"{bare_python.NAME}, character {start}: the code does not parse as Python"
     return Block(block.end, block.dialect, block.calls, [*block.problems, problem])
@@ -95,7 +95,7 @@ def _keep_offered(source: Source, block: Block | None, start: int) -> Block | No
     """Drop a block whose calls nothing marks and that names a tool nobody offered."""
     if block is None or not block.calls or not source.tools:
         return block
-    foreign = [call.name for call in block.calls if call.name not in source.schemas]
+    foreign = [call.name for call in block.calls if call.name not in source.tools.schemas]
     if not foreign:
         return block
     problem = f"{block.dialect}, character {start}: {foreign[0]!r} is not an offered tool, so not a call"

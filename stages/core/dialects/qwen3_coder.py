@@ -17,6 +17,7 @@ from typing import Any
 from stages.core.chat import ToolCall
 from stages.core.dialects.json_calls import write_json
 from stages.core.dialects.literals import NotLiteral, read_json
+from stages.core.dialects.problems import Recovered, shorten
 from stages.core.dialects.scanning import (
     CALL_CLOSE,
     CALL_OPEN,
@@ -24,12 +25,11 @@ from stages.core.dialects.scanning import (
     Block,
     Reply,
     Source,
-    Tools,
     read_reply,
-    shorten,
     unwrap,
 )
-from stages.core.dialects.schema import find_types, read_typed
+from stages.core.dialects.schema import read_typed
+from stages.core.dialects.toolbox import Tools
 
 NAME = "qwen3_coder"
 GAP = 2
@@ -159,11 +159,11 @@ def read_block(source: Source, start: int) -> Block:
         stop = source.end_of_block(start) if wrapped else start + len(FUNCTION_OPEN)
         return Block(stop, NAME, problems=problems)
     if not wrapped:
-        problems.append(f"{place}: no {CALL_OPEN}")
+        problems.append(Recovered(place, f"no {CALL_OPEN}"))
     if text.startswith(CALL_CLOSE, pos):
         end = pos + len(CALL_CLOSE)
     elif wrapped:
-        problems.append(f"{place}: no {CALL_CLOSE}")
+        problems.append(Recovered(place, f"no {CALL_CLOSE}"))
     # Without its tags the block is not the template's, and the newlines before it are the model's own.
     return Block(end, NAME, calls, problems, "".join(leftovers), GAP if wrapped else 0)
 
@@ -172,7 +172,6 @@ def _read_function(source: Source, function: re.Match[str], problems: list[str])
     """Read a function to its end: the call, the position after it, and text that belongs nowhere."""
     text, name = source.text, function[1].strip()
     place = f"{NAME}, {name} at character {function.start()}"
-    schema = source.schemas.get(name, {}) if source.tools else {}
     arguments: dict[str, Any] = {}
     leftovers: list[str] = []
     pos = source.skip_space(function.end())
@@ -190,7 +189,8 @@ def _read_function(source: Source, function: re.Match[str], problems: list[str])
         if key in arguments:
             problems.append(f"{place}: parameter {key!r} is given twice, the last one counts")
         leftovers.append(leftover)
-        arguments[key], problem = read_typed(raw, find_types(schema, key)) if schema else (raw, "")
+        types = source.tools.find_types(name, key)
+        arguments[key], problem = read_typed(raw, types) if types else (raw, "")
         if problem:
             problems.append(f"{place}: parameter {key!r}: {problem}")
         pos = source.skip_space(end)
@@ -206,7 +206,7 @@ def _close_function(source: Source, name: str, pos: int, place: str, problems: l
         raise _BrokenError(
             f"{name!r} is cut off" if pos == len(source.text) else f"{found} inside {name!r}", pos
         )
-    problems.append(f"{place}: no {FUNCTION_CLOSE}")
+    problems.append(Recovered(place, f"no {FUNCTION_CLOSE}"))
     return pos
 
 

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from stages.core.dialects.literals import NotLiteral, read_json, read_literal
-from stages.core.dialects.scanning import shorten
+from stages.core.dialects.problems import shorten
 
 TEXT = frozenset(("string",))
 _MAX_HOPS = 20
 
-_ALIASES = {
+ALIASES = {
     "str": "string", "text": "string", "varchar": "string", "char": "string", "enum": "string",
     "int": "integer", "int32": "integer", "int64": "integer", "uint": "integer", "long": "integer",
     "short": "integer", "unsigned": "integer",
@@ -59,7 +59,7 @@ def _collect_types(part: Any, root: Mapping[str, Any], found: set[str], hops: in
     for item in declared if isinstance(declared, list) else (declared,):
         if isinstance(item, str):
             lowered = item.strip().lower()
-            lowered = _ALIASES.get(lowered, lowered)
+            lowered = ALIASES.get(lowered, lowered)
             found.add(lowered if lowered in _TYPES else "string")
     if declared is None:
         values = part.get("enum", [part["const"]] if "const" in part else [])
