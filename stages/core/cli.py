@@ -111,7 +111,7 @@ def run_stage(
     """Parse, run, and turn a mistake into one line. A stage that computes says which BLAS runs."""
     parser = build_parser(stage, summary or "", sections)
     catch_interrupts()
-    return guard(stage, lambda: _run(stage, work, parser.parse_args(argv), computes=computes))
+    return guard(stage, lambda: run_work(stage, work, parser.parse_args(argv), computes=computes))
 
 
 def start_compute(stage: str, main: Callable[[], int]) -> int:
@@ -196,7 +196,8 @@ def read_options(args: argparse.Namespace) -> Options:
     )
 
 
-def _run(stage: str, work: Work, args: argparse.Namespace, *, computes: bool) -> int:
+def run_work(stage: str, work: Work, args: argparse.Namespace, *, computes: bool = False) -> int:
+    """Run a stage's work with parsed options, and say and log what it does."""
     progress.talk_on_stderr(args.json)
     options = read_options(args)
     started = time.perf_counter()
