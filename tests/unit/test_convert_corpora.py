@@ -41,6 +41,7 @@ TURN = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
 XML = re.compile(r"<function=(\w+)>\n?((?:<parameter=\w+>.*?</parameter>\s*)*)</function>", re.DOTALL)
 PARAMETER = re.compile(r"<parameter=(\w+)>\n(.*?)\n</parameter>", re.DOTALL)
 FENCE = re.compile(r"```json\n(.*?)```", re.DOTALL)
+ESCAPE = re.compile(r'\\(?!["\\/bfnrtu])')  # a backslash that JSON does not know stands for itself
 BARE = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 RESPONSE = re.compile(r"<tool_response>\n?(.*?)\n?</tool_response>", re.DOTALL)
 
@@ -81,7 +82,8 @@ def source_calls(text: str) -> list[tuple[str, dict[str, str]]]:
     if "<function=" in text:
         return [(m[1], dict(PARAMETER.findall(m[2]))) for m in XML.finditer(text)]
     if "```json" in text:
-        return [(call["name"], call["arguments"]) for call in map(json.loads, FENCE.findall(text))]
+        fences = [ESCAPE.sub(r"\\\\", fence) for fence in FENCE.findall(text)]
+        return [(call["name"], call["arguments"]) for call in map(json.loads, fences)]
     return [("execute_code", {"code": m[1]}) for m in BARE.finditer(text)]
 
 
