@@ -327,7 +327,13 @@ def _table(title: str, card: Card, count: Any, *, always: bool = True) -> str:
         return f"## {title}\n\nNone.\n" if always else ""
     rows = [[_escape(key), *(c.get(key, 0) for c in counts.values())] for key in keys[:_SHOWN]]
     more = f"\n{len(keys) - _SHOWN} more are in card.json.\n" if len(keys) > _SHOWN else ""
-    return f"## {title}\n\n{tabulate(rows, headers=['', *counts], tablefmt='github')}\n{more}"
+    return f"## {title}\n\n{_grid(['', *counts], rows)}\n{more}"
+
+
+def _grid(headers: Sequence[str], rows: Sequence[Sequence[str | int]]) -> str:
+    """A table with its numbers to the right; a text is never taken for a number."""
+    aligned = tuple("right" if isinstance(cell, int) else "left" for cell in rows[0])
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True, colalign=aligned)
 
 
 def _escape(text: str) -> str:
@@ -343,7 +349,7 @@ def _write_reasons(card: Card) -> str:
     ]
     if not rows:
         return "## Rejected rows by reason\n\nNone.\n"
-    table = tabulate(rows[:_SHOWN], headers=["split", "rows", "first lines", "such as"], tablefmt="github")
+    table = _grid(["split", "rows", "first lines", "such as"], rows[:_SHOWN])
     return f"## Rejected rows by reason\n\n{table}\n\nAll of them are in rejected.jsonl.\n"
 
 
@@ -374,17 +380,17 @@ def _list_pairs(repeats: Repeats) -> list[str]:
 
 def _write_tokens(card: Card) -> str:
     title = f"## Tokens of a row{f' for {card.target}' if card.target else ''}\n\n"
-    if isinstance(card.tokens, str):
+    if isinstance(card.tokens, str) or not card.tokens:
         return f"{title}Not available: {card.tokens or 'not counted'}.\n"
     rows = [
-        [name, s.rows, s.measured, f"{s.mean:.0f}", s.p50, s.p95, s.longest, f"{s.over} ({s.over_share:.1%})"]
+        [name, s.rows, s.measured, round(s.mean), s.p50, s.p95, s.longest, f"{s.over} ({s.over_share:.1%})"]
         for name, s in card.tokens.items()
     ]
     limit = next((s.limit for s in card.tokens.values()), 0)
     headers = ["split", "rows", "measured", "mean", "median", "p95", "longest", f"over {limit}"]
     refused = sum(s.refused for s in card.tokens.values())
     more = f"\nThe chat template refuses {refused} of the measured rows.\n" if refused else ""
-    return f"{title}{tabulate(rows, headers=headers, tablefmt='github')}\n{more}"
+    return f"{title}{_grid(headers, rows)}\n{more}"
 
 
 def _write_samples(card: Card) -> str:
