@@ -330,10 +330,11 @@ def _table(title: str, card: Card, count: Any, *, always: bool = True) -> str:
     return f"## {title}\n\n{_grid(['', *counts], rows)}\n{more}"
 
 
-def _grid(headers: Sequence[str], rows: Sequence[Sequence[str | int]]) -> str:
+def _grid(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A table with its numbers to the right; a text is never taken for a number."""
     aligned = tuple("right" if isinstance(cell, int) else "left" for cell in rows[0])
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True, colalign=aligned)
+    text: str = tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=aligned)
+    return text
 
 
 def _escape(text: str) -> str:

@@ -30,7 +30,7 @@ TOOLS = [WEATHER.to_json(), TIME.to_json()]
 OSLO = {"city": "Oslo", "days": 3}
 CONTEXT = ConvertContext(SETUP, FAIR, ())  # rows have tools of their own, or none
 SYSTEM = {"role": "system", "content": SETUP.system}
-ASKED = {"role": "user", "content": "Weather in Oslo?"}
+ASKED: dict[str, Any] = {"role": "user", "content": "Weather in Oslo?"}
 
 
 def convert(raw: Any, context: ConvertContext = CONTEXT) -> Converted:
@@ -69,7 +69,7 @@ LLAMA = (
     "<|start_header_id|>ipython<|end_header_id|>\n\nrain<|eot_id|>"
     "<|start_header_id|>assistant<|end_header_id|>\n\nIt rains.<|eot_id|>"
 )
-OPENAI = [
+OPENAI: list[dict[str, Any]] = [
     {"role": "developer", "content": SETUP.system},
     {"role": "user", "content": [{"type": "text", "text": "Weather in Oslo?"}]},
     {

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from stages.core.chat import ToolCall
-from stages.core.dialects.json_calls import read_calls, read_value, write_call
+from stages.core.dialects.json_calls import list_foreign_keys, read_calls, read_value, write_call
 from stages.core.dialects.literals import NotLiteral
 from stages.core.dialects.problems import Recovered, shorten
 from stages.core.dialects.scanning import (
@@ -25,6 +25,8 @@ from stages.core.dialects.toolbox import Tools
 
 NAME = "hermes"
 _OPENINGS = re.compile(f"{CALL_OPEN}|{THINK_TAGS}")
+_FENCE = re.compile(r"```(?:json)?\s*+(?=[{\[])")
+_COMMA = re.compile(r"[,;]\s*+(?=[{\[])")
 
 
 def render(calls: Sequence[ToolCall], tools: Tools = None) -> str:
@@ -47,6 +49,9 @@ def read_block(source: Source, start: int) -> Block:
     problems: list[str] = []
     leftovers: list[str] = []
     end = pos = source.skip_space(start + len(CALL_OPEN))
+    fence = _FENCE.match(text, pos)
+    if fence is not None:
+        pos = fence.end()
     while text.startswith(("{", "["), pos) and not source.exhausted:
         try:
             value, end, forgiven = read_value(text, pos)
@@ -61,16 +66,33 @@ def read_block(source: Source, start: int) -> Block:
         if wrong:
             leftovers.append(text[pos:end])
             problems += [f"{place}: {reason}: {shorten(text[pos:end])}" for reason in wrong]
-        pos = source.skip_space(end)
+        elif keys := list_foreign_keys(value):
+            problems.append(f"{place}: left out of the call: {shorten(', '.join(keys))}")
+        pos = skip_comma(text, source.skip_space(end))
     if not calls:
         problems = problems or [f"{place}: no JSON object in {CALL_OPEN}"]
         return Block(source.end_of_block(start), NAME, problems=problems)
+    if fence is not None:
+        problems.append(Recovered(place, f"a code fence inside {CALL_OPEN}"))
+        if text.startswith("```", pos):
+            end, pos = pos + 3, source.skip_space(pos + 3)
     end, leftover, closed = close_block(source, pos, end)
     if leftover:
         problems.append(f"{place}: text before {CALL_CLOSE}: {shorten(leftover)}")
     elif not closed:
         problems.append(Recovered(place, f"no {CALL_CLOSE}"))
     return Block(end, NAME, calls, problems, "".join(leftovers) + leftover)
+
+
+def starts_json(text: str, pos: int) -> bool:
+    """Whether JSON is at `pos`, in a code fence or without."""
+    return text.startswith(("{", "["), pos) or _FENCE.match(text, pos) is not None
+
+
+def skip_comma(text: str, pos: int) -> int:
+    """Step over a comma between two objects."""
+    comma = _COMMA.match(text, pos)
+    return comma.end() if comma is not None else pos
 
 
 def close_block(source: Source, pos: int, end: int) -> tuple[int, str, bool]:
@@ -80,6 +102,8 @@ def close_block(source: Source, pos: int, end: int) -> tuple[int, str, bool]:
     """
     if source.text.startswith(CALL_CLOSE, pos):
         return pos + len(CALL_CLOSE), "", True
+    if pos < len(source.text) and CALL_CLOSE.startswith(source.text[pos : pos + len(CALL_CLOSE)]):
+        return len(source.text), "", False  # the tag is cut off
     close, following = source.find(CALL_CLOSE, pos), source.find(CALL_OPEN, pos)
     if close == -1 or -1 < following < close:
         return end, "", False

@@ -22,7 +22,7 @@ from stages.core.dialects.scanning import (
 from stages.core.dialects.toolbox import Tools
 
 _TAGS = "|".join(
-    (CALL_OPEN, qwen3_coder.FUNCTION_OPEN, fenced_json.TOOLS_OPEN, pythonic.WRAPPER_START, THINK_TAGS)
+    (CALL_OPEN, qwen3_coder.FUNCTION_START, fenced_json.MARK_START, pythonic.WRAPPER_START, THINK_TAGS)
 )
 _TAGS_ONLY = re.compile(_TAGS)
 _ALL = re.compile(f"{_TAGS}|{fenced_json.FENCE}|{fenced_json.BARE_START}|{pythonic.LIST_START}", re.MULTILINE)
@@ -39,10 +39,11 @@ def _read_block(source: Source, start: int) -> Block | None:
     text = source.text
     if text.startswith(CALL_OPEN, start):
         return _read_tagged(source, start)
-    if text.startswith(qwen3_coder.FUNCTION_OPEN, start):
+    if text.startswith("<function", start) and qwen3_coder.starts_function(text, start):
         return qwen3_coder.read_block(source, start)
-    if text.startswith(fenced_json.TOOLS_OPEN, start):
-        return fenced_json.read_block(source, start)
+    if mark := fenced_json.read_mark(text, start):
+        block = fenced_json.read_block(source, start)
+        return _keep_offered(source, block, start) if fenced_json.needs_offer(mark) else block
     if text.startswith(fenced_json.FENCE, start):
         return _keep_offered(source, fenced_json.read_block(source, start), start)
     if text.startswith("<", start):
@@ -58,7 +59,7 @@ def _read_tagged(source: Source, start: int) -> Block:
     body = source.skip_space(start + len(CALL_OPEN))
     if source.text.startswith("<function", body):
         return qwen3_coder.read_block(source, start)
-    is_json = source.text.startswith(("{", "["), body)
+    is_json = hermes.starts_json(source.text, body)
     if is_json:
         block = hermes.read_block(source, start)
         if block.calls or source.text.startswith("{", body):

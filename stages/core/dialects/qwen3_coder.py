@@ -34,12 +34,14 @@ from stages.core.dialects.toolbox import Tools
 NAME = "qwen3_coder"
 GAP = 2
 FUNCTION_OPEN = "<function="
+FUNCTION_START = "<function(?:=| name=)"
 FUNCTION_CLOSE = "</function>"
 PARAMETER_OPEN = "<parameter="
 PARAMETER_CLOSE = "</parameter>"
 
-_OPENINGS = re.compile(f"{CALL_OPEN}|{FUNCTION_OPEN}|{THINK_TAGS}")
-_FUNCTION = re.compile(r"<function=([^<>\n]++)>")
+_OPENINGS = re.compile(f"{CALL_OPEN}|{FUNCTION_START}|{THINK_TAGS}")
+_START = re.compile(FUNCTION_START)
+_FUNCTION = re.compile(r"""<function(?:=([^<>\n]++)|\s+name=(["'])([^<>\n"']++)\2)>""")
 _PARAMETER = re.compile(r"<parameter=([^<>\n]++)>")
 _GOOD_CLOSE = re.compile(r"</parameter>(?=\s*+(?:<parameter=|</function>|</tool_call>|\Z))")
 _TAG = re.compile(
@@ -135,6 +137,11 @@ def _same_value(one: Any, other: Any) -> bool:
     return json.dumps(one) == json.dumps(other)
 
 
+def starts_function(text: str, start: int) -> bool:
+    """Whether a function's tag opens at `start`."""
+    return _START.match(text, start) is not None
+
+
 def read_block(source: Source, start: int) -> Block:
     """Read the block at `start`: a `<tool_call>`, or a `<function=` that came without one."""
     text, place = source.text, f"{NAME}, character {start}"
@@ -164,13 +171,15 @@ def read_block(source: Source, start: int) -> Block:
         end = pos + len(CALL_CLOSE)
     elif wrapped:
         problems.append(Recovered(place, f"no {CALL_CLOSE}"))
+        if pos < len(text) and CALL_CLOSE.startswith(text[pos : pos + len(CALL_CLOSE)]):
+            end = len(text)  # the tag is cut off
     # Without its tags the block is not the template's, and the newlines before it are the model's own.
     return Block(end, NAME, calls, problems, "".join(leftovers), GAP if wrapped else 0)
 
 
 def _read_function(source: Source, function: re.Match[str], problems: list[str]) -> tuple[ToolCall, int, str]:
     """Read a function to its end: the call, the position after it, and text that belongs nowhere."""
-    text, name = source.text, function[1].strip()
+    text, name = source.text, (function[1] or function[3]).strip()
     place = f"{NAME}, {name} at character {function.start()}"
     arguments: dict[str, Any] = {}
     leftovers: list[str] = []

@@ -23,6 +23,7 @@ THINK_CLOSE = "</think>"
 THINK_TAGS = "</?think>"
 
 _SPACE = re.compile(r"\s*+")
+_EMPTY_FENCE = re.compile(r"\s*+```(?:xml|json)?\s*+```\s*+")  # it held nothing but calls
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,10 @@ class _Draft:
         if len(self.dialects) > 1:
             self.problems.append(Recovered("", f"calls in several dialects: {', '.join(self.dialects)}"))
         dialect = self.dialects[0] if self.dialects else None
-        return Reply("".join(self.parts) + tail, self.calls, dialect, self.problems, self.reasoning)
+        content = "".join(self.parts) + tail
+        if self.calls and "```" in content:
+            content = _EMPTY_FENCE.sub("", content)
+        return Reply(content, self.calls, dialect, self.problems, self.reasoning)
 
 
 def _find_stray(text: str, start: int) -> str:

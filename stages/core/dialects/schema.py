@@ -34,6 +34,7 @@ _PYTHON_TYPES: tuple[tuple[type, str], ...] = (
 )  # fmt: skip
 
 _INTEGER = re.compile(r"[-+]?[0-9]+")
+_EXACT = 2.0**53  # a float below it is the number that was written
 _WHOLE = re.compile(r"([-+]?[0-9]+)\.0*")
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 
@@ -124,6 +125,8 @@ def _is_null(word: str, types: frozenset[str]) -> bool:
 def _read_integer(word: str) -> int | None:
     whole = _WHOLE.fullmatch(word)
     word = whole[1] if whole else word
+    if "e" in word.lower() and isinstance(number := _read_number(word), float) and number.is_integer():
+        return int(number) if abs(number) < _EXACT else None
     if not _INTEGER.fullmatch(word) or len(word) > 4000:
         return None
     return int(word)
