@@ -196,7 +196,9 @@ FLOODS = [
     "<tool_call>{", '<tool_call>{"a":', "<tool_call>#", "# <tool_call>#\n", "<tool_call>'",
     "'''\n<tool_call>", '\\"', "'",
     " ", "\n", "a", "<", "(", "-", "<tool_call>f(</tool_call>", "</function></tool_call>",
-    "<|python_tag|>[", "9",
+    "<|python_tag|>[", "9", "[TOOL_CALLS]", "[TOOL_CALLS]f{", '<functioncall>{"name":', '<json>{"name":"',
+    "<function name=", "<tool_call>```json\n{", "<tool_call>{},", "{'name':", '<tool_call>{"name": "\\w',
+    "``````",
 ]  # fmt: skip
 HEADS = [
     "",
@@ -226,7 +228,10 @@ def best_time(text: str) -> float:
     return min(times)
 
 
-@pytest.mark.parametrize("flood", ["<tool_call>", "<function=", "{"])
+@pytest.mark.parametrize(
+    "flood",
+    ["<tool_call>", "<function=", "{", "[", "```json", '"', '<tool_call>{"name":', "{[<tool_call>'```json\n"],
+)
 def test_a_megabyte_of_openings_is_read_within_seconds(flood: str) -> None:
     text = flood * (1_000_000 // len(flood))
     start = time.process_time()

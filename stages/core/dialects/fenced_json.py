@@ -30,7 +30,8 @@ NAME = "fenced_json"
 TOOLS_OPEN = "<tools>"
 TOOLS_CLOSE = "</tools>"
 FENCE = "```"
-BARE_START = r"(?:^|(?<=</think>))[ \t]*+[{\[]"
+_CALL_START = r"""(?:\[\s*+)?\{\s*+["'](?:name|arguments|parameters|function|type|id)["']\s*+:"""
+BARE_START = rf"(?:^|(?<=</think>))[ \t]*+(?={_CALL_START})"
 _CALL_MARKS = {
     TOOLS_OPEN: TOOLS_CLOSE,
     "<tool_calls>": "</tool_calls>",
@@ -50,9 +51,7 @@ _OPENINGS = re.compile(f"{CALL_OPEN}|{MARK_START}|{THINK_TAGS}|{FENCE}|{BARE_STA
 _MARK = re.compile(MARK_START)
 _NAMED = re.compile(r"([A-Za-z_][\w.\-]*+)(?:\[CALL_ID\][\w\-]*+)?(?:\[ARGS\])?\s*+(?=\{)")
 _FENCE = re.compile(r"```[ \t]*+(?:(?:json[c5l]?|tool_calls?|tool_code)\b)?\s*+(?=[{\[])", re.IGNORECASE)
-_LOOKS_LIKE_CALL = re.compile(
-    r"""(?:\[\s*+)?\{\s*+(["'])(?:name|arguments|parameters|function|type|id)\1\s*+:"""
-)
+_LOOKS_LIKE_CALL = re.compile(_CALL_START)
 _SEPARATOR = re.compile(r"[\s,;]*+")
 _BLANK_LINE = re.compile(r"[ \t]*+(?:\r?\n|\Z)")
 
@@ -177,8 +176,6 @@ def _read_marked(source: Source, mark: re.Match[str]) -> Block | None:
 def _read_bare(source: Source, start: int) -> Block | None:
     text, place = source.text, f"{NAME}, character {start}"
     begin = source.skip_space(start)
-    if _LOOKS_LIKE_CALL.match(text, begin) is None:
-        return None
     problems: list[str] = []
     try:
         calls, end = _read_values(source, begin, problems, place)

@@ -12,6 +12,7 @@ import re
 from stages.core.dialects import bare_python, fenced_json, hermes, pythonic, qwen3_coder
 from stages.core.dialects.problems import shorten
 from stages.core.dialects.scanning import (
+    CALL_CLOSE,
     CALL_OPEN,
     THINK_TAGS,
     Block,
@@ -48,15 +49,17 @@ def _read_block(source: Source, start: int) -> Block | None:
         return _keep_offered(source, fenced_json.read_block(source, start), start)
     if text.startswith("<", start):
         return pythonic.read_block(source, start)
-    bracket = source.skip_space(start)
-    if pythonic.starts_list(text, bracket):
-        return _keep_offered(source, pythonic.read_block(source, bracket), start)
+    if pythonic.starts_list(text, start):
+        return _keep_offered(source, pythonic.read_block(source, start), start)
     return _keep_offered(source, fenced_json.read_block(source, start), start)
 
 
 def _read_tagged(source: Source, start: int) -> Block:
     """Read a `<tool_call>` block in the dialect that its first characters show."""
     body = source.skip_space(start + len(CALL_OPEN))
+    if source.text.startswith((CALL_OPEN, CALL_CLOSE), body):
+        end = source.end_of_block(start)
+        return Block(end, hermes.NAME, problems=[f"character {start}: nothing in {CALL_OPEN}"])
     if source.text.startswith("<function", body):
         return qwen3_coder.read_block(source, start)
     is_json = hermes.starts_json(source.text, body)
