@@ -24,7 +24,7 @@ from stages.core.fixes import FixSet
 from stages.core.preset import ModelSetup
 from stages.core.prompts import offered_tools, system_message
 from stages.core.tools import EXECUTE_CODE, as_code_mode, function_tools
-from stages.core.wording import normalise
+from stages.core.wording import normalise_to_bytes
 
 RESULT_PREFIX = "Tool result:\n"  # of a user turn, where the preset wants results as such
 LEGACY_TAG = re.compile(r"</?tool_call>|</?tool_response>|<function=|</function>|<parameter=|</parameter>")
@@ -235,7 +235,8 @@ class _Draft:
 
     def add_answer(self, turn: SourceTurn) -> None:
         """An assistant's turn, its calls taken out of the text."""
-        self._order_results()
+        if self.first_result != -1:
+            self._order_results()
         self.answered = True
         text, given = turn.text, turn.calls
         if not given and _SIGN_OF_CALL.search(text) is None:
@@ -388,7 +389,8 @@ class _Draft:
 
     def finish(self, raw: Any, source: SourceRow) -> Converted:
         """The row as an object and as a line of JSON, with its digests."""
-        self._order_results()
+        if self.first_result != -1:
+            self._order_results()
         turns = self.turns
         if self.context.setup.tool_response == "user" and any(m["role"] == "tool" for m in turns):
             turns = [_as_user_turn(m) if m["role"] == "tool" else m for m in turns]
@@ -454,8 +456,8 @@ def digest_questions(questions: list[str]) -> bytes:
     """16 bytes that are the same for the same questions in other case, punctuation and white space."""
     if not questions:
         return NO_DIGEST
-    text = normalise("\n".join(questions))
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest() if text else NO_DIGEST
+    text = normalise_to_bytes("\n".join(questions))
+    return blake2b(text, digest_size=16).digest() if text else NO_DIGEST
 
 
 def _as_user_turn(message: dict[str, Any]) -> dict[str, Any]:

@@ -82,14 +82,15 @@ class SourceRow(NamedTuple):
 
 def read_row(raw: Any) -> SourceRow:
     """The turns of a row in any understood shape. Raises ValueError naming the columns seen else."""
-    if not isinstance(raw, Mapping):
+    if type(raw) is not dict and not isinstance(raw, Mapping):
         raise ValueError("not a JSON object")
-    for shape, needed, known, read in _SHAPES:
-        if all(raw.get(key) is not None for key in needed):
+    for shape, second, known, read in _SHAPES:
+        if raw.get(shape) is not None and (second is None or raw.get(second) is not None):
             turns, changes = read(raw)
-            if len(raw) > len(needed):
-                changes = (*changes, *_list_unkept(raw, known))
-            return SourceRow(shape, turns, raw.get("tools", raw.get("functions")), changes)
+            if len(raw) == 1:
+                return SourceRow(shape, turns, None, changes)
+            tools = raw.get("tools", raw.get("functions"))
+            return SourceRow(shape, turns, tools, (*changes, *_list_unkept(raw, known)))
     if raw.get("chosen") is not None and raw.get("rejected") is not None:
         raise ValueError("a row of preferences (chosen, rejected): give the chosen answers as messages")
     seen = ", ".join(str(key)[:40] for key in list(raw)[:12]) or "none"
@@ -125,7 +126,7 @@ def read_text(text: str) -> list[SourceTurn]:
         marks = next((f"{name} ({mark})" for mark, name in _FOREIGN_MARKS.items() if mark in text), None)
         found = f"with the marks of {marks}" if marks else f"without marks of turns ({text[:30]!r})"
         raise ValueError(f"text {found}: only ChatML and Llama-3 text is read, give such rows as messages")
-    return [SourceTurn(*turn) for turn in split_chatml(text)]
+    return split_chatml(text, SourceTurn)
 
 
 def _read_llama(text: str) -> list[SourceTurn]:
@@ -398,19 +399,21 @@ def _name_kind(value: Any) -> str:
     )
 
 
-_Shape = tuple[str, tuple[str, ...], frozenset[str], Callable[[Mapping[str, Any]], _Read]]
+_Shape = tuple[str, str | None, frozenset[str], Callable[[Mapping[str, Any]], _Read]]
 
 
-def _shape(name: str, needed: str, optional: str, read: Callable[[Mapping[str, Any]], _Read]) -> _Shape:
-    columns = tuple(needed.split())
-    return name, columns, frozenset((*columns, *optional.split(), "tools", "functions")), read
+def _shape(needed: str, optional: str, read: Callable[[Mapping[str, Any]], _Read]) -> _Shape:
+    """A shape by the one or two columns that it needs, and by others that it understands."""
+    first, second = (*needed.split(), None)[:2]
+    known = frozenset((*needed.split(), *optional.split(), "tools", "functions"))
+    return str(first), second, known, read
 
 
 _SHAPES: tuple[_Shape, ...] = (
-    _shape("messages", "messages", "system", _read_messages),
-    _shape("conversations", "conversations", "system", _read_conversations),
-    _shape("text", "text", "", _read_text),
-    _shape("prompt", "prompt completion", "system", _read_prompt),
-    _shape("instruction", "instruction output", "input system history", _read_instruction),
-    _shape("query", "query answers", "system", _read_query),
+    _shape("messages", "system", _read_messages),
+    _shape("conversations", "system", _read_conversations),
+    _shape("text", "", _read_text),
+    _shape("prompt completion", "system", _read_prompt),
+    _shape("instruction output", "input system history", _read_instruction),
+    _shape("query answers", "system", _read_query),
 )

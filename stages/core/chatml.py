@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, overload
 
 from stages.core.chat import ROLES
 
 OPEN, CLOSE = "<|im_start|>", "<|im_end|>"
 
 _TURN = re.compile(r"<\|im_start\|>([a-z]+)\r?\n(.*?)<\|im_end\|>(?:\r?\n)*+", re.DOTALL)
+T = TypeVar("T")
+
 _END_OF_TEXT = "<|endoftext|>"  # what many trainers append to a row
 
 
@@ -20,13 +23,21 @@ class Turn(NamedTuple):
     text: str
 
 
-def split_chatml(text: str) -> list[Turn]:
-    """The turns of a ChatML text.
+@overload
+def split_chatml(text: str) -> list[Turn]: ...
+
+
+@overload
+def split_chatml(text: str, make: Callable[[str, str], T]) -> list[T]: ...
+
+
+def split_chatml(text: str, make: Callable[[str, str], Any] = Turn) -> list[Any]:
+    """The turns of a ChatML text, each made of its role and its text.
 
     Raises ValueError with the reason when it is not nothing but turns: text that belongs to no turn
     would be lost without a word.
     """
-    if text.startswith(OPEN) and (turns := _split_plainly(text)):
+    if text.startswith(OPEN) and (turns := _split_plainly(text, make)):
         return turns
     turns, at = [], 0
     end = len(text.rstrip().removesuffix(_END_OF_TEXT)) if _END_OF_TEXT in text[-40:] else len(text)
@@ -38,14 +49,14 @@ def split_chatml(text: str) -> list[Turn]:
             raise ValueError(f"unknown role {match[1]!r}")
         if OPEN in match[2]:
             raise ValueError(f"a turn that starts at character {at} has no {CLOSE}")
-        turns.append(Turn(match[1], match[2]))
+        turns.append(make(match[1], match[2]))
         at = match.end()
     if not turns:
         raise ValueError("no turns")
     return turns
 
 
-def _split_plainly(text: str) -> list[Turn] | None:
+def _split_plainly(text: str, make: Callable[[str, str], T]) -> list[T] | None:
     """The turns of a text in the form that `join_chatml` writes, in a fraction of the time; else None."""
     if text.endswith(CLOSE):
         body = text[len(OPEN) : -len(CLOSE)]
@@ -58,7 +69,7 @@ def _split_plainly(text: str) -> list[Turn] | None:
         role, newline, words = part.partition("\n")
         if role not in ROLES or not newline or "<|im_" in words:
             return None
-        turns.append(Turn(role, words))
+        turns.append(make(role, words))
     return turns
 
 

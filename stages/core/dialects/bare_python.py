@@ -130,9 +130,9 @@ def does_something(code: str) -> bool:
             tree = ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-    return any(
-        isinstance(node, ast.Call | ast.stmt) and not isinstance(node, ast.Expr) for node in ast.walk(tree)
-    )
+    if any(not isinstance(node, ast.Expr) or isinstance(node.value, ast.Call) for node in tree.body):
+        return True  # as nearly all code does, and then no more has to be looked at
+    return any(isinstance(node, ast.Call) for node in ast.walk(tree))
 
 
 def _find_end(source: Source, begin: int) -> int:

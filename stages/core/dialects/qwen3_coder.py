@@ -187,7 +187,7 @@ def _read_function(source: Source, function: re.Match[str], problems: list[str])
     if source.exhausted:
         raise _BrokenError(f"too many broken calls before {name!r}", pos)
     if text.startswith("{", pos):
-        return _read_json_body(source, name, pos)
+        return _read_json_body(source, name, pos, place, problems)
     while (parameter := _PARAMETER.match(text, pos)) is not None:
         key = parameter[1].strip()
         raw, end, leftover = _read_value(source, parameter.end())
@@ -219,13 +219,19 @@ def _close_function(source: Source, name: str, pos: int, place: str, problems: l
     return pos
 
 
-def _read_json_body(source: Source, name: str, pos: int) -> tuple[ToolCall, int, str]:
+def _read_json_body(
+    source: Source, name: str, pos: int, place: str, problems: list[str]
+) -> tuple[ToolCall, int, str]:
     """`<function=NAME>{…}</function>`: the arguments as one JSON object."""
     try:
         arguments, end = read_json(source.text, pos, strict=False)
     except NotLiteral as error:
         raise _BrokenError(f"invalid JSON in {name!r} ({error})", error.reached) from None
-    return ToolCall(name, arguments), _close_function(source, name, source.skip_space(end), "", []), ""
+    return (
+        ToolCall(name, arguments),
+        _close_function(source, name, source.skip_space(end), place, problems),
+        "",
+    )
 
 
 def _read_value(source: Source, begin: int) -> tuple[str, int, str]:

@@ -43,7 +43,7 @@ class Reply:
     """The text of a leading `<think>` block. Calls in it are not calls."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Block:
     """What a dialect found at an opening. Without calls, its raw text stays in the content."""
 
