@@ -77,6 +77,7 @@ class SplitCard:
     changes: dict[str, int] = field(default_factory=dict)
     untyped: dict[str, int] = field(default_factory=dict)
     undefined: dict[str, int] = field(default_factory=dict)
+    unwritable: dict[str, int] = field(default_factory=dict)
     samples: dict[str, Sample] = field(default_factory=dict)
     """The first row of each kind."""
     more_samples: list[Sample] = field(default_factory=list)
@@ -97,6 +98,7 @@ class SplitCard:
         _count(self.changes, row.changes)
         _count(self.untyped, row.untyped)
         _count(self.undefined, row.undefined)
+        _count(self.unwritable, row.unwritable)
         if len(self.samples) < SAMPLES or len(self.more_samples) < SAMPLES:
             self._keep_sample(row)
 
@@ -127,7 +129,16 @@ class SplitCard:
         self.rejected += other.rejected
         for general, reason in other.reasons.items():
             self._add_reason(general, reason)
-        for name in ("shapes", "dialects", "tools", "patterns", "changes", "untyped", "undefined"):
+        for name in (
+            "shapes",
+            "dialects",
+            "tools",
+            "patterns",
+            "changes",
+            "untyped",
+            "undefined",
+            "unwritable",
+        ):
             mine = getattr(self, name)
             for key, count in getattr(other, name).items():
                 _count(mine, (key,), count)
@@ -158,6 +169,7 @@ class SplitCard:
             "changes": _sorted(self.changes),
             "untyped_xml_values": _sorted(self.untyped),
             "calls_of_undefined_tools": _sorted(self.undefined),
+            "calls_the_target_cannot_say": _sorted(self.unwritable),
         }
 
 
@@ -304,6 +316,9 @@ def _write_markdown(card: Card) -> str:
         _table("Calls by tool", card, lambda s: s.tools),
         f"## Tools\n\n{card.tools or 'None.'}\n",
         _table("Calls of tools that no definition names", card, lambda s: s.undefined, always=False),
+        _table(
+            "Calls that the target's dialect cannot say clearly", card, lambda s: s.unwritable, always=False
+        ),
         _table("XML values that stay text because no schema says their type", card, lambda s: s.untyped),
         f"## Tool results\n\nWritten {how}: {why}.\n",
         _table("Rows by their order of roles", card, lambda s: s.patterns),

@@ -19,7 +19,7 @@ from stages.convert_data.definitions import NONE, Definitions, adopt, read_defin
 from stages.convert_data.instructions import take_tools
 from stages.convert_data.shapes import SourceRow, SourceTurn, read_row
 from stages.core.chat import Tool, ToolCall
-from stages.core.dialects import Recovered, Reply, Toolbox, parse_any
+from stages.core.dialects import Recovered, Reply, Toolbox, parse_any, render_calls
 from stages.core.fixes import FixSet
 from stages.core.preset import ModelSetup
 from stages.core.prompts import offered_tools, system_message
@@ -33,6 +33,7 @@ NO_DIGEST = bytes(16)  # of the questions of a row that asks none
 _CALLABLE = Toolbox((EXECUTE_CODE, *function_tools()))
 _CODE_MODE = (EXECUTE_CODE,)
 _RESPONSE = re.compile(r"\s*<tool_response>\r?\n?(.*?)\r?\n?</tool_response>\s*", re.DOTALL)
+_SAYS_ALL = frozenset(("hermes", "fenced_json"))  # JSON has a form for every call
 _SIGN_OF_CALL = re.compile(r"[<{\[`]")
 _REPEATED = re.compile(r"(?:assistant-(?:tool-)+){3,}")
 _MOST_OFFERS = 512
@@ -151,6 +152,8 @@ class Converted:
     """`tool.argument` of XML values that stay text because no schema says their type."""
     undefined: list[str] = field(default_factory=list)
     """Tools that are called and that no definition names."""
+    unwritable: list[str] = field(default_factory=list)
+    """Why the target's dialect cannot say a turn's calls so that they are read back unchanged."""
 
 
 def convert_row(raw: Any, context: ConvertContext) -> Converted:
@@ -211,7 +214,8 @@ class _Draft:
 
     __slots__ = (
         *("answered", "changes", "context", "dialects", "disordered", "first_result", "last_result"),
-        *("next_id", "offer", "questions", "tools", "turns", "undefined", "untyped", "waiting"),
+        *("next_id", "offer", "questions", "tools", "turns", "undefined", "untyped"),
+        *("unwritable", "waiting"),
     )
 
     def __init__(self, context: ConvertContext, offer: Offer, changes: list[str]) -> None:
@@ -224,6 +228,7 @@ class _Draft:
         self.tools: list[str] = []
         self.untyped: list[str] = []
         self.undefined: list[str] = []
+        self.unwritable: list[str] = []
         self.answered = False
         self.next_id = 0
         self.waiting: list[tuple[int, str, str | None]] = []
@@ -262,10 +267,12 @@ class _Draft:
             if read and reply.dialect == "qwen3_coder":
                 self._note_untyped(read)
             ids = (*turn.ids, *(None,) * len(read))
-            message["tool_calls"] = [
+            message["tool_calls"] = written = [
                 self._write_call(call, source_id)
                 for call, source_id in zip((*given, *read), ids, strict=True)
             ]
+            if self.context.setup.dialect not in _SAYS_ALL:
+                self._note_unwritable(written)
         self.turns.append(message)
 
     def _parse(self, text: str) -> Reply:
@@ -289,6 +296,13 @@ class _Draft:
         for call in calls:
             typed = self.offer.typed.get(call.name, frozenset())
             self.untyped += [f"{call.name}.{key}" for key in call.arguments if key not in typed]
+
+    def _note_unwritable(self, written: list[dict[str, Any]]) -> None:
+        calls = [ToolCall(call["function"]["name"], call["function"]["arguments"]) for call in written]
+        try:
+            render_calls(calls, self.context.setup.dialect, self.offer.box)
+        except ValueError as error:
+            self.unwritable.append(str(error))
 
     def _write_call(self, call: ToolCall, source_id: str | None) -> dict[str, Any]:
         if self.offer.code_mode:
@@ -420,6 +434,7 @@ class _Draft:
             self.changes,
             self.untyped,
             self.undefined,
+            self.unwritable,
         )
 
     def _split_system(self, turns: list[dict[str, Any]]) -> tuple[str | None, list[dict[str, Any]]]:

@@ -329,6 +329,16 @@ def test_xml_values_without_a_type_stay_text_and_are_counted() -> None:
     assert without.undefined == ["search"]
 
 
+def test_what_the_targets_dialect_cannot_say_is_counted() -> None:
+    call = ToolCall("search", {"query": "a\n</parameter>\n</function>\n</tool_call>"})
+    raw = {**chat(render_calls([call], "hermes")), "tools": TOOLS}
+    for dialect, count in (("hermes", 0), ("qwen3_coder", 1), ("pythonic", 0), ("bare_python", 1)):
+        context = ConvertContext(SETUP.model_copy(update={"dialect": dialect}), FAIR, ())
+        converted = convert(raw, context)
+        assert called(converted) == [call]
+        assert len(converted.unwritable) == count
+
+
 def test_a_call_of_a_tool_that_is_not_defined_is_counted() -> None:
     converted = convert({**chat(render_calls([ToolCall("buy", {"n": 1})], "hermes")), "tools": TOOLS}, OWN)
     assert (called(converted), converted.undefined) == ([ToolCall("buy", {"n": 1})], ["buy"])
