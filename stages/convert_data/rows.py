@@ -164,7 +164,7 @@ def convert_row(raw: Any, context: ConvertContext) -> Converted:
     """
     source = read_row(raw)
     turns, own, changes = _take_own_tools(source)
-    offer = context.choose(own)
+    offer = context.choose(own) if "json" in context.fixes or "tools" in context.fixes else context.default
     if own is not NONE and offer.shown is not own and not own.is_code_mode:
         changes.append("tools of the row replaced by the given ones")
     if "json" not in context.fixes:
@@ -454,8 +454,9 @@ class _Draft:
             return self.offer.system, others
         if own or (own is not None and self.offer.added_system is None):
             return own, turns[1:]
-        if self.offer.added_system is not None:
-            self.changes.append("system turn added")
+        if self.offer.added_system is None or any(m["role"] == "system" for m in turns[1:]):
+            return None, turns
+        self.changes.append("system turn added")
         return self.offer.added_system, turns[1:] if own is not None else turns
 
 
@@ -530,9 +531,16 @@ def _keep_legacy(
         (blake2b(said, digest_size=16).digest(), digest_questions(asked)),
         raw,
     )
+    undecided = offer.code_mode and context.tools is None and "tools" in context.fixes
     for turn in source.turns:
-        if turn.role == "assistant" and (calls := (reply := parse_any(turn.text, offer.box)).calls):
-            converted.dialects.append(str(reply.dialect))
+        if turn.role != "assistant":
+            continue
+        reply = parse_any(turn.text, None if undecided else offer.box)
+        calls = [*turn.calls, *reply.calls]
+        if undecided and (foreign := [call.name for call in calls if call.name not in _CALLABLE.schemas]):
+            raise ToolsUnclear(f"{foreign[0]} is called, and nothing defines it")
+        if calls:
+            converted.dialects.append(str(reply.dialect or "messages"))
             converted.tools += [call.name for call in calls]
     return converted
 

@@ -17,9 +17,11 @@ from stages.convert_data.definitions import read_definitions, read_tools_file
 from stages.convert_data.inference import Census, infer_tools, list_doubts, write_review, write_tools
 from stages.convert_data.instructions import LEFT_OVER, TAKEN_OUT, take_tools
 from stages.convert_data.rows import ConvertContext, Converted, ToolsUnclear, convert_row
+from stages.convert_data.stage import convert_data
 from stages.convert_data.wishes import apply_census, write_tool_files
 from stages.core.chat import Tool, ToolCall
 from stages.core.chatml import Turn, join_chatml
+from stages.core.cli import Options
 from stages.core.dialects import DIALECTS, render_calls
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR
@@ -295,6 +297,24 @@ def test_own_tools_and_foreign_calls_are_never_taken_for_code_mode() -> None:
         convert({"messages": [{"role": "assistant", "tool_calls": calls}]}, PLAIN)
 
 
+def test_the_arms_agree_on_whose_tools_they_are() -> None:
+    foreign, own = chat(render_calls([CALL], "fenced_json")), {**chat("So."), "tools": TOOLS}
+    for fixes in (FAIR, ("json",), ("tools",)):
+        for raw in (foreign, own):
+            with pytest.raises(ToolsUnclear):
+                convert(raw, ConvertContext(SETUP, fixes))
+    for raw in (foreign, own):
+        assert convert(raw, ConvertContext(SETUP, ())).row == raw, "the text as it is needs no tools"
+
+
+def test_a_system_turn_further_on_stays_where_it_is() -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "system", "content": "Now be brief."}]
+    turns.append({"role": "assistant", "content": "Hello"})
+    assert convert({"messages": turns, "tools": TOOLS}, OWN).row["messages"] == turns
+    first = [{"role": "system", "content": "Be kind."}, *turns]
+    assert convert({"messages": first, "tools": TOOLS}, OWN).row["messages"] == first
+
+
 def test_given_tools_go_before_a_rows_own() -> None:
     context = ConvertContext(SETUP, FAIR, (SEARCH,), given=True)
     converted = convert({**chat("So."), "tools": [OTHER.to_json()]}, context)
@@ -500,6 +520,28 @@ def test_an_object_with_ever_other_keys_is_a_map() -> None:
     census = infer_tools(rows_of(calls))
     assert census.tools()[0].parameters["properties"] == {"counts": {"type": "object"}}
     assert "a map rather than a record" in list_doubts(census)[0]
+
+
+def test_data_without_definitions_are_converted_with_inferred_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole stage: a row far down the file contradicts Code Mode, and all is begun anew."""
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
+    code = chat(render_calls([ToolCall("execute_code", {"code": "print(1)"})], "bare_python"))
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, rows in (("train", [code, {"bad": 1}, chat("So."), *rows_of(SEEN)]), ("valid", [chat("So.")])):
+        (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    outcome = convert_data(Options(load_preset("smol"), FAIR, data=data, out=tmp_path / "out"))
+    assert outcome.facts["train"] == {"rows": 7, "converted": 6, "rejected": 1}
+    tools = json.loads((tmp_path / "out" / "tools.json").read_bytes())
+    assert [tool["function"]["name"] for tool in tools] == ["search", "execute_code", "get_time"]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
+    assert all(row["tools"] == tools for row in rows)
+    assert all(row["messages"][0]["content"] == SETUP.system for row in rows)
+    assert (tmp_path / "out" / "rejected.jsonl").read_text().count("\n") == 1
+    assert "Inferred from the calls, see tools.json" in (tmp_path / "out" / "card.md").read_text()
+    assert "`get_time` is called once" in (tmp_path / "out" / "tools_review.md").read_text()
 
 
 def test_the_tool_files_say_where_the_tools_come_from(tmp_path: Path) -> None:
