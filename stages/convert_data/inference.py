@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from pydantic import TypeAdapter
 
 from stages.convert_data.definitions import NONE, read_definitions
 from stages.convert_data.instructions import take_tools
@@ -272,6 +273,9 @@ def infer_tools(rows: Iterable[Any]) -> Census:
     return census
 
 
+_CENSUS = TypeAdapter(Census)
+
+
 def _guess(text: Any) -> Any:
     """What an untyped text would be if its form decided."""
     if not isinstance(text, str):
@@ -285,6 +289,18 @@ def _write_sample(value: Any) -> str:
 
 
 # What is written
+
+
+def save_census(census: Census, path: Path) -> None:
+    """Write a census, so that an interrupted conversion goes on with the tools that it began with."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(_CENSUS.dump_json(census))
+    partial.replace(path)
+
+
+def load_census(path: Path) -> Census | None:
+    """The census that `save_census` wrote; None where there is none."""
+    return _CENSUS.validate_json(path.read_bytes()) if path.is_file() else None
 
 
 def write_tools(tools: Sequence[Tool], path: Path) -> None:

@@ -14,7 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.convert_data.definitions import read_definitions, read_tools_file
-from stages.convert_data.inference import Census, infer_tools, list_doubts, write_review, write_tools
+from stages.convert_data.inference import (
+    Census,
+    infer_tools,
+    list_doubts,
+    load_census,
+    save_census,
+    write_review,
+    write_tools,
+)
 from stages.convert_data.instructions import LEFT_OVER, TAKEN_OUT, take_tools
 from stages.convert_data.rows import ConvertContext, Converted, ToolsUnclear, convert_row
 from stages.convert_data.stage import convert_data
@@ -477,6 +485,13 @@ def test_a_census_does_not_depend_on_the_shards(calls: list[ToolCall], cut: int)
     assert parts.tools() == whole.tools()
     assert (parts.rows, parts.calling, parts.untyped()) == (whole.rows, whole.calling, whole.untyped())
     assert {n: c.count for n, c in parts.calls.items()} == {n: c.count for n, c in whole.calls.items()}
+
+
+def test_a_census_is_kept_for_a_run_that_goes_on(tmp_path: Path) -> None:
+    census = infer_tools([*rows_of(SEEN), *rows_of(SEEN[:1], "qwen3_coder"), {**chat("So."), "tools": TOOLS}])
+    save_census(census, tmp_path / "census.json")
+    assert load_census(tmp_path / "census.json") == census
+    assert load_census(tmp_path / "none.json") is None
 
 
 def test_the_census_tells_the_kinds_of_data_apart() -> None:
