@@ -99,7 +99,7 @@ def prepare_stages(session: nox.Session) -> None:
 @nox.session
 def convert_data(session: nox.Session) -> None:
     """Turn legacy rows into neutral conversations: -- --data my_rows/ --out my_converted"""
-    run_stage(session)
+    run_stage(session, EMBEDDED)
 
 
 @nox.session

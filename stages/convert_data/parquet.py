@@ -62,11 +62,8 @@ def drop_foreign_nulls(row: dict[str, Any]) -> int:
         for message in _objects(row.get(name)):
             for key in [key for key, value in message.items() if value is None and key not in KEPT_NULLS]:
                 del message[key]
-            for call in _objects(message.get("tool_calls")):
-                count += _prune(call)
-    for tool in _objects(row.get("tools")):
-        count += _prune(tool)
-    return count
+            count += _prune(message.get("tool_calls")) + _prune(message.get("function_call"))
+    return count + sum(_prune(row.get(name)) for name in ("tools", "functions", "answers"))
 
 
 def _open(path: Path, name: str) -> Any:
