@@ -392,6 +392,8 @@ def test_foreign_nulls_leave_the_arguments_and_own_ones_stay() -> None:
     converted = convert({"messages": [{"role": "assistant", "tool_calls": calls}], "tools": TOOLS}, OWN)
     assert called(converted)[0].arguments == {"query": "tea", "zip": None}
     assert "foreign nulls dropped from arguments" in converted.changes
+    written = render_calls([ToolCall("search", {"zone": None})], "hermes")
+    assert called(convert({**chat(written), "tools": TOOLS}, OWN))[0].arguments == {"zone": None}
 
 
 def test_a_context_travels_to_another_process() -> None:
