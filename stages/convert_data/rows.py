@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from stages.convert_data.definitions import NONE, Definitions, adopt, read_definitions
-from stages.convert_data.instructions import take_tools
+from stages.convert_data.instructions import IN_USER_TURN, take_tools
 from stages.convert_data.shapes import SourceRow, SourceTurn, read_row
 from stages.core.chat import Tool, ToolCall
 from stages.core.dialects import Recovered, Reply, Toolbox, parse_any, render_calls
@@ -165,7 +165,7 @@ def convert_row(raw: Any, context: ConvertContext) -> Converted:
     source = read_row(raw)
     turns, own, changes = _take_own_tools(source)
     offer = context.choose(own) if "json" in context.fixes or "tools" in context.fixes else context.default
-    if own is not NONE and offer.shown is not own and not own.is_code_mode:
+    if own.tools and offer.shown is not own and not own.is_code_mode:
         changes.append("tools of the row replaced by the given ones")
     if "json" not in context.fixes:
         return _keep_legacy(raw, source, turns, offer, context)
@@ -190,9 +190,11 @@ def _take_own_tools(source: SourceRow) -> tuple[list[SourceTurn], Definitions, l
     changes = list(source.changes)
     own = read_definitions(source.tools) if source.tools is not None else NONE
     turns = source.turns
-    for place in range(min(2, len(turns))):  # Llama 3.1 defines tools in the first user turn
+    for place in range(min(2, len(turns))):
         turn = turns[place]
-        if turn.role not in ("system", "user") or (taken := take_tools(turn.text)) is None:
+        if turn.role != "system" and not (turn.role == "user" and IN_USER_TURN in turn.text):
+            continue
+        if (taken := take_tools(turn.text)) is None:
             continue
         turns = [*turns[:place], turn._replace(text=taken.text), *turns[place + 1 :]]
         own = own if own.tools else taken.own
