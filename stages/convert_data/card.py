@@ -146,9 +146,9 @@ class SplitCard:
         self.first_rows = [*self.first_rows, *new][:SAMPLES]
 
     def commonest_reason(self) -> str:
-        """The reason for which most rows were rejected, or that there was no row."""
+        """The reason for which most rows were rejected, or that there is none."""
         if not self.reasons:
-            return "it has no row"
+            return "it has none"
         return max(self.reasons.values(), key=lambda reason: reason.count).example
 
     def to_json(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import orjson
 from pydantic import TypeAdapter
 
 from stages.convert_data.definitions import NONE, read_definitions
-from stages.convert_data.instructions import take_tools
+from stages.convert_data.instructions import IN_USER_TURN, take_tools
 from stages.convert_data.shapes import SourceRow, read_row
 from stages.core.chat import Tool, ToolCall
 from stages.core.dialects import parse_any
@@ -28,6 +28,7 @@ SAMPLES = 4  # of the values of an argument
 _MOST_TOOLS = 10_000
 _MOST_ARGUMENTS = 256  # of a tool or an object; a model's own words as keys are no parameters
 _MANY_KEYS = 20
+_STRAY = 0.02  # share of foreign calls that does not make Code Mode's data another's
 _DEEPEST = 5
 _LONGEST = 60  # characters of a sample
 _RARE = 3  # an argument seen in fewer calls than this is doubtful, where the tool has many more
@@ -222,10 +223,13 @@ class Census:
 
     @property
     def is_code_mode(self) -> bool:
-        """Whether the rows without tools of their own are Code Mode's."""
+        """Whether the rows without tools of their own are Code Mode's, a few stray calls aside."""
         if not self.calls:
             return not self.defining
-        return all(name == EXECUTE_CODE.name or name in FUNCTIONS for name in self.calls)
+        known = sum(
+            c.count for name, c in self.calls.items() if name == EXECUTE_CODE.name or name in FUNCTIONS
+        )
+        return known >= (1 - _STRAY) * (sum(c.count for c in self.calls.values()) + self.more_tools)
 
     def tools(self) -> tuple[Tool, ...]:
         """The tools of rows that define none, the commonest first: Code Mode's, inferred, or none.
@@ -260,7 +264,8 @@ def _fits_code_mode(name: str, calls: Calls) -> bool:
 
 def _find_in_texts(source: SourceRow) -> Any:
     for turn in source.turns[:2]:
-        if turn.role in ("system", "user") and (taken := take_tools(turn.text)) is not None:
+        defines = turn.role == "system" or (turn.role == "user" and IN_USER_TURN in turn.text)
+        if defines and (taken := take_tools(turn.text)) is not None:
             return taken.own
     return NONE
 

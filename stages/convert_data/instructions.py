@@ -18,6 +18,9 @@ from stages.core.dialects.literals import NotLiteral, read_literal
 TAKEN_OUT = "tool definitions taken out of the system text"
 LEFT_OVER = "the system text still describes a call format"
 
+IN_USER_TURN = "Given the following functions"
+"""How Llama 3.1 begins the first user's turn, where its template defines the tools."""
+
 _BLOCK = re.compile(r"<tools>\s*+(?=[\[{]|<function>\s*+<name>)")
 _HEADS = tuple(
     re.compile(pattern + r"\s*\Z", re.DOTALL)
@@ -43,7 +46,7 @@ _TAILS = tuple(
 _OPENERS = (
     re.compile(r" with access to the following functions\. Use them if required\s*-?\s*(?=[\[{])"),
     re.compile(
-        r"Given the following functions, please respond with a JSON for a function call .*?"
+        rf"{IN_USER_TURN}, please respond with a JSON for a function call .*?"
         r"Do not use variables\.\s*(?=[\[{])",
         re.DOTALL,
     ),

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from stages.convert_data.definitions import NONE, Definitions, adopt, read_definitions
-from stages.convert_data.instructions import take_tools
+from stages.convert_data.instructions import IN_USER_TURN, take_tools
 from stages.convert_data.shapes import SourceRow, SourceTurn, read_row
 from stages.core.chat import Tool, ToolCall
 from stages.core.dialects import Recovered, Reply, Toolbox, parse_any, render_calls
@@ -165,7 +165,7 @@ def convert_row(raw: Any, context: ConvertContext) -> Converted:
     source = read_row(raw)
     turns, own, changes = _take_own_tools(source)
     offer = context.choose(own) if "json" in context.fixes or "tools" in context.fixes else context.default
-    if own is not NONE and offer.shown is not own and not own.is_code_mode:
+    if own.tools and offer.shown is not own and not own.is_code_mode:
         changes.append("tools of the row replaced by the given ones")
     if "json" not in context.fixes:
         return _keep_legacy(raw, source, turns, offer, context)
@@ -190,9 +190,11 @@ def _take_own_tools(source: SourceRow) -> tuple[list[SourceTurn], Definitions, l
     changes = list(source.changes)
     own = read_definitions(source.tools) if source.tools is not None else NONE
     turns = source.turns
-    for place in range(min(2, len(turns))):  # Llama 3.1 defines tools in the first user turn
+    for place in range(min(2, len(turns))):
         turn = turns[place]
-        if turn.role not in ("system", "user") or (taken := take_tools(turn.text)) is None:
+        if turn.role != "system" and not (turn.role == "user" and IN_USER_TURN in turn.text):
+            continue
+        if (taken := take_tools(turn.text)) is None:
             continue
         turns = [*turns[:place], turn._replace(text=taken.text), *turns[place + 1 :]]
         own = own if own.tools else taken.own
@@ -268,8 +270,8 @@ class _Draft:
                 self._note_untyped(read)
             ids = (*turn.ids, *(None,) * len(read))
             message["tool_calls"] = written = [
-                self._write_call(call, source_id)
-                for call, source_id in zip((*given, *read), ids, strict=True)
+                self._write_call(call, source_id, structured=place < len(given))
+                for place, (call, source_id) in enumerate(zip((*given, *read), ids, strict=True))
             ]
             if self.context.setup.dialect not in _SAYS_ALL:
                 self._note_unwritable(written)
@@ -304,7 +306,7 @@ class _Draft:
         except ValueError as error:
             self.unwritable.append(str(error))
 
-    def _write_call(self, call: ToolCall, source_id: str | None) -> dict[str, Any]:
+    def _write_call(self, call: ToolCall, source_id: str | None, *, structured: bool) -> dict[str, Any]:
         if self.offer.code_mode:
             written = as_code_mode(call)
             if written is not call:
@@ -319,7 +321,9 @@ class _Draft:
         arguments = call.arguments
         for value in arguments.values():
             if type(value) is not str:
-                arguments = self._check_arguments(call)
+                arguments = self._drop_foreign_nulls(call) if structured else arguments
+                for each in arguments.values():
+                    _check_value(each)
                 break
         number = self.next_id
         self.next_id += 1
@@ -331,19 +335,15 @@ class _Draft:
             "function": {"name": call.name, "arguments": arguments},
         }
 
-    def _check_arguments(self, call: ToolCall) -> dict[str, Any]:
-        """The arguments less the nulls that a column of one type for all rows fills in.
-
-        Raises ValueError for what JSON cannot hold.
-        """
+    def _drop_foreign_nulls(self, call: ToolCall) -> dict[str, Any]:
+        """The arguments less the nulls that a column of one type for all rows fills in."""
         schema = self.offer.box.schemas.get(call.name)
         known = schema.get("properties") if schema is not None else None
-        kept = call.arguments
-        if isinstance(known, dict) and any(value is None and key not in known for key, value in kept.items()):
-            kept = {key: value for key, value in kept.items() if value is not None or key in known}
+        if not isinstance(known, dict):
+            return call.arguments
+        kept = {key: value for key, value in call.arguments.items() if value is not None or key in known}
+        if len(kept) < len(call.arguments):
             self.changes.append("foreign nulls dropped from arguments")
-        for value in kept.values():
-            _check_value(value)
         return kept
 
     # Results

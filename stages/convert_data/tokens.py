@@ -58,7 +58,7 @@ def _count_split(paths: Sequence[Path], tokenizer: Tokenizer, limit: int) -> Tok
     for line in take_every(read_lines(paths), stride):
         try:
             text = render_row(orjson.loads(line), tokenizer)
-        except (TemplateError, TypeError, ValueError):
+        except (TemplateError, TypeError, ValueError, KeyError):
             refused += 1
             continue
         lengths.append(len(encode_text(text, tokenizer)))

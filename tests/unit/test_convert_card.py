@@ -62,7 +62,7 @@ def test_counts() -> None:
     assert [(r["count"], r["lines"]) for r in data["rejected_by_reason"]] == [(2, [8, 9]), (1, [7])]
     assert "hello 12" in data["rejected_by_reason"][0]["example"]
     assert "hello" in card.commonest_reason()
-    assert SplitCard().commonest_reason() == "it has no row"
+    assert SplitCard().commonest_reason() == "it has none"
 
 
 @given(

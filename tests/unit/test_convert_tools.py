@@ -294,6 +294,26 @@ def test_a_row_keeps_its_own_tools_and_its_own_system_text() -> None:
     assert row["tools"] == asked["tools"]
 
 
+def test_definitions_in_a_users_turn_are_llamas_or_none() -> None:
+    asked = f"What does <tools>{LINES}</tools> mean?"
+    raw = {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": "Tools."}]}
+    assert convert(raw, OWN).row["messages"][1]["content"] == asked
+    llama = (
+        "Given the following functions, please respond with a JSON for a function call with its proper "
+        f"arguments.\n\nDo not use variables.\n\n{LINES}\n\nTea?"
+    )
+    raw["messages"][0]["content"] = llama
+    row = convert(raw, OWN).row
+    assert (row["messages"][1]["content"], row["tools"]) == ("Tea?", TOOLS)
+    assert infer_tools([raw]).defining == 1
+
+
+def test_an_empty_list_of_tools_is_none() -> None:
+    context = ConvertContext(SETUP, FAIR, (SEARCH,), given=True)
+    for empty in ([], "[]", "", None):
+        assert convert({**chat("So."), "tools": empty}, context).changes == ["system turn added"]
+
+
 def test_own_tools_and_foreign_calls_are_never_taken_for_code_mode() -> None:
     with pytest.raises(ToolsUnclear, match="own"):
         convert({**chat("So."), "tools": TOOLS}, PLAIN)
@@ -392,6 +412,8 @@ def test_foreign_nulls_leave_the_arguments_and_own_ones_stay() -> None:
     converted = convert({"messages": [{"role": "assistant", "tool_calls": calls}], "tools": TOOLS}, OWN)
     assert called(converted)[0].arguments == {"query": "tea", "zip": None}
     assert "foreign nulls dropped from arguments" in converted.changes
+    written = render_calls([ToolCall("search", {"zone": None})], "hermes")
+    assert called(convert({**chat(written), "tools": TOOLS}, OWN))[0].arguments == {"zone": None}
 
 
 def test_a_context_travels_to_another_process() -> None:
@@ -511,6 +533,17 @@ def test_the_census_tells_the_kinds_of_data_apart() -> None:
         census = infer_tools(rows)
         assert ([tool.name for tool in census.tools()], census.inferred) == (names, inferred), rows
     assert infer_tools([code, foreign]).tools()[0] == EXECUTE_CODE
+
+
+def test_a_stray_call_does_not_change_what_the_data_are() -> None:
+    code = chat(render_calls([ToolCall("execute_code", {"code": "print(1)"})], "bare_python"))
+    stray = chat(render_calls([CALL], "hermes"))
+    census = infer_tools([*[code] * 98, stray, stray])
+    context = apply_census(PLAIN, census)
+    assert (context.tools, census.inferred) == ((EXECUTE_CODE,), False)
+    converted = convert(stray, context)
+    assert (called(converted), converted.undefined) == ([CALL], ["search"])
+    assert infer_tools([*[code] * 96, stray, stray]).inferred
 
 
 def test_the_review_says_on_what_the_tools_rest(tmp_path: Path) -> None:
