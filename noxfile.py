@@ -45,9 +45,9 @@ def mlx_build(session: nox.Session) -> str:
     return "cuda" if "--cuda" in session.posargs or os.environ.get("FAIR_RETEST_MLX") == "cuda" else "cpu"
 
 
-def run_stage(session: nox.Session, *bare: str) -> None:
+def run_stage(session: nox.Session, *bare: str, group: str | None = None) -> None:
     """Install a stage's environment and run its package with the options of the command line."""
-    install(session, session.name, *bare)
+    install(session, group or session.name, *bare)
     command = ["python", "-m", f"stages.{session.name}", *stage_options(session)]
     # nox would mix stderr into stdout, where --json has nothing but JSON.
     session.run(*command, interrupt_timeout=STOP_TIMEOUT, stderr=None)
@@ -82,7 +82,8 @@ def prepare_stages(session: nox.Session) -> None:
 @nox.session
 def convert_data(session: nox.Session) -> None:
     """Turn legacy rows into neutral conversations: -- --data FOLDER"""
-    run_stage(session)
+    on_ray = {"ray", "--engine=ray"} & set(session.posargs)
+    run_stage(session, group="ray" if on_ray else None)
 
 
 @nox.session
@@ -129,6 +130,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def ray(session: nox.Session) -> None:
+    """Test the conversion on a local Ray cluster of two workers."""
+    install(session, "ray", EMBEDDED)
+    session.run("python", "-m", "pytest", "tests/ray", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format: -- --fix"""
     install(session, "lint")
@@ -152,7 +160,7 @@ def corpus(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure this project beside stock mlx-lm on this machine: -- train"""
+    """Measure this project beside stock tools on this machine: -- train, -- eval or -- convert"""
     install(session, "bench", EMBEDDED)
     session.run("python", "-m", "tests.bench", *stage_options(session))
 
