@@ -308,9 +308,12 @@ def test_definitions_in_a_users_turn_are_llamas_or_none() -> None:
     assert infer_tools([raw]).defining == 1
 
 
+EMPTY: tuple[Any, ...] = ([], "[]", "", None)
+
+
 def test_an_empty_list_of_tools_is_none() -> None:
     context = ConvertContext(SETUP, FAIR, (SEARCH,), given=True)
-    for empty in ([], "[]", "", None):
+    for empty in EMPTY:
         assert convert({**chat("So."), "tools": empty}, context).changes == ["system turn added"]
 
 
