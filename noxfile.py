@@ -62,9 +62,9 @@ def has_other_build(environment: Path, build: str) -> bool:
     return bool(found.intersection(MLX_BUILDS.values()) - {MLX_BUILDS[build]})
 
 
-def run_stage(session: nox.Session, *bare: str) -> None:
+def run_stage(session: nox.Session, *bare: str, group: str | None = None) -> None:
     """Install a stage's environment and run its package with the options of the command line."""
-    install(session, session.name, *bare)
+    install(session, group or session.name, *bare)
     command = ["python", "-m", f"stages.{session.name}", *stage_options(session)]
     # nox would mix stderr into stdout, where --json has nothing but JSON.
     session.run(*command, interrupt_timeout=STOP_TIMEOUT, stderr=None)
@@ -99,7 +99,8 @@ def prepare_stages(session: nox.Session) -> None:
 @nox.session
 def convert_data(session: nox.Session) -> None:
     """Turn legacy rows into neutral conversations: -- --data my_rows/ --out my_converted"""
-    run_stage(session)
+    on_ray = {"ray", "--engine=ray"} & set(session.posargs)
+    run_stage(session, EMBEDDED, group="ray" if on_ray else None)
 
 
 @nox.session
@@ -146,6 +147,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def ray(session: nox.Session) -> None:
+    """Test the conversion on a local Ray cluster of two workers."""
+    install(session, "ray", EMBEDDED)
+    session.run("python", "-m", "pytest", "tests/ray", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format: -- --fix"""
     install(session, "lint")
@@ -169,7 +177,7 @@ def corpus(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure this project beside stock mlx-lm on this machine: -- train"""
+    """Measure this project beside stock tools on this machine: -- train, -- eval or -- convert"""
     install(session, "bench", EMBEDDED)
     session.run("python", "-m", "tests.bench", *stage_options(session))
 

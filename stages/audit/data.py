@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 
@@ -14,6 +13,7 @@ from stages.audit.subject import Subject
 from stages.core.chat import Conversation, Message
 from stages.core.dialects import parse_any
 from stages.core.splits import SPLITS
+from stages.core.wording import normalise
 
 RESULT_TAG = "<tool_response>"  # 1 token in Qwen3, the source of the legacy data; 4 in Qwen2.5
 _RESULT = re.compile(r"<tool_response>\n?(.*?)\n?</tool_response>", re.DOTALL)
@@ -221,11 +221,6 @@ def duplicate_rows(subject: Subject) -> Issue | None:
 def pair_up(row: Row, earlier: Row) -> str:
     """Two rows with the same question, as an example."""
     return f"{row.place} = {earlier.place}: {row.question[:60]}"
-
-
-def normalise(text: str) -> str:
-    """Lower case letters and digits with single spaces: what makes two texts the same."""
-    return " ".join(re.sub(r"\W+", " ", unicodedata.normalize("NFKC", text).casefold()).split())
 
 
 @check("data")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from itertools import groupby
 
-from stages.audit.data import CONVERT, normalise
+from stages.audit.data import CONVERT
 from stages.audit.probe import find_dialect
 from stages.audit.registry import Issue, check
 from stages.audit.rows import EXAMPLES, Row, tally
 from stages.audit.subject import Subject
 from stages.core.prompts import offered_tools, query_row
 from stages.core.render import render_row
+from stages.core.wording import normalise
 from stages.core.words import plural
 
 PROVEN_BITS = {"dense": 6, "mixture of experts": 5}  # fewer were never shown to keep tool calls whole

@@ -7,13 +7,18 @@ each other that have room in it; a single piece is never cut.
 from __future__ import annotations
 
 import shutil
-from array import array
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-from stages.convert_data.work import PIECES
+import numpy as np
+import orjson
+
+from stages.convert_data.duplicates import PACKED, Digests, Duplicates, Numbers
 from stages.core.splits import shard_names
+
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,40 +35,92 @@ class Part:
         """The rows themselves, gone when they are in their shard."""
         return self.folder / f"{self.split}.jsonl"
 
-    def numbers(self) -> array[int]:
+    def numbers(self) -> Numbers:
         """The number of every row in the files it came from."""
-        numbers = array("Q")
-        numbers.frombytes((self.folder / f"{self.split}.numbers").read_bytes())
-        return numbers
+        return np.fromfile(self.folder / f"{self.split}.numbers", np.uint64)
 
-    def digests(self) -> bytes:
-        """32 bytes a row: a digest of the whole, and one of its questions."""
-        return (self.folder / f"{self.split}.digests").read_bytes()
+    def digests(self) -> Digests:
+        """The digests of every row."""
+        return np.fromfile(self.folder / f"{self.split}.digests", PACKED)
+
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return (self.folder / f"{self.split}.digests").stat().st_size // PACKED.itemsize
+
+
+def join_digests(parts: Sequence[Part]) -> Digests:
+    """The digests of all rows of a split."""
+    return np.concatenate([np.empty(0, PACKED), *(part.digests() for part in parts)])
+
+
+def join_numbers(parts: Sequence[Part]) -> Numbers:
+    """The numbers of all rows of a split in its source."""
+    return np.concatenate([np.empty(0, np.uint64), *(part.numbers() for part in parts)])
+
+
+class Removal:
+    """The rows that are left out of their split, and what is said of them."""
+
+    def __init__(self, found: Duplicates, numbers: Mapping[str, Numbers]) -> None:
+        self._twins, self._numbers = found.twins, numbers
+
+    def between(self, split: str, start: int, end: int) -> dict[int, bytes]:
+        """The rows from position `start` up to `end` by position: which row each repeats, as JSON."""
+        twins = self._twins[split]
+        first, last = np.searchsorted(twins.positions, (start, end))
+        said = {}
+        for at in range(first, last):
+            other = twins.kept_splits[twins.kept_split[at]]
+            position = int(twins.positions[at])
+            about = {
+                "split": split,
+                "line": int(self._numbers[split][position]),
+                "repeats": {
+                    "split": other,
+                    "line": int(self._numbers[other][twins.kept_positions[at]]),
+                    "whole": bool(twins.same_row[at]),
+                },
+            }
+            said[position] = orjson.dumps(about)[:-1]
+        return said
 
 
 def write_shards(
-    folder: Path, split: str, parts: Sequence[Part], shard_bytes: int, dropped: Collection[int] = ()
+    folder: Path,
+    split: str,
+    parts: Sequence[Part],
+    shard_bytes: int,
+    work: Path,
+    removal: Removal | None = None,
 ) -> list[Path]:
-    """Write the files of a split into `folder` without the rows whose numbers are `dropped`.
+    """Write the files of a split into `folder`; what `removal` leaves out goes to `work`, a file a shard.
 
     A shard that is there was written by an earlier, interrupted run and stays as it is.
     """
     groups = _group(parts, shard_bytes)
     paths = [folder / name for name in shard_names(split, len(groups))]
+    first = 0
     for path, group in zip(paths, groups, strict=True):
         if not path.exists():
-            _write_shard(path, group, dropped)
+            _write_shard(path, group, first, work, removal)
         for part in group:
             part.rows.unlink(missing_ok=True)
+            first += part.count
     return paths
 
 
-def collect(pieces: Sequence[Path], name: str, target: Path) -> None:
-    """Put the files of one name from the folders of all pieces into one."""
+def removed_rows(shard: Path, work: Path) -> Path:
+    """The file with the rows that were left out of a shard."""
+    return work / f"removed-{shard.name}"
+
+
+def collect(files: Iterable[Path], target: Path) -> None:
+    """Put files one behind the other."""
     with target.open("wb") as whole:
-        for piece in pieces:
-            with (piece / name).open("rb") as file:
-                shutil.copyfileobj(file, whole, 1 << 20)
+        for path in files:
+            with path.open("rb") as file:
+                shutil.copyfileobj(file, whole, _BLOCK)
 
 
 def _group(parts: Sequence[Part], shard_bytes: int) -> list[list[Part]]:
@@ -78,15 +135,26 @@ def _group(parts: Sequence[Part], shard_bytes: int) -> list[list[Part]]:
     return groups
 
 
-def _write_shard(path: Path, parts: Sequence[Part], dropped: Collection[int]) -> None:
-    unfinished = path.parent / PIECES / f".{path.name}"
-    with unfinished.open("wb") as shard:
+def _write_shard(path: Path, parts: Sequence[Part], first: int, work: Path, removal: Removal | None) -> None:
+    unfinished = work / f".{path.name}"
+    with unfinished.open("wb") as shard, removed_rows(path, work).open("wb") as removed:
         for part in parts:
+            gone = removal.between(part.split, first, first + part.count) if removal is not None else {}
             with part.rows.open("rb") as rows:
-                if not dropped:
-                    shutil.copyfileobj(rows, shard, 1 << 20)
-                    continue
-                for number, line in zip(part.numbers(), rows, strict=True):
-                    if number not in dropped:
-                        shard.write(line)
+                if gone:
+                    _sort_rows(rows, first, gone, shard, removed)
+                else:
+                    shutil.copyfileobj(rows, shard, _BLOCK)
+            first += part.count
     unfinished.replace(path)
+
+
+def _sort_rows(
+    rows: IO[bytes], first: int, gone: Mapping[int, bytes], kept: IO[bytes], removed: IO[bytes]
+) -> None:
+    """Every row to one of two files; `first` is the position of the first one."""
+    for position, line in enumerate(rows, first):
+        if (about := gone.get(position)) is None:
+            kept.write(line)
+        else:
+            removed.writelines((about, b',"row":', line.removesuffix(b"\n"), b"}\n"))

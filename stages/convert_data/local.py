@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 
 from stages.convert_data.pieces import Piece
-from stages.convert_data.work import Work, convert_piece
+from stages.convert_data.work import Task, Work
 from stages.core.cli import deferred_interrupts
 from stages.core.errors import StageError
 
@@ -21,21 +21,21 @@ class LostWorker(StageError):
     """A process died; the data are not to blame, and what is done stays."""
 
 
-def convert_locally(pieces: Sequence[Piece], work: Work, workers: int) -> Iterator[int]:
-    """Convert the pieces in so many processes and yield the rows of each as it is done.
+def run_locally(task: Task, pieces: Sequence[Piece], work: Work, workers: int) -> Iterator[int]:
+    """Do the task with all pieces in so many processes and yield the rows of each as it is done.
 
     Whoever stops early gets what is begun finished, so that it need not be done again.
     """
     if min(workers, len(pieces)) <= 1:
         for piece in pieces:
-            yield convert_piece(piece, work)
+            yield task(piece, work)
         return
     # Started anew and not forked: a fork copies locks that another thread may hold.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(pieces)), context, _start_worker) as pool:
         begun: list[Future[int]] = []
         try:
-            _submit(pool, pieces, work, begun)
+            _submit(pool, task, pieces, work, begun)
             for done in as_completed(begun):
                 yield done.result()
         except BrokenProcessPool:
@@ -46,7 +46,9 @@ def convert_locally(pieces: Sequence[Piece], work: Work, workers: int) -> Iterat
             pool.shutdown(cancel_futures=True)
 
 
-def _submit(pool: ProcessPoolExecutor, pieces: Sequence[Piece], work: Work, begun: list[Future[int]]) -> None:
+def _submit(
+    pool: ProcessPoolExecutor, task: Task, pieces: Sequence[Piece], work: Work, begun: list[Future[int]]
+) -> None:
     """Hand all pieces to the pool, which starts its processes; a signal waits until they are there.
 
     They inherit that Ctrl-C is blocked, so that none of them is hit by it before it can ignore it.
@@ -54,7 +56,7 @@ def _submit(pool: ProcessPoolExecutor, pieces: Sequence[Piece], work: Work, begu
     with deferred_interrupts() as wanted:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            begun += [pool.submit(convert_piece, piece, work) for piece in pieces]
+            begun += [pool.submit(task, piece, work) for piece in pieces]
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if wanted.is_set():

@@ -16,7 +16,7 @@ from stages.core.errors import StageError
 if TYPE_CHECKING:
     import pyarrow
 
-BATCH_BYTES = 4 << 20  # of rows that are objects at the same time
+BATCH_BYTES = 1 << 20  # of rows that are objects at the same time
 KEPT_NULLS = ("content", "value")  # of a message: no text, which is something else than no key
 
 
@@ -42,7 +42,8 @@ def read_rows(path: Path, start: int, end: int) -> Iterator[object]:
                 width = max(group.total_byte_size // max(group.num_rows, 1), 1)
                 at = first
                 try:
-                    for batch in file.iter_batches(max(BATCH_BYTES // width, 1), row_groups=[index]):
+                    size = max(BATCH_BYTES // width, 1)
+                    for batch in file.iter_batches(size, row_groups=[index], use_threads=False):
                         here, there = max(start - at, 0), min(end - at, batch.num_rows)
                         if here < there:
                             yield from _read_batch(batch.slice(here, there - here))
@@ -62,11 +63,8 @@ def drop_foreign_nulls(row: dict[str, Any]) -> int:
         for message in _objects(row.get(name)):
             for key in [key for key, value in message.items() if value is None and key not in KEPT_NULLS]:
                 del message[key]
-            for call in _objects(message.get("tool_calls")):
-                count += _prune(call)
-    for tool in _objects(row.get("tools")):
-        count += _prune(tool)
-    return count
+            count += _prune(message.get("tool_calls")) + _prune(message.get("function_call"))
+    return count + sum(_prune(row.get(name)) for name in ("tools", "functions", "answers"))
 
 
 def _open(path: Path, name: str) -> Any:
@@ -75,6 +73,8 @@ def _open(path: Path, name: str) -> Any:
         from pyarrow import parquet
     except ImportError:
         raise StageError("Parquet needs the package pyarrow: run nox -s convert_data") from None
+    # Arrow's own allocator keeps as much as the whole row group had, page by page.
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     try:
         return parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
     except (pyarrow.ArrowException, OSError) as error:

@@ -1,6 +1,6 @@
 """The pieces on a Ray cluster: Ray Data hands them to its nodes and repeats those of a node that is lost.
 
-A piece is converted by the same function as on one machine. Its rows never go through Ray, which would
+A piece is worked on by the same function as on one machine. Its rows never go through Ray, which would
 put them into Arrow structs: every node reads the data and writes the results itself, so the data and
 the output must lie where all nodes see them under the same path.
 """
@@ -15,13 +15,14 @@ from typing import Any
 import stages
 from stages.convert_data.local import LostWorker
 from stages.convert_data.pieces import Piece
-from stages.convert_data.work import Work, convert_piece
+from stages.convert_data.rows import ToolsUnclear
+from stages.convert_data.work import Task, Work
 from stages.core import progress
 from stages.core.errors import StageError
 
 
-def convert_on_ray(pieces: Sequence[Piece], work: Work, workers: int) -> Iterator[int]:
-    """Convert the pieces on the cluster that RAY_ADDRESS names and yield the rows of each as it is done.
+def run_on_ray(task: Task, pieces: Sequence[Piece], work: Work, workers: int) -> Iterator[int]:
+    """Do the task on the cluster that RAY_ADDRESS names and yield the rows of each piece as it is done.
 
     Without RAY_ADDRESS a cluster of `workers` processes is started on this machine.
     """
@@ -34,25 +35,30 @@ def convert_on_ray(pieces: Sequence[Piece], work: Work, workers: int) -> Iterato
     _connect(workers)
     nodes = set()
 
-    def convert(row: dict[str, Any]) -> dict[str, Any]:
-        node = ray.get_runtime_context().get_node_id()
-        try:
-            return {"rows": convert_piece(pieces[row["item"]], work), "node": node, "mistake": ""}
-        except StageError as error:  # as a value: Ray would wrap it in its own
-            return {"rows": 0, "node": node, "mistake": str(error)}
+    def do_task(row: dict[str, Any]) -> dict[str, Any]:
+        done = {"rows": 0, "node": ray.get_runtime_context().get_node_id(), "mistake": "", "unclear": ""}
+        try:  # both as values: Ray would wrap them in its own
+            done["rows"] = task(pieces[row["item"]], work)
+        except StageError as error:
+            done["mistake"] = str(error)
+        except ToolsUnclear as error:
+            done["unclear"] = str(error)
+        return done
 
     try:
         # One block a piece, so that a piece is a task.
         items = ray.data.from_items(list(range(len(pieces))), override_num_blocks=len(pieces))
-        for done in items.map(convert).iter_rows():
+        for done in items.map(do_task).iter_rows():
             if done["mistake"]:
                 raise StageError(done["mistake"])
+            if done["unclear"]:
+                raise ToolsUnclear(done["unclear"])
             nodes.add(done["node"])
             yield done["rows"]
     except RayError as error:
         reason = str(error).strip().partition("\n")[0]
         raise LostWorker(f"Ray gave up ({reason}); the same command goes on") from None
-    progress.say(f"  {len(pieces)} pieces were converted on {len(nodes)} nodes")
+    progress.say(f"  {len(pieces)} pieces were done on {len(nodes)} nodes")
 
 
 def _connect(workers: int) -> None:

@@ -1,120 +1,483 @@
-"""One legacy row to one neutral row, or the reason why not."""
+"""One row of any understood shape to one neutral row, or the reason why not.
+
+This is the hot path of a conversion: what rows share (the system turn, the tools) is prepared once
+for a context and written as ready bytes, and a turn without any sign of a call is not parsed.
+"""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from hashlib import blake2b
 from typing import Any
 
 import orjson
 
-from stages.core.chat import Conversation, Message, Tool, ToolCall
-from stages.core.chatml import Turn, split_chatml
-from stages.core.dialects import Reply, parse_any
+from stages.convert_data.definitions import NONE, Definitions, adopt, read_definitions
+from stages.convert_data.instructions import IN_USER_TURN, take_tools
+from stages.convert_data.shapes import SourceRow, SourceTurn, read_row
+from stages.core.chat import Tool, ToolCall
+from stages.core.dialects import Recovered, Reply, Toolbox, parse_any, render_calls
 from stages.core.fixes import FixSet
 from stages.core.preset import ModelSetup
 from stages.core.prompts import offered_tools, system_message
 from stages.core.tools import EXECUTE_CODE, as_code_mode, function_tools
+from stages.core.wording import normalise_to_bytes
 
-_RESPONSE = re.compile(r"\s*<tool_response>\n?(.*?)\n?</tool_response>\s*", re.DOTALL)
-_CALLABLE = (EXECUTE_CODE, *function_tools())
 RESULT_PREFIX = "Tool result:\n"  # of a user turn, where the preset wants results as such
 LEGACY_TAG = re.compile(r"</?tool_call>|</?tool_response>|<function=|</function>|<parameter=|</parameter>")
+NO_DIGEST = bytes(16)  # of the questions of a row that asks none
+
+_CALLABLE = Toolbox((EXECUTE_CODE, *function_tools()))
+_CODE_MODE = (EXECUTE_CODE,)
+_RESPONSE = re.compile(r"\s*<tool_response>\r?\n?(.*?)\r?\n?</tool_response>\s*", re.DOTALL)
+_SAYS_ALL = frozenset(("hermes", "fenced_json"))  # JSON has a form for every call
+_SIGN_OF_CALL = re.compile(r"[<{\[`]")
+_REPEATED = re.compile(r"(?:assistant-(?:tool-)+){3,}")
+_MOST_OFFERS = 512
+_BEYOND_64_BITS = 2.0**64
 
 
-@dataclass
+class ToolsUnclear(Exception):
+    """A row that the context's tools do not settle: it calls or defines tools that are not Code Mode's.
+
+    No row is at fault, so this is no reason for a rejection: `inference.infer_tools` looks at all rows
+    and says which tools the data has.
+    """
+
+
+@dataclass(frozen=True)
+class ConvertContext:
+    """What a conversion of rows needs to know; the same for every row of a data set."""
+
+    setup: ModelSetup
+    fixes: FixSet
+    tools: tuple[Tool, ...] | None = None
+    """The tools of rows that define none. None: not looked at yet, taken for Code Mode as long as no
+    row contradicts; `()`: such rows have no tools."""
+    given: bool = False
+    """The tools were given for all rows, and go before a row's own."""
+    untyped: frozenset[str] = frozenset()
+    """`tool.argument` for what only untyped XML was seen of."""
+
+    @cached_property
+    def default(self) -> Offer:
+        """What rows without tools of their own are offered."""
+        with_tools = "tools" in self.fixes
+        if self.tools is None or self.tools == _CODE_MODE:
+            system = system_message(self.setup, self.fixes).content if with_tools else None
+            return Offer(_define(offered_tools(self.fixes)), _CALLABLE, {}, code_mode=True, system=system)
+        shown = _define(offered_tools(self.fixes, self.tools))
+        known = _define(self.tools)
+        return Offer(shown, known.box, self._drop_untyped(known.typed), added_system=self._added_system)
+
+    @cached_property
+    def _offers(self) -> dict[int, tuple[Definitions, Offer]]:
+        return {}
+
+    @property
+    def _added_system(self) -> str | None:
+        return self.setup.system if "tools" in self.fixes else None
+
+    def _drop_untyped(self, typed: dict[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+        return {
+            name: frozenset(key for key in keys if f"{name}.{key}" not in self.untyped)
+            for name, keys in typed.items()
+        }
+
+    def choose(self, own: Definitions) -> Offer:
+        """What a row is offered that defines the tools `own`. Raises ToolsUnclear."""
+        if not own.tools or own.is_code_mode or self.given:
+            return self.default
+        if self.tools is None:
+            raise ToolsUnclear("a row defines tools of its own")
+        known = self._offers.get(id(own))
+        if known is None or known[0] is not own:  # a pickled context brings the numbers of other objects
+            if len(self._offers) >= _MOST_OFFERS:
+                self._offers.clear()
+            known = own, Offer(own, own.box, own.typed, added_system=self._added_system)
+            self._offers[id(own)] = known
+        return known[1]
+
+
+def _define(tools: tuple[Tool, ...]) -> Definitions:
+    return adopt(tool.to_json() for tool in tools) if tools else NONE
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """The tools of a row, how its calls are read, and the system turn that belongs to them."""
+
+    shown: Definitions
+    """What the row's `tools` say."""
+    box: Toolbox
+    typed: dict[str, frozenset[str]]
+    code_mode: bool = False
+    system: str | None = None
+    """A system text in place of the row's own."""
+    added_system: str | None = None
+    """The system text of a row that has none."""
+
+    @cached_property
+    def tail(self) -> bytes:
+        """The end of the row as JSON, from the tools on."""
+        return b'],"tools":' + self.shown.encoded + b"}\n"
+
+    @cached_property
+    def salt(self) -> bytes:
+        """What sets apart the digests of rows with other tools."""
+        return blake2b(self.shown.encoded, digest_size=16).digest()
+
+
+@dataclass(slots=True)
 class Converted:
     """A row in its new form, and what the card counts about it."""
 
     row: dict[str, Any]
+    line: bytes
+    """The row as JSON with a newline, to be written as it is."""
+    shape: str
     pattern: str
+    digests: tuple[bytes, bytes]
+    """16 bytes each: of what the row says (turns, calls, tools, own system text), and of its user's
+    turns in normalised wording, NO_DIGEST where it has none."""
+    source: Any
+    """The row as it came."""
     dialects: list[str] = field(default_factory=list)
     tools: list[str] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
+    untyped: list[str] = field(default_factory=list)
+    """`tool.argument` of XML values that stay text because no schema says their type."""
+    undefined: list[str] = field(default_factory=list)
+    """Tools that are called and that no definition names."""
+    unwritable: list[str] = field(default_factory=list)
+    """Why the target's dialect cannot say a turn's calls so that they are read back unchanged."""
 
 
-def convert_row(raw: Any, setup: ModelSetup, fixes: FixSet) -> Converted:
-    """Convert one row. Raises ValueError with the reason when it cannot be done without a loss."""
-    turns, given = read_turns(raw)
-    if "json" not in fixes:
-        return _keep_legacy(raw, turns, setup, fixes)
-    converted = Converted({}, "-".join(turn.role for turn in turns))
-    messages, waiting = [], []
+def convert_row(raw: Any, context: ConvertContext) -> Converted:
+    """Convert one row.
+
+    Raises ValueError with the reason when it cannot be done without a loss, and ToolsUnclear when the
+    whole data set has to be looked at first.
+    """
+    source = read_row(raw)
+    turns, own, changes = _take_own_tools(source)
+    offer = context.choose(own) if "json" in context.fixes or "tools" in context.fixes else context.default
+    if own.tools and offer.shown is not own and not own.is_code_mode:
+        changes.append("tools of the row replaced by the given ones")
+    if "json" not in context.fixes:
+        return _keep_legacy(raw, source, turns, offer, context)
+    draft = _Draft(context, offer, changes)
     for turn in turns:
         if turn.role == "assistant":
-            message = _read_assistant(turn, converted)
-            waiting = [call.name for call in message.calls]
-            messages.append(message)
+            draft.add_answer(turn)
         elif turn.role == "tool" or "<tool_response>" in turn.text:
-            messages += _read_results(turn, waiting, converted)
+            draft.add_results(turn)
+        elif turn.role == "user":
+            draft.questions.append(turn.text)
+            draft.turns.append({"role": "user", "content": turn.text})
         else:
-            messages.append(Message("system" if turn.role == "system" else "user", turn.text))
-    messages = _set_system(messages, setup, fixes, converted)
-    if not any(message.role == "assistant" for message in messages):
+            draft.turns.append({"role": "system", "content": turn.text})
+    if not draft.answered:
         raise ValueError("no assistant turn")
-    _refuse_legacy_tags(messages)
-    if setup.tool_response == "user":
-        messages = [Message("user", RESULT_PREFIX + m.content) if m.role == "tool" else m for m in messages]
-    converted.row = Conversation(tuple(messages), offered_tools(fixes) or given).to_row()
-    return converted
+    return draft.finish(raw, source)
 
 
-@dataclass(frozen=True)
-class _RichTurn(Turn):
-    """A turn of a `{"messages"}` row, which may carry structured calls."""
-
-    calls: tuple[ToolCall, ...] = ()
-
-
-def read_turns(raw: Any) -> tuple[list[Turn], tuple[Tool, ...]]:
-    """The turns and tools of a `{"text"}` or `{"messages"}` row; ValueError when it is neither."""
-    if not isinstance(raw, Mapping):
-        raise ValueError("not a JSON object")
-    if isinstance(raw.get("text"), str):
-        return split_chatml(raw["text"]), ()
-    if "messages" in raw:
-        conversation = Conversation.from_row(_decode_arguments(raw))
-        return [_RichTurn(m.role, m.content, m.calls) for m in conversation.messages], conversation.tools
-    raise ValueError(f'neither "text" nor "messages" among its keys: {", ".join(map(str, raw)) or "none"}')
-
-
-def _decode_arguments(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row with `arguments` that are JSON strings, as OpenAI's API writes them, decoded once."""
-    if not isinstance(raw["messages"], list):
-        return raw
-    return {**raw, "messages": [_decode_message(message) for message in raw["messages"]]}
+def _take_own_tools(source: SourceRow) -> tuple[list[SourceTurn], Definitions, list[str]]:
+    """The turns, the tools that the row defines in a column or a system text, and what changed."""
+    changes = list(source.changes)
+    own = read_definitions(source.tools) if source.tools is not None else NONE
+    turns = source.turns
+    for place in range(min(2, len(turns))):
+        turn = turns[place]
+        if turn.role != "system" and not (turn.role == "user" and IN_USER_TURN in turn.text):
+            continue
+        if (taken := take_tools(turn.text)) is None:
+            continue
+        turns = [*turns[:place], turn._replace(text=taken.text), *turns[place + 1 :]]
+        own = own if own.tools else taken.own
+        changes += taken.changes
+        break
+    if own.changes:
+        changes += own.changes
+    return turns, own, changes
 
 
-def _decode_message(message: Any) -> Any:
-    if not isinstance(message, Mapping) or not isinstance(message.get("tool_calls"), list):
-        return message
-    return {**message, "tool_calls": [_decode_call(call) for call in message["tool_calls"]]}
+@lru_cache(maxsize=4096)
+def _name_pattern(roles: tuple[str, ...]) -> str:
+    """The order of roles; rounds of calls and results that go on and on count as one."""
+    return _REPEATED.sub("(assistant-tool)+-", "-".join(roles))
 
 
-def _decode_call(call: Any) -> Any:
-    function = call.get("function") if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
-        return call
-    return {**call, "function": {**function, "arguments": orjson.loads(function["arguments"])}}
+class _Draft:
+    """A row in the making."""
+
+    __slots__ = (
+        *("answered", "changes", "context", "dialects", "disordered", "first_result", "last_result"),
+        *("next_id", "offer", "questions", "tools", "turns", "undefined", "untyped"),
+        *("unwritable", "waiting"),
+    )
+
+    def __init__(self, context: ConvertContext, offer: Offer, changes: list[str]) -> None:
+        self.context = context
+        self.offer = offer
+        self.changes = changes
+        self.turns: list[dict[str, Any]] = []
+        self.questions: list[str] = []
+        self.dialects: list[str] = []
+        self.tools: list[str] = []
+        self.untyped: list[str] = []
+        self.undefined: list[str] = []
+        self.unwritable: list[str] = []
+        self.answered = False
+        self.next_id = 0
+        self.waiting: list[tuple[int, str, str | None]] = []
+        """Calls without a result: number, tool, and the id that the source gave."""
+        self.first_result = self.last_result = -1
+        self.disordered = False
+
+    # The assistant's turns
+
+    def add_answer(self, turn: SourceTurn) -> None:
+        """An assistant's turn, its calls taken out of the text."""
+        if self.first_result != -1:
+            self._order_results()
+        self.answered = True
+        text, given = turn.text, turn.calls
+        if not given and _SIGN_OF_CALL.search(text) is None:
+            self.waiting = []
+            self.turns.append({"role": "assistant", "content": text})
+            return
+        reply = self._parse(text)
+        read = reply.calls
+        if read:
+            self.dialects.append(str(reply.dialect))
+            self.changes.append(f"calls of {reply.dialect} read")
+            text = _words_beside(reply)
+            if given and read == list(given):
+                self.changes.append("calls written a second time in the text dropped")
+                read = []
+        elif given:
+            self.dialects.append("messages")
+        if "<" in text:
+            _refuse_legacy_tags(text, "assistant")
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        self.waiting = []
+        if given or read:
+            if read and reply.dialect == "qwen3_coder":
+                self._note_untyped(read)
+            ids = (*turn.ids, *(None,) * len(read))
+            message["tool_calls"] = written = [
+                self._write_call(call, source_id, structured=place < len(given))
+                for place, (call, source_id) in enumerate(zip((*given, *read), ids, strict=True))
+            ]
+            if self.context.setup.dialect not in _SAYS_ALL:
+                self._note_unwritable(written)
+        self.turns.append(message)
+
+    def _parse(self, text: str) -> Reply:
+        """The turn taken apart. Raises ValueError for a problem that was not mended with certainty."""
+        reply = parse_any(text, self.offer.box)
+        if not reply.problems:
+            return reply
+        if self.offer.code_mode and self.context.tools is None:
+            foreign = [call.name for call in parse_any(text).calls if call.name not in _CALLABLE.schemas]
+            if foreign:
+                raise ToolsUnclear(f"{foreign[0]} is called, and nothing defines it")
+        for problem in reply.problems:
+            if not (reply.calls and isinstance(problem, Recovered)):
+                raise ValueError(f"assistant turn: {problem}")
+            self.changes.append(f"mended: {problem.kind}")
+        return reply
+
+    def _note_untyped(self, calls: list[ToolCall]) -> None:
+        if self.offer.code_mode:  # every argument of its functions is text
+            return
+        for call in calls:
+            typed = self.offer.typed.get(call.name, frozenset())
+            self.untyped += [f"{call.name}.{key}" for key in call.arguments if key not in typed]
+
+    def _note_unwritable(self, written: list[dict[str, Any]]) -> None:
+        calls = [ToolCall(call["function"]["name"], call["function"]["arguments"]) for call in written]
+        try:
+            render_calls(calls, self.context.setup.dialect, self.offer.box)
+        except ValueError as error:
+            self.unwritable.append(str(error))
+
+    def _write_call(self, call: ToolCall, source_id: str | None, *, structured: bool) -> dict[str, Any]:
+        if self.offer.code_mode:
+            written = as_code_mode(call)
+            if written is not call:
+                self.changes.append(f"direct call of {call.name} written as Code Mode")
+                call = written
+            elif call.name != EXECUTE_CODE.name:
+                if self.context.tools is None:
+                    raise ToolsUnclear(f"{call.name} is called, and nothing defines it")
+                self.undefined.append(call.name)
+        elif call.name not in self.offer.box.schemas:
+            self.undefined.append(call.name)
+        arguments = call.arguments
+        for value in arguments.values():
+            if type(value) is not str:
+                arguments = self._drop_foreign_nulls(call) if structured else arguments
+                for each in arguments.values():
+                    _check_value(each)
+                break
+        number = self.next_id
+        self.next_id += 1
+        self.tools.append(call.name)
+        self.waiting.append((number, call.name, source_id))
+        return {
+            "id": f"call_{number}",
+            "type": "function",
+            "function": {"name": call.name, "arguments": arguments},
+        }
+
+    def _drop_foreign_nulls(self, call: ToolCall) -> dict[str, Any]:
+        """The arguments less the nulls that a column of one type for all rows fills in."""
+        schema = self.offer.box.schemas.get(call.name)
+        known = schema.get("properties") if schema is not None else None
+        if not isinstance(known, dict):
+            return call.arguments
+        kept = {key: value for key, value in call.arguments.items() if value is not None or key in known}
+        if len(kept) < len(call.arguments):
+            self.changes.append("foreign nulls dropped from arguments")
+        return kept
+
+    # Results
+
+    def add_results(self, turn: SourceTurn) -> None:
+        """A turn that holds the result of a call, or several in tags."""
+        if "<tool_response>" not in turn.text:
+            _refuse_legacy_tags(turn.text, "tool")
+            self._add_result(turn.text, turn.answers, turn.name)
+            return
+        at = 0
+        while at < len(turn.text):
+            match = _RESPONSE.match(turn.text, at)
+            if match is None:
+                raise ValueError("text beside <tool_response> in a result turn")
+            if not self.waiting:
+                raise ValueError("a tool result without a call before it")
+            _refuse_legacy_tags(match[1], "tool")
+            self._add_result(match[1], turn.answers, None)
+            at = match.end()
+        self.changes.append("tool result made a tool turn")
+
+    def _add_result(self, text: str, answers: str | None, name: str | None) -> None:
+        place = 0
+        if answers is not None and any(source_id is not None for _, _, source_id in self.waiting):
+            ids = [source_id for _, _, source_id in self.waiting]
+            if answers not in ids:
+                raise ValueError(f"a tool result answers {answers[:40]!r}, which no open call has as its id")
+            place = ids.index(answers)
+        elif name is not None and len(self.waiting) > 1:
+            names = [tool for _, tool, _ in self.waiting]
+            place = names.index(name) if name in names else 0
+        message: dict[str, Any] = {"role": "tool", "content": text}
+        if self.waiting:
+            number, tool, _ = self.waiting.pop(place)
+            message |= {"name": tool, "tool_call_id": f"call_{number}"}
+            self.disordered = self.disordered or number < self.last_result
+            self.last_result = number
+        elif name:
+            message["name"] = name
+        if self.first_result == -1:
+            self.first_result = len(self.turns)
+        self.turns.append(message)
+
+    def _order_results(self) -> None:
+        """Put the results since the last answer in the order of their calls: templates write no ids."""
+        if self.disordered:
+            block = self.turns[self.first_result :]
+            if all("tool_call_id" in message for message in block):
+                block.sort(key=lambda message: int(message["tool_call_id"].removeprefix("call_")))
+                self.turns[self.first_result :] = block
+                self.changes.append("results put in the order of their calls")
+        self.first_result = self.last_result = -1
+        self.disordered = False
+
+    # The row
+
+    def finish(self, raw: Any, source: SourceRow) -> Converted:
+        """The row as an object and as a line of JSON, with its digests."""
+        if self.first_result != -1:
+            self._order_results()
+        turns = self.turns
+        if self.context.setup.tool_response == "user" and any(m["role"] == "tool" for m in turns):
+            turns = [_as_user_turn(m) if m["role"] == "tool" else m for m in turns]
+            self.changes.append("tool result made a user turn")
+        system, turns = self._split_system(turns)
+        try:
+            body = orjson.dumps(turns)
+        except TypeError as error:  # half of a surrogate pair, an integer beyond 64 bits
+            raise ValueError(f"text or a number that JSON cannot hold: {error}") from None
+        digest = blake2b(body, digest_size=16, salt=self.offer.salt)
+        start = b'{"messages":['
+        if system is not None:
+            written = _encode_system(system)
+            start += written + b","
+            if self.offer.system is None:
+                digest.update(written)
+            turns = [{"role": "system", "content": system}, *turns]
+        return Converted(
+            {"messages": turns, "tools": list(self.offer.shown.tools)},
+            start + body[1:-1] + self.offer.tail,
+            source.shape,
+            _name_pattern(tuple([turn[0] for turn in source.turns])),
+            (digest.digest(), digest_questions(self.questions)),
+            raw,
+            self.dialects,
+            self.tools,
+            self.changes,
+            self.untyped,
+            self.undefined,
+            self.unwritable,
+        )
+
+    def _split_system(self, turns: list[dict[str, Any]]) -> tuple[str | None, list[dict[str, Any]]]:
+        """The system text of the row, and the other turns.
+
+        In Code Mode with the fix `tools` it is the text that evaluation uses as well. Else it is the
+        row's own; a row without one gets the preset's with that fix.
+        """
+        first = turns[0]
+        own = first["content"] if first["role"] == "system" else None
+        if self.offer.system is not None:
+            others = [m for m in turns if m["role"] != "system"]
+            if len(others) == len(turns):
+                self.changes.append("system turn added")
+            elif len(turns) - len(others) > 1 or own not in (self.context.setup.system, self.offer.system):
+                self.changes.append("another system text replaced")
+            return self.offer.system, others
+        if own or (own is not None and self.offer.added_system is None):
+            return own, turns[1:]
+        if self.offer.added_system is None or any(m["role"] == "system" for m in turns[1:]):
+            return None, turns
+        self.changes.append("system turn added")
+        return self.offer.added_system, turns[1:] if own is not None else turns
 
 
-def _read_assistant(turn: Turn, converted: Converted) -> Message:
-    given = turn.calls if isinstance(turn, _RichTurn) else ()
-    reply = parse_any(turn.text, _CALLABLE)
-    if reply.problems:
-        raise ValueError(f"assistant turn: {reply.problems[0]}")
-    calls = tuple(as_code_mode(call) for call in (*given, *reply.calls))
-    for before, after in zip((*given, *reply.calls), calls, strict=True):
-        if before is not after:
-            converted.changes.append(f"direct call of {before.name} written as Code Mode")
-    if reply.calls:
-        converted.dialects.append(str(reply.dialect))
-        converted.changes.append(f"calls of {reply.dialect} read")
-    elif given:
-        converted.dialects.append("messages")
-    converted.tools += [call.name for call in calls]
-    return Message("assistant", _words_beside(reply) if reply.calls else turn.text, calls)
+@lru_cache(maxsize=1024)
+def _encode_system(text: str) -> bytes:
+    try:
+        return orjson.dumps({"role": "system", "content": text})
+    except TypeError as error:
+        raise ValueError(f"text that JSON cannot hold: {error}") from None
+
+
+def digest_questions(questions: list[str]) -> bytes:
+    """16 bytes that are the same for the same questions in other case, punctuation and white space."""
+    if not questions:
+        return NO_DIGEST
+    text = normalise_to_bytes("\n".join(questions))
+    return blake2b(text, digest_size=16).digest() if text else NO_DIGEST
+
+
+def _as_user_turn(message: dict[str, Any]) -> dict[str, Any]:
+    return {"role": "user", "content": RESULT_PREFIX + message["content"]}
 
 
 def _words_beside(reply: Reply) -> str:
@@ -123,58 +486,88 @@ def _words_beside(reply: Reply) -> str:
     return f"{thoughts}{reply.content.strip()}".strip()
 
 
-def _read_results(turn: Turn, waiting: list[str], converted: Converted) -> list[Message]:
-    if "<tool_response>" not in turn.text:
-        return [Message("tool", turn.text, tool=waiting.pop(0) if waiting else None)]
-    results, at = [], 0
-    while at < len(turn.text):
-        match = _RESPONSE.match(turn.text, at)
-        if match is None:
-            raise ValueError("text beside <tool_response> in a result turn")
-        if not waiting:
-            raise ValueError("a tool result without a call before it")
-        results.append(Message("tool", match[1], tool=waiting.pop(0)))
-        at = match.end()
-    converted.changes.append("tool result made a tool turn")
-    return results
+def _refuse_legacy_tags(text: str, role: str) -> None:
+    if "<" in text and (found := LEGACY_TAG.search(text)):
+        raise ValueError(f"{found[0]} is left in a turn of the {role}")
 
 
-def _set_system(
-    messages: list[Message], setup: ModelSetup, fixes: FixSet, converted: Converted
-) -> list[Message]:
-    """With the fix `tools`, the system turn that evaluation uses as well; else what the row has."""
-    if "tools" not in fixes:
-        return messages
-    own = [m.content for m in messages if m.role == "system"]
-    if not own:
-        converted.changes.append("system turn added")
-    elif own != [setup.system]:
-        converted.changes.append("another system text replaced")
-    return [system_message(setup, fixes), *(m for m in messages if m.role != "system")]
+def _check_value(value: Any) -> None:
+    """Raise ValueError for a value that JSON cannot hold, or that was rounded when it was read."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise ValueError("an argument that JSON cannot hold: a number that is not finite")
+        elif isinstance(item, float) and abs(item) >= _BEYOND_64_BITS and item.is_integer():
+            raise ValueError(f"an argument that JSON cannot hold: {item:.17g} is beyond 64 bits and rounded")
 
 
-def _refuse_legacy_tags(messages: list[Message]) -> None:
-    for message in messages:
-        if message.role in ("assistant", "tool") and (found := LEGACY_TAG.search(message.content)):
-            raise ValueError(f"{found[0]} is left in a turn of the {message.role}")
+# Without the fix json
 
 
-def _keep_legacy(raw: Any, turns: list[Turn], setup: ModelSetup, fixes: FixSet) -> Converted:
-    """Without the fix `json`: the text as it is; with `tools` only its system turn is exchanged."""
-    converted = Converted(dict(raw), "-".join(turn.role for turn in turns))
-    for turn in turns:
-        if turn.role == "assistant" and (reply := parse_any(turn.text, _CALLABLE)).calls:
-            converted.dialects.append(str(reply.dialect))
-            converted.tools += [call.name for call in reply.calls]
-    if "tools" in fixes:
-        rest = [turn for turn in _plain_turns(raw, turns) if turn["role"] != "system"]
-        system = {"role": "system", "content": system_message(setup, fixes).content}
-        converted.row = {"messages": [system, *rest], "tools": [t.to_json() for t in offered_tools(fixes)]}
+def _keep_legacy(
+    raw: Any, source: SourceRow, turns: list[SourceTurn], offer: Offer, context: ConvertContext
+) -> Converted:
+    """The text as it is; with the fix `tools` only the system turn and the tools are exchanged."""
+    plain = source.shape in ("text", "messages")
+    row = dict(raw) if plain else {"messages": [_keep_turn(turn) for turn in source.turns], "tools": []}
+    if "tools" in context.fixes:
+        row = _show_tools(raw, source, turns, offer)
+    try:
+        line = orjson.dumps(row) + b"\n"
+    except TypeError as error:
+        raise ValueError(f"text or a number that JSON cannot hold: {error}") from None
+    # A number that is not finite is written as null, and nothing else can come back different.
+    if b"null" in line and orjson.loads(line) != row:
+        raise ValueError("a number that JSON cannot hold: it is not finite")
+    said = orjson.dumps([[turn.role, turn.text, *map(_keep_call, turn.calls)] for turn in source.turns])
+    asked = [t.text for t in turns if t.role == "user" and "<tool_response>" not in t.text]
+    converted = Converted(
+        row,
+        line,
+        source.shape,
+        _name_pattern(tuple([turn.role for turn in source.turns])),
+        (blake2b(said, digest_size=16).digest(), digest_questions(asked)),
+        raw,
+    )
+    undecided = offer.code_mode and context.tools is None and "tools" in context.fixes
+    for turn in source.turns:
+        if turn.role != "assistant":
+            continue
+        reply = parse_any(turn.text, None if undecided else offer.box)
+        calls = [*turn.calls, *reply.calls]
+        if undecided and (foreign := [call.name for call in calls if call.name not in _CALLABLE.schemas]):
+            raise ToolsUnclear(f"{foreign[0]} is called, and nothing defines it")
+        if calls:
+            converted.dialects.append(str(reply.dialect or "messages"))
+            # Out of a text that is kept as it is may come half of a surrogate pair.
+            converted.tools += [call.name.encode("utf-8", "backslashreplace").decode() for call in calls]
     return converted
 
 
-def _plain_turns(raw: Mapping[str, Any], turns: list[Turn]) -> list[dict[str, Any]]:
-    """The turns as messages; those of a `{"messages"}` row as they are, their calls included."""
-    if not any(isinstance(turn, _RichTurn) for turn in turns):
-        return [{"role": turn.role, "content": turn.text} for turn in turns]
-    return [dict(message) for message in raw["messages"]]
+def _show_tools(raw: Any, source: SourceRow, turns: list[SourceTurn], offer: Offer) -> dict[str, Any]:
+    if source.shape == "messages" and offer.system is not None and not isinstance(raw["messages"], str):
+        kept = [dict(message) for message in raw["messages"] if message.get("role") != "system"]
+    else:
+        kept = [_keep_turn(turn) for turn in turns if turn.role != "system" or offer.system is None]
+    system = offer.system
+    if system is None and not any(message.get("role") == "system" for message in kept):
+        system = offer.added_system
+    head = [] if system is None else [{"role": "system", "content": system}]
+    return {"messages": [*head, *kept], "tools": list(offer.shown.tools)}
+
+
+def _keep_turn(turn: SourceTurn) -> dict[str, Any]:
+    """A turn with its text as it is, and with the calls that the source had as structure."""
+    message: dict[str, Any] = {"role": turn.role, "content": turn.text}
+    if turn.calls:
+        message["tool_calls"] = list(map(_keep_call, turn.calls))
+    return message
+
+
+def _keep_call(call: ToolCall) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}

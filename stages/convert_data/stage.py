@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from stages.convert_data.assemble import Part, collect, write_shards
+from stages.convert_data.assemble import (
+    Part,
+    Removal,
+    collect,
+    join_digests,
+    join_numbers,
+    removed_rows,
+    write_shards,
+)
 from stages.convert_data.card import Card, SplitCard, write_card
-from stages.convert_data.local import LostWorker, available_cores, convert_locally
+from stages.convert_data.duplicates import find
+from stages.convert_data.inference import Census, load_census, save_census
+from stages.convert_data.local import LostWorker, available_cores, run_locally
 from stages.convert_data.pieces import Piece, cut_split, piece_bytes
+from stages.convert_data.rendering import fingerprint_target, measure_tokens, render_splits
+from stages.convert_data.request import Request
+from stages.convert_data.rows import ConvertContext, ToolsUnclear
 from stages.convert_data.sources import Source, SourceFile, find_source, require_splits
+from stages.convert_data.toolset import apply_census, start_context, write_tool_files
 from stages.convert_data.unpack import needs_unpacking, unpack
-from stages.convert_data.work import PIECES, REJECTED, Work, read_summary
+from stages.convert_data.work import (
+    CENSUS,
+    PIECES,
+    REJECTED,
+    Task,
+    Work,
+    convert_piece,
+    count_calls,
+    read_census,
+    read_summary,
+)
 from stages.core import progress
 from stages.core.artifact import Build, build_artifact, fingerprint_json, is_current
 from stages.core.cli import Options, Outcome, finished
@@ -26,27 +49,17 @@ from stages.core.platform import require_disk
 from stages.core.prompts import prompt_parts
 from stages.core.records import Recipe
 from stages.core.splits import SPLITS
+from stages.core.tokenizer import template_source
 
 CORPUS = Path(__file__).resolve().parents[2] / "datasets" / "corpus"
-CONVERTER_VERSION = 2  # raised by every change that changes a converted row
+CONVERTER_VERSION = 3  # raised by every change that changes a converted row
 UNPACKED = "unpacked"  # folder of plain copies in the unfinished output
+SETTLED = "settled"  # folder of the results where the tools had to be looked at first
+DUPLICATES = "duplicates.jsonl"
 WORTH_A_POOL = len(SPLITS)  # pieces: fewer are done before a process has started
 MB = 1_000_000
 
-Engine = Callable[[Sequence[Piece], Work, int], Iterator[int]]
-
-
-@dataclass(frozen=True)
-class Request:
-    """How the data are read and the work is done; only the first two decide the output."""
-
-    valid_share: float | None = None
-    """Share of the train rows that become `valid`; 0 does without that split."""
-    shard_mb: int = 512
-    """A split with more than so many megabytes (1e6 bytes) is written in shards of that size."""
-    workers: int | None = None
-    """Processes; None: one for every core."""
-    engine: Literal["local", "ray"] = "local"
+Engine = Callable[[Task, Sequence[Piece], Work, int], Iterator[int]]
 
 
 def convert_data(options: Options, request: Request | None = None) -> Outcome:
@@ -55,13 +68,14 @@ def convert_data(options: Options, request: Request | None = None) -> Outcome:
     place = options.data or CORPUS
     source = find_source(place)
     require_splits(source, place, request.valid_share)
+    context = start_context(options.preset.model, options.fixes, request.tools)
     target, recipe = options.output("convert_data"), make_recipe(options, source, request)
     if is_current(target, recipe, force=options.force):
         return finished(target)
-    require_disk(target, 4 * source.size_gb() + 0.01, "the converted data")
+    require_disk(target, (8 if request.render else 4) * source.size_gb() + 0.01, "the converted data")
     with build_artifact(target, recipe, given=options.given, resume=True, force=options.force) as build:
         try:
-            card = _convert(source, build, options, request)
+            card = _convert(source, build, options, request, context)
         except StageError as error:
             if not isinstance(error, LostWorker):
                 shutil.rmtree(build.folder)  # other data are needed, and an unfinished run would forbid them
@@ -71,32 +85,47 @@ def convert_data(options: Options, request: Request | None = None) -> Outcome:
 
 def make_recipe(options: Options, source: Source, request: Request) -> Recipe:
     """All that decides the output."""
+    model = options.preset.model
     settings = {
         "version": CONVERTER_VERSION,
         "fixes": list(fixes_until(options.fixes, "convert_data")),
-        "model": options.preset.model.model_dump(include={"dialect", "system", "tool_response"}),
+        "model": model.model_dump(include={"dialect", "system", "tool_response", "source"}),
+        "max_seq_length": options.preset.train.max_seq_length,
         "shard_mb": request.shard_mb,
+        "dedup": request.dedup,
+        "render": request.render,
     }
     if request.valid_share:
         settings |= {"valid_share": request.valid_share, "seed": options.seed}
-    return Recipe(
-        stage="convert_data",
-        settings=settings,
-        inputs={
-            "data": source.fingerprint(),
-            "prompt": fingerprint_json(prompt_parts(options.preset.model, options.fixes)),
-        },
-    )
+    inputs = {
+        "data": source.fingerprint(),
+        "prompt": fingerprint_json(prompt_parts(model, options.fixes)),
+        "template": fingerprint_json(template_source(model)),
+    }
+    if request.tools is not None:
+        inputs["tools"] = hashlib.sha256(request.tools.read_bytes()).hexdigest()
+    if request.render is not None:
+        inputs["rendering model"] = fingerprint_target(request.render)
+    return Recipe(stage="convert_data", settings=settings, inputs=inputs)
 
 
-def _convert(source: Source, build: Build, options: Options, request: Request) -> Card:
+def _convert(
+    source: Source, build: Build, options: Options, request: Request, context: ConvertContext
+) -> Card:
     """Everything between the source and the finished folder."""
-    work = Work(build.folder, options.preset.model, options.fixes, request.valid_share or None, options.seed)
+    work = Work(build.folder, context, request.valid_share or None, options.seed)
     files = {split: _unpack_all(split, each, build.folder) for split, each in source.splits.items()}
     size = piece_bytes(source.size_gb())
     pieces = [piece for split, each in files.items() for piece in cut_split(split, each, size)]
-    _run(pieces, work, request)
-    return _assemble(pieces, work, source, options.arm, request, build)
+    work, census = _convert_pieces(pieces, work, request)
+    card = _assemble(_gather(pieces, work, source), work, options, request)
+    card.source, card.tools = source.name, write_tool_files(work.context, census, build.folder)
+    for folder in (PIECES, SETTLED, CENSUS, UNPACKED):
+        shutil.rmtree(build.folder / folder, ignore_errors=True)
+    (build.folder / f"{CENSUS}.json").unlink(missing_ok=True)
+    write_card(card, build.folder)
+    build.facts |= card.summary()
+    return card
 
 
 def _unpack_all(split: str, files: Sequence[SourceFile], folder: Path) -> list[SourceFile]:
@@ -111,29 +140,58 @@ def _unpack_all(split: str, files: Sequence[SourceFile], folder: Path) -> list[S
     return plain
 
 
-def _run(pieces: Sequence[Piece], work: Work, request: Request) -> None:
-    """Convert all pieces with the chosen engine, showing how it goes on."""
-    (work.folder / PIECES).mkdir(exist_ok=True)
+def _convert_pieces(pieces: Sequence[Piece], work: Work, request: Request) -> tuple[Work, Census | None]:
+    """Convert all pieces; where a row contradicts Code Mode, anew after a look at the tools of all rows.
+
+    Returns what was done in the end, and what the look has found.
+    """
+    known = work.folder / f"{CENSUS}.json"  # there when an interrupted run has looked
+    if (census := load_census(known)) is None:
+        try:
+            _run("converting", convert_piece, pieces, work, request)
+        except ToolsUnclear as contradiction:
+            progress.say(f"  {contradiction}: all rows are looked at for tools")
+        else:
+            return work, None
+        _run("looking for tools", count_calls, pieces, work, request)
+        census = read_census(pieces, work)
+        save_census(census, known)
+    shutil.rmtree(work.folder / PIECES, ignore_errors=True)
+    work = replace(work, context=apply_census(work.context, census), results=SETTLED)
+    _run("converting", convert_piece, pieces, work, request)
+    return work, census
+
+
+def _run(label: str, task: Task, pieces: Sequence[Piece], work: Work, request: Request) -> None:
+    """Do a task with all pieces with the chosen engine, showing how it goes on."""
+    (work.folder / work.results).mkdir(exist_ok=True)
     started, done = time.monotonic(), 0
     workers = request.workers or (available_cores() if len(pieces) > WORTH_A_POOL else 1)
-    with progress.bar("converting", sum(piece.rows for piece in pieces), "rows") as bar:
-        for rows in _engine(request)(pieces, work, workers):
+    with progress.bar(label, sum(piece.rows for piece in pieces), "rows") as bar:
+        for rows in _engine(request)(task, pieces, work, workers):
             done += rows
             bar.advance(rows, f"{done / max(time.monotonic() - started, 1e-9):,.0f} rows/s")
 
 
 def _engine(request: Request) -> Engine:
     if request.engine == "local":
-        return convert_locally
-    from stages.convert_data.ray_data import convert_on_ray
+        return run_locally
+    from stages.convert_data.ray_data import run_on_ray
 
-    return convert_on_ray
+    return run_on_ray
 
 
-def _assemble(
-    pieces: Sequence[Piece], work: Work, source: Source, arm: str, request: Request, build: Build
-) -> Card:
-    """Put the results of the pieces together and clear them away."""
+@dataclass(frozen=True)
+class _Results:
+    """What all pieces hold, by split."""
+
+    source: Source
+    folders: list[Path]
+    parts: dict[str, list[Part]]
+    cards: dict[str, SplitCard]
+
+
+def _gather(pieces: Sequence[Piece], work: Work, source: Source) -> _Results:
     parts: dict[str, list[Part]] = {split: [] for split in SPLITS}
     counts = {split: SplitCard() for split in source.splits}
     for piece in pieces:
@@ -141,31 +199,56 @@ def _assemble(
         for split, counted in summary.cards.items():
             counts.setdefault(split, SplitCard()).merge(counted)
         for split, size in summary.sizes.items():
-            parts[split].append(Part(work.folder / PIECES / piece.name, split, size))
-    card = Card(source.name, arm, {split: counts[split] for split in SPLITS if split in counts})
-    _require_rows(card, source, request)
-    for split in card.splits:
-        write_shards(build.folder, split, parts[split], request.shard_mb * MB)
-    collect([work.folder / PIECES / piece.name for piece in pieces], REJECTED, build.folder / REJECTED)
-    for folder in (PIECES, UNPACKED):
-        shutil.rmtree(build.folder / folder, ignore_errors=True)
-    write_card(card, build.folder)
-    build.facts |= card.summary()
-    return card
+            parts[split].append(Part(work.place(piece), split, size))
+    splits = [split for split in SPLITS if split in counts]
+    return _Results(
+        source,
+        [work.place(piece) for piece in pieces],
+        {split: parts[split] for split in splits},
+        {split: counts[split] for split in splits},
+    )
 
 
-def _require_rows(card: Card, source: Source, request: Request) -> None:
+def _assemble(results: _Results, work: Work, options: Options, request: Request) -> Card:
+    """Put the results of the pieces together, and what is known about them."""
+    _require_rows(results, request)
+    numbers = {split: join_numbers(parts) for split, parts in results.parts.items()}
+    found = find({split: join_digests(parts) for split, parts in results.parts.items()}, numbers)
+    dropped = {split: len(twins.positions) for split, twins in found.twins.items()} if request.dedup else {}
+    for split, count in dropped.items():
+        if count and count == len(numbers[split]):
+            raise StageError(f"--dedup leaves no row of {split}: all of them are in another split too")
+    removal = Removal(found, numbers) if request.dedup else None
+    place = work.folder / work.results
+    written = {
+        split: write_shards(work.folder, split, parts, request.shard_mb * MB, place, removal)
+        for split, parts in results.parts.items()
+    }
+    collect([folder / REJECTED for folder in results.folders], work.folder / REJECTED)
+    if removal is not None:
+        removed = [removed_rows(path, place) for paths in written.values() for path in paths]
+        collect(removed, work.folder / DUPLICATES)
+    if request.render:
+        render_splits(written, request.render, work.folder)
+    return Card(
+        arm=options.arm,
+        splits=results.cards,
+        target=options.preset.title,
+        tool_response=options.preset.model.tool_response,
+        duplicates=found,
+        dropped=dropped,
+        tokens=measure_tokens(written, options.preset),
+    )
+
+
+def _require_rows(results: _Results, request: Request) -> None:
     """Raise StageError when a split that training needs came out empty."""
+    files, cards = results.source.splits, results.cards
     for split in ("train", "valid"):
-        if split in source.splits and not card.splits[split].converted:
-            names = ", ".join(str(file.path) for file in source.splits[split][:3])
-            raise StageError(f"no row of {names} could be converted: {_commonest_reason(card.splits[split])}")
-    if request.valid_share and ("valid" not in card.splits or not card.splits["train"].converted):
+        if split in files and not cards[split].converted:
+            names = ", ".join(str(file.path) for file in files[split][:3])
+            raise StageError(f"no row of {names} could be converted: {cards[split].commonest_reason()}")
+    if request.valid_share and ("valid" not in cards or not cards["train"].converted):
         raise StageError(
             f"--valid-share {request.valid_share} leaves a split without a row: take another share or --seed"
         )
-
-
-def _commonest_reason(split: SplitCard) -> str:
-    reasons: Counter[str] = Counter(reason for _, reason in split.rejected)
-    return reasons.most_common(1)[0][0] if reasons else "it has none"

@@ -1,4 +1,4 @@
-"""The conversion of one piece: what every process does, of this machine or another.
+"""What every process does with a piece, of this machine or another: convert it, or count its calls.
 
 The results of a piece are a folder that is renamed into place when it is whole, so a killed run has
 pieces or has them not.
@@ -11,7 +11,7 @@ import os
 import random
 import shutil
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -22,18 +22,18 @@ from pydantic import TypeAdapter
 
 from stages.convert_data import parquet
 from stages.convert_data.card import SplitCard
+from stages.convert_data.inference import Census, load_census, save_census
 from stages.convert_data.pieces import Piece, Span, read_rows
-from stages.convert_data.rows import Converted, convert_row
+from stages.convert_data.rows import NO_DIGEST, ConvertContext, Converted, convert_row
 from stages.convert_data.sources import Unreadable
-from stages.core.fixes import FixSet
-from stages.core.preset import ModelSetup
 
 PIECES = "pieces"  # folder of the results in the unfinished output
+CENSUS = "census"  # folder of what the pieces say about tools
 REJECTED = "rejected.jsonl"
 SUMMARY = "summary.json"
 """Written last into a piece's folder."""
+BLANK = object()
 ARROW_NULLS = "null keys of Arrow structs left out"
-Digests = tuple[bytes, ...]
 _CARDS = TypeAdapter(dict[str, SplitCard])
 _BUFFER = 1 << 20
 
@@ -44,11 +44,20 @@ class Work:
 
     folder: Path
     """The unfinished output."""
-    setup: ModelSetup
-    fixes: FixSet
+    context: ConvertContext
     valid_share: float | None = None
     """The share of the rows of `train` that become `valid`."""
     seed: int = 0
+    results: str = PIECES
+    """The folder of the results; conversions of the same data with other tools have another one."""
+
+    def place(self, piece: Piece) -> Path:
+        """The results of a piece."""
+        return self.folder / self.results / piece.name
+
+
+Task = Callable[[Piece, Work], int]
+"""What is done with a piece; returns its rows."""
 
 
 @dataclass
@@ -61,8 +70,11 @@ class Summary:
 
 
 def convert_piece(piece: Piece, work: Work) -> int:
-    """Convert a piece, unless that was done before, and say how many rows it has."""
-    target = work.folder / PIECES / piece.name
+    """Convert a piece, unless that was done before, and say how many rows it has.
+
+    Raises ToolsUnclear where a row contradicts what the context takes for granted about tools.
+    """
+    target = work.place(piece)
     if target.is_dir():
         return piece.rows
     # Two processes may work on the same piece when one was thought dead; both write the same.
@@ -84,54 +96,69 @@ def convert_piece(piece: Piece, work: Work) -> int:
 
 def read_summary(work: Work, piece: Piece) -> Summary:
     """What is known about a converted piece."""
-    data = orjson.loads((work.folder / PIECES / piece.name / SUMMARY).read_bytes())
+    data = orjson.loads((work.place(piece) / SUMMARY).read_bytes())
     return Summary(data["sizes"], _CARDS.validate_python(data["cards"]))
 
 
-def encode_row(row: dict[str, Any]) -> bytes:
-    """The row as a JSON line. Raises ValueError when it would not be read back as it is."""
-    try:
-        line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
-    except TypeError as error:  # half of a surrogate pair, a number beyond 64 bits
-        raise ValueError(f"an argument that JSON cannot hold: {error}") from None
-    # A number that is not finite is written as null, and nothing else can come back different.
-    if b"null" in line and orjson.loads(line) != row:
-        raise ValueError("an argument that JSON cannot hold: a number that is not finite")
-    return line
+def count_calls(piece: Piece, work: Work) -> int:
+    """Count the calls of a piece for `read_census`, unless that was done before; returns its rows."""
+    path = _census_file(piece, work)
+    if path.exists():
+        return piece.rows
+    census = Census()
+    for span in piece.spans:
+        for _, item in read_rows(span):
+            try:
+                raw, _ = _decode(item)
+            except ValueError:
+                continue  # the conversion says why
+            if raw is not BLANK:
+                census.add(raw)
+    path.parent.mkdir(exist_ok=True)
+    save_census(census, path)
+    return piece.rows
 
 
-def digest_row(converted: Converted) -> Digests:
-    """16 bytes for the whole row, and 16 for its questions."""
-    row = converted.row
-    questions = [m["content"] for m in row.get("messages", ()) if m["role"] == "user"] or row
-    return tuple(blake2b(orjson.dumps(part), digest_size=16).digest() for part in (row, questions))
+def read_census(pieces: Sequence[Piece], work: Work) -> Census:
+    """What all pieces say about tools, in their order."""
+    whole = Census()
+    for piece in pieces:
+        if (census := load_census(_census_file(piece, work))) is not None:
+            whole.merge(census)
+    return whole
+
+
+def _census_file(piece: Piece, work: Work) -> Path:
+    return work.folder / CENSUS / f"{piece.name}.json"
 
 
 def _convert_span(span: Span, results: _Results, work: Work) -> None:
-    keep, choose = results.keep, _Choice(results.split, work)
-    setup, fixes, before = work.setup, work.fixes, span.before
+    keep, choose, context, before = results.keep, _Choice(results.split, work), work.context, span.before
     for number, item in read_rows(span):
-        nulls = 0
         try:
-            if isinstance(item, bytes):
-                line = item.strip()
-                if not line:
-                    continue
-                raw = orjson.loads(line)
-            elif isinstance(item, Unreadable):
-                raise ValueError(item.reason)
-            else:
-                raw = item
-                nulls = parquet.drop_foreign_nulls(raw)
-            converted = convert_row(raw, setup, fixes)
-            line = encode_row(converted.row)
-        except ValueError as error:  # orjson.JSONDecodeError is one
+            raw, nulls = _decode(item)
+            if raw is BLANK:
+                continue
+            converted = convert_row(raw, context)
+        except ValueError as error:
             results.reject(span, number, str(error), item)
         else:
             if nulls:
                 converted.changes.append(ARROW_NULLS)
-            digests = digest_row(converted)
-            keep(choose.split_of(digests), before + number, line, digests, converted)
+            keep(choose.split_of(converted.digests), before + number, converted)
+
+
+def _decode(item: Any) -> tuple[Any, int]:
+    """The row as an object, BLANK for a blank line, and how many nulls of Arrow's it is without.
+
+    Raises ValueError when it cannot be read.
+    """
+    if isinstance(item, bytes):
+        line = item.strip()
+        return (orjson.loads(line) if line else BLANK), 0  # orjson.JSONDecodeError is a ValueError
+    if isinstance(item, Unreadable):
+        raise ValueError(item.reason)
+    return item, parquet.drop_foreign_nulls(item)
 
 
 class _Choice:
@@ -147,10 +174,12 @@ class _Choice:
         self._limit = int((share or 0.0) * 2**64)
         self._key = random.Random(work.seed).randbytes(16)
 
-    def split_of(self, digests: Digests) -> str:
+    def split_of(self, digests: tuple[bytes, bytes]) -> str:
         if not self._limit:
             return self.split
-        place = blake2b(digests[1], digest_size=8, key=self._key).digest()
+        whole, questions = digests
+        said = whole if questions == NO_DIGEST else questions
+        place = blake2b(said, digest_size=8, key=self._key).digest()
         return "valid" if int.from_bytes(place, "big") < self._limit else self.split
 
 
@@ -184,23 +213,24 @@ class _Results:
             (self.folder / f"{split}.numbers").write_bytes(output.numbers.tobytes())
         self._rejected.close()
 
-    def keep(self, split: str, number: int, line: bytes, digests: Digests, converted: Converted) -> None:
+    def keep(self, split: str, number: int, converted: Converted) -> None:
         """Write a converted row."""
         output = self._outputs.get(split) or self._open(split)
-        output.rows.write(line)
-        output.size += len(line)
-        output.digests.writelines(digests)
+        output.rows.write(converted.line)
+        output.size += len(converted.line)
+        output.digests.writelines(converted.digests)
         output.numbers.append(number)
         self.cards[split].accept(converted)
 
     def reject(self, span: Span, number: int, reason: str, item: object) -> None:
         """Write a refused row with its reason."""
+        # It may quote half of a surrogate pair, which no file can hold.
+        reason = reason.encode("utf-8", "backslashreplace").decode()
         self.cards[self.split].reject(span.before + number, reason)
         about = {"split": self.split, "line": span.before + number}
         if not span.alone:
             about |= {"file": span.name, "file_line": number}
-        head = json.dumps(about | {"reason": reason})  # a reason may quote half of a surrogate pair
-        self._rejected.write(head[:-1].encode() + b', "row": "')
+        self._rejected.write(orjson.dumps(about | {"reason": reason})[:-1] + b',"row":"')
         for block in _escape(_blocks_of(item)):
             self._rejected.write(block)
         self._rejected.write(b'"}\n')

@@ -3,43 +3,76 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, overload
 
 from stages.core.chat import ROLES
 
-_TURN = re.compile(r"<\|im_start\|>([a-z]+)\n(.*?)<\|im_end\|>\n?", re.DOTALL)
+OPEN, CLOSE = "<|im_start|>", "<|im_end|>"
+
+_TURN = re.compile(r"<\|im_start\|>([a-z]+)\r?\n(.*?)<\|im_end\|>(?:\r?\n)*+", re.DOTALL)
+T = TypeVar("T")
+
+_END_OF_TEXT = "<|endoftext|>"  # what many trainers append to a row
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(NamedTuple):
     """One ChatML turn: the role and the raw text between its marks."""
 
     role: str
     text: str
 
 
-def split_chatml(text: str) -> list[Turn]:
-    """The turns of a ChatML text.
+@overload
+def split_chatml(text: str) -> list[Turn]: ...
+
+
+@overload
+def split_chatml(text: str, make: Callable[[str, str], T]) -> list[T]: ...
+
+
+def split_chatml(text: str, make: Callable[[str, str], Any] = Turn) -> list[Any]:
+    """The turns of a ChatML text, each made of its role and its text.
 
     Raises ValueError with the reason when it is not nothing but turns: text that belongs to no turn
     would be lost without a word.
     """
+    if text.startswith(OPEN) and (turns := _split_plainly(text, make)):
+        return turns
     turns, at = [], 0
-    while at < len(text):
+    end = len(text.rstrip().removesuffix(_END_OF_TEXT)) if _END_OF_TEXT in text[-40:] else len(text)
+    while at < end:
         match = _TURN.match(text, at)
         if match is None:
             raise ValueError(f"not a ChatML turn at character {at}: {text[at : at + 30]!r}")
         if match[1] not in ROLES:
             raise ValueError(f"unknown role {match[1]!r}")
-        if "<|im_start|>" in match[2]:
-            raise ValueError(f"a turn that starts at character {at} has no <|im_end|>")
-        turns.append(Turn(match[1], match[2]))
+        if OPEN in match[2]:
+            raise ValueError(f"a turn that starts at character {at} has no {CLOSE}")
+        turns.append(make(match[1], match[2]))
         at = match.end()
     if not turns:
         raise ValueError("no turns")
     return turns
 
 
+def _split_plainly(text: str, make: Callable[[str, str], T]) -> list[T] | None:
+    """The turns of a text in the form that `join_chatml` writes, in a fraction of the time; else None."""
+    if text.endswith(CLOSE):
+        body = text[len(OPEN) : -len(CLOSE)]
+    elif text.endswith(f"{CLOSE}\n"):
+        body = text[len(OPEN) : -len(CLOSE) - 1]
+    else:
+        return None
+    turns = []
+    for part in body.split(f"{CLOSE}\n{OPEN}"):
+        role, newline, words = part.partition("\n")
+        if role not in ROLES or not newline or "<|im_" in words:
+            return None
+        turns.append(make(role, words))
+    return turns
+
+
 def join_chatml(turns: list[Turn]) -> str:
     """The ChatML text of turns, without a newline after the last."""
-    return "\n".join(f"<|im_start|>{turn.role}\n{turn.text}<|im_end|>" for turn in turns)
+    return "\n".join(f"{OPEN}{turn.role}\n{turn.text}{CLOSE}" for turn in turns)

@@ -16,6 +16,7 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, cast
 
 from stages.core.errors import StageError
+from stages.core.gguf_metadata import read_gguf_metadata
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -111,13 +112,26 @@ def _write_json(path: Path, data: Any) -> None:
 def _write_model(source: Path, folder: Path) -> None:
     import mlx.core as mx
 
-    loaded = mx.load(str(source), return_metadata=True)
-    tensors, details = cast("tuple[dict[str, mx.array], dict[str, Any]]", loaded)
+    details = read_gguf_metadata(source)
     config = _model_config(details)
-    weights = _rename_tensors(tensors, config)
+    weights = _rename_tensors(cast("dict[str, mx.array]", mx.load(str(source))), config)
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
     _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", _token_ids(details))
+    _write_tokenizer(details, folder)
+
+
+def build_embedded_tokenizer(folder: Path) -> None:
+    """Write the embedded model's tokenizer alone into `folder`; needs no MLX.
+
+    Raises StageError when the package is missing or damaged.
+    """
+    details = read_gguf_metadata(find_embedded_gguf())
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_tokenizer(details, folder)
+
+
+def _write_tokenizer(details: dict[str, Any], folder: Path) -> None:
     _build_tokenizer(details).save(str(folder / "tokenizer.json"))
     _write_json(folder / "tokenizer_config.json", _tokenizer_config(details))
 
@@ -145,8 +159,8 @@ def _model_config(details: dict[str, Any]) -> dict[str, Any]:
         "head_dim": size("rope.dimension_count"),
         "hidden_act": "silu",
         "max_position_embeddings": size("context_length"),
-        "rms_norm_eps": details["llama.attention.layer_norm_rms_epsilon"].item(),
-        "rope_theta": details["llama.rope.freq_base"].item(),
+        "rms_norm_eps": details["llama.attention.layer_norm_rms_epsilon"],
+        "rope_theta": details["llama.rope.freq_base"],
         "vocab_size": size("vocab_size"),
         "tie_word_embeddings": True,  # the file has no output.weight
         **_token_ids(details),
@@ -207,7 +221,7 @@ def _build_tokenizer(details: dict[str, Any]) -> Tokenizer:
 
 
 def _control_tokens(details: dict[str, Any]) -> list[str]:
-    types = details["tokenizer.ggml.token_type"].tolist()
+    types = details["tokenizer.ggml.token_type"]
     return [t for t, kind in zip(details["tokenizer.ggml.tokens"], types, strict=True) if kind == _CONTROL]
 
 

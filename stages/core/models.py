@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tqdm import tqdm
 
 from stages.core import progress
-from stages.core.embedded import build_embedded_model
+from stages.core.embedded import build_embedded_model, build_embedded_tokenizer
 from stages.core.errors import StageError
 from stages.core.platform import ELSEWHERE, GB, require_disk, same_disk
 from stages.core.preset import Preset
@@ -18,6 +21,8 @@ EMBEDDED_GB = 0.2  # of the folder, and of its copy in the making
 EMBEDDED = "bundled:smollm2-135m"
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]  # never code
 INDEX = "model.safetensors.index.json"
+TOKENIZER_FILES = ["tokenizer*.json", "*.jinja", "special_tokens_map.json", "added_tokens.json",
+                   "config.json", "vocab.json", "merges.txt"]  # fmt: skip
 
 
 def find_model(preset: Preset, artifacts: Path, *, beside_gb: float = 0.0) -> Path:
@@ -34,6 +39,31 @@ def find_model(preset: Preset, artifacts: Path, *, beside_gb: float = 0.0) -> Pa
             require_disk(folder, EMBEDDED_GB, "the embedded model", ELSEWHERE)
         build_embedded_model(folder)
         return folder
+    return _find_folder(source) or _find_hub_model(source, preset.name, artifacts, beside_gb)
+
+
+@contextmanager
+def find_tokenizer(preset: Preset, artifacts: Path, *, fetch: bool) -> Iterator[Path]:
+    """A folder with the tokenizer of the preset's model, for as long as the block lasts; no MLX needed.
+
+    From the hub nothing but the tokenizer's files comes, and only with `fetch`; else they must be in
+    the cache. Raises StageError when it cannot be had.
+    """
+    source = preset.model.source
+    if source == EMBEDDED:
+        folder = artifacts / "models" / "smollm2-135m"
+        if folder.exists():
+            yield folder
+            return
+        with TemporaryDirectory(prefix="fair-retest-") as place:
+            build_embedded_tokenizer(Path(place))
+            yield Path(place)
+        return
+    yield _find_folder(source) or _find_hub_tokenizer(source, fetch=fetch)
+
+
+def _find_folder(source: str) -> Path | None:
+    """The local folder that a source names; None for a hub id. Raises StageError for neither."""
     if source.startswith("bundled:"):
         raise StageError(f"no embedded model {source.removeprefix('bundled:')!r}: there is smollm2-135m")
     folder = Path(source).expanduser()
@@ -41,7 +71,37 @@ def find_model(preset: Preset, artifacts: Path, *, beside_gb: float = 0.0) -> Pa
         return folder
     if folder.is_absolute() or source.count("/") != 1:
         raise StageError(f"no model folder {source}: --model FOLDER takes one with config.json and weights")
-    return _find_hub_model(source, preset.name, artifacts, beside_gb)
+    return None
+
+
+def _find_hub_tokenizer(repository: str, *, fetch: bool) -> Path:
+    from httpx2 import HTTPError  # the hub's own client, whose errors are no OSErrors
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HFValidationError,
+        IncompleteSnapshotError,
+        LocalEntryNotFoundError,
+    )
+
+    try:
+        folder = Path(snapshot_download(repository, allow_patterns=TOKENIZER_FILES, local_files_only=True))
+        if (folder / "tokenizer_config.json").is_file():
+            return folder
+    except (LocalEntryNotFoundError, IncompleteSnapshotError, HFValidationError):
+        pass
+    if not fetch:
+        raise StageError(f"{repository} is not in the Hugging Face cache of this machine")
+    try:
+        return Path(snapshot_download(repository, allow_patterns=TOKENIZER_FILES))
+    except HFValidationError:
+        raise StageError(
+            f"no model folder {repository}, and it is no hub id either: check the path"
+        ) from None
+    except (HTTPError, OSError) as error:
+        raise StageError(
+            f"the tokenizer of {repository} is not in the Hugging Face cache, and "
+            f"{_why_not_fetched(error)}: give a folder that holds the model"
+        ) from None
 
 
 def require_model(preset: Preset, artifacts: Path, *, beside_gb: float = 0.0) -> None:

@@ -1,7 +1,13 @@
-"""The system prompt and the tools: one home, so that training and evaluation cannot differ."""
+"""The system prompt and the tools: one home, so that training and evaluation cannot differ.
+
+Without tools of its own a data set, or a suite, is one of Code Mode: the one tool `execute_code`, and
+instructions about the functions that its code may call. With tools of its own it has these, and the
+system text is the preset's line alone.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from stages.core.chat import Message, Tool
@@ -9,29 +15,34 @@ from stages.core.fixes import FixSet
 from stages.core.preset import ModelSetup
 from stages.core.tools import EXECUTE_CODE, code_mode_instructions
 
-
-def system_message(setup: ModelSetup, fixes: FixSet) -> Message:
-    """The system turn: the preset's line, and the Code Mode instructions with the fix `tools`."""
-    text = f"{setup.system}\n{code_mode_instructions()}" if "tools" in fixes else setup.system
-    return Message("system", text)
+OwnTools = Sequence[Tool] | None
+"""Tools instead of those of Code Mode; None: Code Mode."""
 
 
-def offered_tools(fixes: FixSet) -> tuple[Tool, ...]:
-    """The tools offered in a prompt: Code Mode's one tool with the fix `tools`, else none."""
-    return (EXECUTE_CODE,) if "tools" in fixes else ()
+def system_message(setup: ModelSetup, fixes: FixSet, tools: OwnTools = None) -> Message:
+    """The system turn: the preset's line; in Code Mode, with the fix `tools`, its instructions too."""
+    code_mode = "tools" in fixes and tools is None
+    return Message("system", f"{setup.system}\n{code_mode_instructions()}" if code_mode else setup.system)
 
 
-def prompt_parts(setup: ModelSetup, fixes: FixSet) -> dict[str, Any]:
+def offered_tools(fixes: FixSet, tools: OwnTools = None) -> tuple[Tool, ...]:
+    """The tools offered in a prompt: with the fix `tools` those given or Code Mode's, else none."""
+    if "tools" not in fixes:
+        return ()
+    return (EXECUTE_CODE,) if tools is None else tuple(tools)
+
+
+def prompt_parts(setup: ModelSetup, fixes: FixSet, tools: OwnTools = None) -> dict[str, Any]:
     """All that decides a prompt beside the question, for fingerprints."""
-    return query_row("", setup, fixes)
+    return query_row("", setup, fixes, tools)
 
 
-def query_row(query: str, setup: ModelSetup, fixes: FixSet) -> dict[str, Any]:
+def query_row(query: str, setup: ModelSetup, fixes: FixSet, tools: OwnTools = None) -> dict[str, Any]:
     """The neutral row of a question, as it is put to the model."""
     return {
         "messages": [
-            {"role": "system", "content": system_message(setup, fixes).content},
+            {"role": "system", "content": system_message(setup, fixes, tools).content},
             {"role": "user", "content": query},
         ],
-        "tools": [tool.to_json() for tool in offered_tools(fixes)],
+        "tools": [tool.to_json() for tool in offered_tools(fixes, tools)],
     }

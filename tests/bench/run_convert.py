@@ -14,9 +14,9 @@ from typing import Any
 
 import orjson
 
-from stages.convert_data.rows import convert_row
-from stages.convert_data.stage import CORPUS, Request, convert_data
-from stages.convert_data.work import encode_row
+from stages.convert_data.request import Request
+from stages.convert_data.rows import ConvertContext, convert_row
+from stages.convert_data.stage import CORPUS, convert_data
 from stages.core.cli import Options
 from stages.core.fixes import FAIR
 from stages.core.preset import load_preset
@@ -55,11 +55,11 @@ def run_ours(path: Path, cores: int) -> float:
 
 def run_function(path: Path, cores: int) -> float:
     """The function for one row alone: from a line to a line, in this process, nothing written."""
-    setup = load_preset("smol").model
+    context = ConvertContext(load_preset("smol").model, FAIR)
     started = time.perf_counter()
     with path.open("rb") as lines:
         for line in lines:
-            encode_row(convert_row(orjson.loads(line), setup, FAIR).row)
+            _ = convert_row(orjson.loads(line), context).line
     return time.perf_counter() - started
 
 
@@ -77,11 +77,11 @@ def run_datasets(path: Path, cores: int) -> float:
     import datasets
 
     datasets.disable_progress_bars()
-    setup = load_preset("smol").model
+    context = ConvertContext(load_preset("smol").model, FAIR)
 
     def convert(row: dict[str, Any]) -> dict[str, bytes]:
         # A line, as ours writes it: with an object Arrow would be slower still, and add foreign nulls.
-        return {"row": encode_row(convert_row(row, setup, FAIR).row)}
+        return {"row": convert_row(row, context).line}
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         rows = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=folder)

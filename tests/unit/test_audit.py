@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.audit.data import has_string_arguments, normalise
+from stages.audit.data import has_string_arguments
 from stages.audit.plan import longest_turn
 from stages.audit.registry import CHECKS, Issue, check
 from stages.audit.report import describe_audit, write_markdown
@@ -111,17 +111,6 @@ def test_string_arguments_are_found_in_rows_and_in_text(arguments: Any, text: st
     call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
     data = {"messages": [{"role": "assistant", "content": "", "tool_calls": [call]}]}
     assert has_string_arguments(make_row("train", 1, data, text)) is found
-
-
-def test_normalised_texts_ignore_case_marks_and_width() -> None:
-    assert normalise("  What IS\n a “Decorator”?? ") == normalise("what is a decorator")
-    assert normalise("ｆｉｌｅ") == "file"
-    assert normalise("src/a.py") != normalise("src/b.py")
-
-
-@given(st.text())
-def test_normalise_is_stable(text: str) -> None:
-    assert normalise(normalise(text)) == normalise(text)
 
 
 def write_base(folder: Path, **files: Any) -> Path:

@@ -38,6 +38,14 @@ def test_whatever_is_added_is_kept_or_refused(turns: list[Turn], place: int, add
     assert join_chatml(read).replace("\n", "") == changed.replace("\n", "")
 
 
+@given(TURNS)
+def test_other_line_breaks_give_the_same_turns(turns: list[Turn]) -> None:
+    crlf = join_chatml(turns).replace("\n", "\r\n")
+    assert split_chatml(crlf) == [Turn(t.role, t.text.replace("\n", "\r\n")) for t in turns]
+    assert split_chatml(join_chatml(turns).replace("<|im_end|>\n", "<|im_end|>")) == turns
+    assert split_chatml(join_chatml(turns) + "<|endoftext|>\n") == turns
+
+
 def test_a_known_text() -> None:
     text = "<|im_start|>user\nWhat?\n\nNow!<|im_end|>\n<|im_start|>assistant\n<|im_end|>"
     assert split_chatml(text) == [Turn("user", "What?\n\nNow!"), Turn("assistant", "")]

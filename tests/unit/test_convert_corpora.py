@@ -17,9 +17,12 @@ from typing import Any
 import pytest
 
 from stages.convert_data.stage import CORPUS, convert_data
+from stages.core.chat import ToolCall
 from stages.core.cli import Options
+from stages.core.dialects import render_calls
 from stages.core.fixes import FAIR, FLAWED, FixSet
 from stages.core.preset import load_preset
+from stages.core.tools import EXECUTE_CODE
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("FAIR_RETEST_SHARED") or ROOT.parent / "shared")
@@ -41,6 +44,8 @@ TURN = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
 XML = re.compile(r"<function=(\w+)>\n?((?:<parameter=\w+>.*?</parameter>\s*)*)</function>", re.DOTALL)
 PARAMETER = re.compile(r"<parameter=(\w+)>\n(.*?)\n</parameter>", re.DOTALL)
 FENCE = re.compile(r"```json\n(.*?)```", re.DOTALL)
+BESIDE_TAG = re.compile(r"\s*(</?(?:tool_call|tool_response|function|parameter)(?:=\w+)?>)\s*")
+ESCAPE = re.compile(r'\\(?!["\\/bfnrtu])')  # a backslash that JSON does not know stands for itself
 BARE = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 RESPONSE = re.compile(r"<tool_response>\n?(.*?)\n?</tool_response>", re.DOTALL)
 
@@ -81,7 +86,8 @@ def source_calls(text: str) -> list[tuple[str, dict[str, str]]]:
     if "<function=" in text:
         return [(m[1], dict(PARAMETER.findall(m[2]))) for m in XML.finditer(text)]
     if "```json" in text:
-        return [(call["name"], call["arguments"]) for call in map(json.loads, FENCE.findall(text))]
+        fences = [ESCAPE.sub(r"\\\\", fence) for fence in FENCE.findall(text)]
+        return [(call["name"], call["arguments"]) for call in map(json.loads, fences)]
     return [("execute_code", {"code": m[1]}) for m in BARE.finditer(text)]
 
 
@@ -151,6 +157,48 @@ def test_code_and_results_are_byte_equal_to_the_source(data: Path, converted: An
         assert next(kept, None) is None
     assert calls > 500
     assert results > 300
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_legacy_text_comes_back_from_the_neutral_rows(data: Path, converted: Any) -> None:
+    """Written in its old dialect again, a turn is the same text, white space beside tags left aside."""
+    again = rewritten = 0
+    for split in SPLITS:
+        kept = read_rows(converted(data, FAIR) / f"{split}.jsonl")
+        for source, row in zip(read_rows(data / f"{split}.jsonl"), kept, strict=True):
+            turns = [(role, text) for role, text in TURN.findall(source["text"]) if role != "system"]
+            messages = [m for m in row["messages"] if m["role"] != "system"]
+            assert len(turns) == len(messages)
+            for (role, text), message in zip(turns, messages, strict=True):
+                if "```json" in text and role == "assistant":
+                    rewritten += 1  # a direct call, now code that makes it
+                    continue
+                assert squash(write_legacy(message, text)) == squash(text), (split, text)
+                again += 1
+    assert again > 2_000
+    assert rewritten in (0, 8)
+
+
+def write_legacy(message: dict[str, Any], text: str) -> str:
+    """A neutral turn in the dialect that its legacy text is in."""
+    if message["role"] == "tool":
+        return f"<tool_response>\n{message['content']}\n</tool_response>"
+    dialect = "qwen3_coder" if "<function=" in text else "bare_python"
+    calls = [
+        ToolCall(c["function"]["name"], c["function"]["arguments"]) for c in message.get("tool_calls", ())
+    ]
+    return f"{message['content']}{render_calls(calls, dialect, [EXECUTE_CODE])}"
+
+
+def squash(text: str) -> str:
+    """A text without the white space beside the dialect's tags."""
+    return BESIDE_TAG.sub(r"\1", text).strip()
+
+
+def test_every_row_of_both_sets_is_converted(converted: Any) -> None:
+    for data in (CORPUS, PUNIE):
+        if data.is_dir():
+            assert read_rows(converted(data, FAIR) / "rejected.jsonl") == []
 
 
 def same_code(code: str, source: str) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.convert_data.rows import Converted, convert_row
+from stages.convert_data.rows import ConvertContext, Converted, ToolsUnclear, convert_row
 from stages.core.chat import Conversation, ToolCall
 from stages.core.chatml import Turn, join_chatml
 from stages.core.dialects import DIALECTS, render_calls
@@ -39,7 +39,11 @@ def answer(text: str) -> dict[str, Any]:
 
 
 def convert(raw: Any, fixes: FixSet = FAIR) -> Converted:
-    return convert_row(raw, SETUP, fixes)
+    """The converted row; its line of JSON is the row."""
+    converted = convert_row(raw, ConvertContext(SETUP, fixes))
+    assert orjson.loads(converted.line) == converted.row
+    assert converted.line.endswith(b"}\n")
+    return converted
 
 
 def messages(raw: Any, fixes: FixSet = FAIR) -> list[dict[str, Any]]:
@@ -138,7 +142,7 @@ def test_results_as_user_turns_where_the_preset_wants_them() -> None:
         ("user", "<tool_response>\n1\n</tool_response>"),
         ("assistant", "One."),
     )
-    row = convert_row(raw, SETUP.model_copy(update={"tool_response": "user"}), FAIR).row
+    row = convert_row(raw, ConvertContext(SETUP.model_copy(update={"tool_response": "user"}), FAIR)).row
     assert [m["role"] for m in row["messages"]] == ["system", "user", "assistant", "user", "assistant"]
     assert row["messages"][3] == {"role": "user", "content": "Tool result:\n1"}
 
@@ -199,10 +203,10 @@ def test_with_tools_alone_structured_calls_are_not_lost() -> None:
     [
         (3, "not a JSON object"),
         ([], "not a JSON object"),
-        ({}, 'neither "text" nor "messages" among its keys: none'),
-        ({"prompt": "a", "completion": "b"}, "among its keys: prompt, completion"),
-        ({"text": 3}, "among its keys: text"),
-        ({"text": "hello"}, "not a ChatML turn"),
+        ({}, "no conversation in its columns (none): understood are text | messages"),
+        ({"question": "a", "answer": "b"}, "no conversation in its columns (question, answer)"),
+        ({"text": 3}, "text is a number and not text"),
+        ({"text": "hello"}, "text without marks of turns ('hello')"),
         ({"messages": []}, "no messages"),
         (text_row(("user", "hi")), "no assistant turn"),
         (answer("<tool_call>\n{\"name\": \"exe\n</tool_call>"), "assistant turn: "),
@@ -227,7 +231,7 @@ def test_reasons(raw: Any, why: str) -> None:
 def test_no_json_raises_anything_but_value_error(raw: Any, fixes: FixSet) -> None:
     try:
         convert(raw, fixes)
-    except ValueError:
+    except (ValueError, ToolsUnclear):
         return
 
 
@@ -249,7 +253,7 @@ def test_a_converted_row_is_clean_and_whole(turns: list[tuple[str, str]]) -> Non
     """Whatever the text: a row is refused, or it is a conversation without a fragment of old marks."""
     try:
         converted = convert(text_row(*turns))
-    except ValueError:
+    except (ValueError, ToolsUnclear):
         return
     row = orjson.loads(orjson.dumps(converted.row))
     conversation = Conversation.from_row(row)
@@ -281,9 +285,8 @@ def test_arguments_as_a_json_string_are_decoded_once() -> None:
             },
         ]
     }
-    converted = convert_row(row, SETUP, FAIR)
+    converted = convert(row)
     call = converted.row["messages"][-1]["tool_calls"][0]["function"]
     assert call == {"name": "execute_code", "arguments": {"code": CODE}}
     row["messages"][1]["tool_calls"][0]["function"]["arguments"] = "{broken"
-    with pytest.raises(ValueError, match=r"unexpected|expected"):
-        convert_row(row, SETUP, FAIR)
+    assert reason(row).startswith("message 1: the arguments of 'execute_code' are no JSON")

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.convert_data import pieces
-from stages.convert_data.stage import CORPUS, Request, convert_data
+from stages.convert_data.request import Request
+from stages.convert_data.stage import CORPUS, convert_data
 from stages.core import progress
 from stages.core.artifact import MANIFEST
 from stages.core.chatml import Turn, join_chatml
@@ -313,10 +314,10 @@ def test_every_row_is_in_exactly_one_file(tmp_path: Path, monkeypatch: pytest.Mo
     [
         ("train.jsonl.gz", gzip.compress(GOOD * 1000)[:60], "train.jsonl.gz breaks off in row 1 "),
         ("train.jsonl.gz", GOOD, "train.jsonl.gz is not what its name says"),
-        ("train.jsonl.gz", gzip.compress(b""), "could be converted: it has none"),
+        ("train.jsonl.gz", gzip.compress(b""), "could be converted: it has no row"),
         ("train.parquet", GOOD, "train.parquet is not a whole Parquet file"),
         ("train.json", b"[" + GOOD, "train.json breaks off in row 1"),
-        ("train.jsonl", b'{"a": 1, "b": 2}\n' * 5, 'neither "text" nor "messages" among its keys: a, b'),
+        ("train.jsonl", b'{"a": 1, "b": 2}\n' * 5, r"no conversation in its columns \(a, b\)"),
     ],
 )
 def test_unusable_data_leave_nothing(name: str, data: bytes, reason: str, tmp_path: Path) -> None:

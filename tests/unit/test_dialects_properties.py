@@ -134,6 +134,43 @@ def test_xml_reads_back_or_refuses(drafts: list[tuple[str, dict[str, Any]]]) -> 
     assert reply.content == ""
 
 
+prose = st.text(alphabet=st.characters(exclude_characters="<{[`", exclude_categories=["Cs"]), max_size=30)
+plain_values = st.recursive(
+    st.none() | st.booleans() | numbers | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), before=prose, between=prose, after=prose, crlf=st.booleans())
+def test_calls_between_prose_come_back_in_every_dialect(
+    dialect: str, data: st.DataObject, before: str, between: str, after: str, crlf: bool
+) -> None:
+    """Several calls in a turn, with any prose around each, by the strict and by the lenient reader."""
+    if dialect == "bare_python":
+        codes = st.sampled_from(
+            ["print(1)", "x = {'a': 1}\n\nf(x)", "for i in 'ab':\n    g(i)\n", "s = '</tool_call>'"]
+        )
+        calls = [ToolCall("execute_code", {"code": data.draw(codes)}) for _ in range(2)]
+    else:
+        arguments = st.dictionaries(identifiers, plain_values, max_size=3)
+        calls = [ToolCall(f"{data.draw(identifiers)}_{i}", data.draw(arguments)) for i in range(2)]
+    tools = [
+        Tool(c.name, "", {"properties": {k: schema_of(v) for k, v in c.arguments.items()}}) for c in calls
+    ]
+    try:
+        first, second = (render_calls([call], dialect, tools) for call in calls)
+    except ValueError:
+        assume(False)
+    text = ("\r\n" if crlf else "\n").join((before, first, between, second, after))
+    for reply in (parse_reply(text, dialect, tools), parse_any(text, tools)):
+        assert same(reply.calls, calls)
+        assert (reply.dialect, reply.problems) == (dialect, [])
+        assert "".join(reply.content.split()) == "".join(f"{before}{between}{after}".split())
+
+
 @settings(max_examples=120, deadline=None)
 @given(st.dictionaries(st.sampled_from("abc"), scalars, max_size=3), st.sampled_from([None, *ANY_TYPE]))
 def test_xml_never_changes_a_value_in_silence(arguments: dict[str, Any], kind: str | None) -> None:
@@ -196,7 +233,9 @@ FLOODS = [
     "<tool_call>{", '<tool_call>{"a":', "<tool_call>#", "# <tool_call>#\n", "<tool_call>'",
     "'''\n<tool_call>", '\\"', "'",
     " ", "\n", "a", "<", "(", "-", "<tool_call>f(</tool_call>", "</function></tool_call>",
-    "<|python_tag|>[", "9",
+    "<|python_tag|>[", "9", "[TOOL_CALLS]", "[TOOL_CALLS]f{", '<functioncall>{"name":', '<json>{"name":"',
+    "<function name=", "<tool_call>```json\n{", "<tool_call>{},", "{'name':", '<tool_call>{"name": "\\w',
+    "``````",
 ]  # fmt: skip
 HEADS = [
     "",
@@ -226,7 +265,10 @@ def best_time(text: str) -> float:
     return min(times)
 
 
-@pytest.mark.parametrize("flood", ["<tool_call>", "<function=", "{"])
+@pytest.mark.parametrize(
+    "flood",
+    ["<tool_call>", "<function=", "{", "[", "```json", '"', '<tool_call>{"name":', "{[<tool_call>'```json\n"],
+)
 def test_a_megabyte_of_openings_is_read_within_seconds(flood: str) -> None:
     text = flood * (1_000_000 // len(flood))
     start = time.process_time()

@@ -12,10 +12,12 @@ from typing import TypeVar
 
 from stages.core.chat import ToolCall
 from stages.core.dialects import bare_python, fenced_json, hermes, lenient, pythonic, qwen3_coder
-from stages.core.dialects.scanning import Reply, Tools
+from stages.core.dialects.problems import Recovered
+from stages.core.dialects.scanning import Reply
+from stages.core.dialects.toolbox import Toolbox, Tools
 from stages.core.errors import StageError
 
-__all__ = ["DIALECTS", "Reply", "Tools", "parse_any", "parse_reply", "render_calls"]
+__all__ = ["DIALECTS", "Recovered", "Reply", "Toolbox", "Tools", "parse_any", "parse_reply", "render_calls"]
 
 _T = TypeVar("_T")
 
@@ -30,8 +32,8 @@ DIALECTS: tuple[str, ...] = tuple(_MODULES)
 def parse_reply(text: str, dialect: str, tools: Tools = None) -> Reply:
     """Read an assistant's turn in one dialect.
 
-    `tools` (Tool objects or OpenAI-shaped dicts) give untyped values their types. Never raises on any
-    text; raises StageError for a dialect that does not exist.
+    `tools` (Tool objects or OpenAI-shaped dicts) give untyped values their types; for many texts hand
+    them as a Toolbox. Never raises on any text; raises StageError for a dialect that does not exist.
     """
     return _pick(_PARSERS, dialect)(text, tools)
 

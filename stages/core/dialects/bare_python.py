@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from stages.core.chat import ToolCall
 from stages.core.dialects.literals import NotLiteral, read_json
+from stages.core.dialects.problems import shorten
 from stages.core.dialects.scanning import (
     CALL_CLOSE,
     CALL_OPEN,
@@ -20,11 +21,10 @@ from stages.core.dialects.scanning import (
     Block,
     Reply,
     Source,
-    Tools,
     read_reply,
-    shorten,
     unwrap,
 )
+from stages.core.dialects.toolbox import Tools
 
 NAME = "bare_python"
 TOOL = "execute_code"
@@ -130,9 +130,9 @@ def does_something(code: str) -> bool:
             tree = ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-    return any(
-        isinstance(node, ast.Call | ast.stmt) and not isinstance(node, ast.Expr) for node in ast.walk(tree)
-    )
+    if any(not isinstance(node, ast.Expr) or isinstance(node.value, ast.Call) for node in tree.body):
+        return True  # as nearly all code does, and then no more has to be looked at
+    return any(isinstance(node, ast.Call) for node in ast.walk(tree))
 
 
 def _find_end(source: Source, begin: int) -> int:

@@ -1,7 +1,8 @@
-"""JSON calls without `<tool_call>`: in a ```json fence, in `<tools>` tags, or bare on a line of its own.
+"""JSON calls without `<tool_call>`: in a ```json fence, in other tags, or bare on a line of its own.
 
-So Qwen2.5-Coder answers where it should use its template's tags. Nothing but the form marks such JSON
-as a call, so it must be nothing else: no foreign keys, not the definition of a tool.
+So Qwen2.5-Coder answers where it should use its template's tags, and so Mistral, Granite, Phi and
+Glaive's data mark their calls. Little but the form shows that such JSON is a call, so it must be
+nothing else: no foreign keys, not the definition of a tool.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from stages.core.chat import ToolCall
 from stages.core.dialects.json_calls import read_calls, read_value, write_call
 from stages.core.dialects.literals import NotLiteral
+from stages.core.dialects.problems import Recovered, shorten
 from stages.core.dialects.pythonic import skip_fence
 from stages.core.dialects.scanning import (
     CALL_CLOSE,
@@ -20,20 +22,36 @@ from stages.core.dialects.scanning import (
     Block,
     Reply,
     Source,
-    Tools,
     read_reply,
-    shorten,
 )
+from stages.core.dialects.toolbox import Tools
 
 NAME = "fenced_json"
 TOOLS_OPEN = "<tools>"
 TOOLS_CLOSE = "</tools>"
 FENCE = "```"
-BARE_START = r"^[ \t]*+[{\[]"
+_CALL_START = r"""(?:\[\s*+)?\{\s*+["'](?:name|arguments|parameters|function|type|id)["']\s*+:"""
+BARE_START = rf"(?:^|(?<=</think>))[ \t]*+(?={_CALL_START})"
+_CALL_MARKS = {
+    TOOLS_OPEN: TOOLS_CLOSE,
+    "<tool_calls>": "</tool_calls>",
+    "<function_call>": "</function_call>",
+    "<functioncall>": "</functioncall>",  # Glaive
+    "<TOOLCALL>": "</TOOLCALL>",  # Nemotron
+    "<|tool_call|>": "<|/tool_call|>",  # Granite, Phi
+    "[TOOL_CALLS]": "",  # Mistral
+}
+_OTHER_MARKS = {f"<{word}>": f"</{word}>" for word in ("tool", "json", "JSON", "xml", "response")}
+"""Tags that models put around a call, and around other things as well."""
+_CLOSINGS = _CALL_MARKS | _OTHER_MARKS
+_OPTIONAL_CLOSINGS = frozenset(("[TOOL_CALLS]", "<functioncall>", "<|tool_call|>"))
+MARK_START = "|".join(map(re.escape, _CLOSINGS))
 
-_OPENINGS = re.compile(f"{CALL_OPEN}|{TOOLS_OPEN}|{THINK_TAGS}|{FENCE}|{BARE_START}", re.MULTILINE)
+_OPENINGS = re.compile(f"{CALL_OPEN}|{MARK_START}|{THINK_TAGS}|{FENCE}|{BARE_START}", re.MULTILINE)
+_MARK = re.compile(MARK_START)
+_NAMED = re.compile(r"([A-Za-z_][\w.\-]*+)(?:\[CALL_ID\][\w\-]*+)?(?:\[ARGS\])?\s*+(?=\{)")
 _FENCE = re.compile(r"```[ \t]*+(?:(?:json[c5l]?|tool_calls?|tool_code)\b)?\s*+(?=[{\[])", re.IGNORECASE)
-_LOOKS_LIKE_CALL = re.compile(r'(?:\[\s*+)?\{\s*+"(?:name|arguments|parameters|function|type|id)"\s*+:')
+_LOOKS_LIKE_CALL = re.compile(_CALL_START)
 _SEPARATOR = re.compile(r"[\s,;]*+")
 _BLANK_LINE = re.compile(r"[ \t]*+(?:\r?\n|\Z)")
 
@@ -49,7 +67,7 @@ def parse(text: str, tools: Tools = None) -> Reply:
 
 
 def read_block(source: Source, start: int) -> Block | None:
-    """Read what opens at `start`: a fence, `<tools>`, or white space and a bracket on a new line.
+    """Read what opens at `start`: a fence, a mark, or white space and a bracket on a new line.
 
     A `<tool_call>` is stepped over: JSON in it is another dialect's.
     """
@@ -59,8 +77,8 @@ def read_block(source: Source, start: int) -> Block | None:
         return Block(source.end_of_block(start), NAME, problems=[problem])
     if text.startswith(FENCE, start):
         return _read_fence(source, start)
-    if text.startswith(TOOLS_OPEN, start):
-        return _read_tools(source, start)
+    if (mark := _MARK.match(text, start)) is not None:
+        return _read_marked(source, mark)
     return None if start < source.fence_end or source.exhausted else _read_bare(source, start)
 
 
@@ -79,7 +97,7 @@ def _read_values(source: Source, pos: int, problems: list[str], place: str) -> t
             source.budget -= error.reached - pos
             raise
         if forgiven:
-            problems.append(f"{place}: {forgiven}")
+            problems.append(Recovered(place, forgiven))
         read, wrong = read_calls(value, marked=False)
         if wrong:
             if '"name"' in text[pos:end] and '"arguments"' in text[pos:end]:
@@ -111,35 +129,53 @@ def _read_fence(source: Source, start: int) -> Block | None:
     if text.startswith(FENCE, pos):
         end = pos + len(FENCE)
     else:
-        problems.append(f"{place}: no closing {FENCE}")
+        problems.append(Recovered(place, f"no closing {FENCE}"))
     source.fence_end = end
     return Block(end, NAME, calls, problems)
 
 
-def _read_tools(source: Source, start: int) -> Block:
-    text, place = source.text, f"{NAME}, character {start}"
-    pos = source.skip_space(start + len(TOOLS_OPEN))
+def read_mark(text: str, start: int) -> str:
+    """The mark at `start`, empty where there is none."""
+    mark = _MARK.match(text, start)
+    return mark[0] if mark is not None else ""
+
+
+def needs_offer(mark: str) -> bool:
+    """Whether a mark is also put around other things than calls."""
+    return mark in _OTHER_MARKS
+
+
+def _read_marked(source: Source, mark: re.Match[str]) -> Block | None:
+    text, place, closing = source.text, f"{NAME}, character {mark.start()}", _CLOSINGS[mark[0]]
+    pos = source.skip_space(mark.end())
     problems: list[str] = []
+    named = _NAMED.match(text, pos) if not closing else None
+    if named is None and mark[0] != TOOLS_OPEN and _LOOKS_LIKE_CALL.match(text, pos) is None:
+        return None
     try:
-        calls, end = _read_values(source, pos, problems, place)
+        if named is not None:
+            arguments, end, _ = read_value(text, named.end())
+            calls = [ToolCall(named[1], arguments)]
+        else:
+            calls, end = _read_values(source, pos, problems, place)
     except NotLiteral as error:
         problems.append(f"{place}: invalid JSON ({error} at character {error.pos})")
         calls, end = [], pos
     if not calls:
-        return Block(end, NAME, problems=problems or [f"{place}: no JSON object in {TOOLS_OPEN}"])
+        if mark[0] == TOOLS_OPEN and not problems:
+            problems.append(f"{place}: no JSON object in {mark[0]}")
+        return Block(end, NAME, problems=problems) if problems else None
     pos = source.skip_space(end)
-    if text.startswith(TOOLS_CLOSE, pos):
-        end = pos + len(TOOLS_CLOSE)
-    else:
-        problems.append(f"{place}: no {TOOLS_CLOSE}")
+    if closing and text.startswith(closing, pos):
+        end = pos + len(closing)
+    elif mark[0] not in _OPTIONAL_CLOSINGS:
+        problems.append(Recovered(place, f"no {closing}"))
     return Block(end, NAME, calls, problems)
 
 
 def _read_bare(source: Source, start: int) -> Block | None:
     text, place = source.text, f"{NAME}, character {start}"
     begin = source.skip_space(start)
-    if _LOOKS_LIKE_CALL.match(text, begin) is None:
-        return None
     problems: list[str] = []
     try:
         calls, end = _read_values(source, begin, problems, place)
@@ -151,7 +187,7 @@ def _read_bare(source: Source, start: int) -> Block | None:
     closing = source.skip_space(end)
     for tag in (CALL_CLOSE, TOOLS_CLOSE):
         if text.startswith(tag, closing):
-            problems.append(f"{place}: {tag} without its opening tag")
+            problems.append(Recovered(place, f"{tag} without its opening tag"))
             return Block(closing + len(tag), NAME, calls, problems)
     if _BLANK_LINE.match(text, end) is None:
         return Block(end, NAME, problems=[f"{place}: JSON in the middle of prose is no call"])

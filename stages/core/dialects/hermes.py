@@ -9,8 +9,9 @@ import re
 from collections.abc import Sequence
 
 from stages.core.chat import ToolCall
-from stages.core.dialects.json_calls import read_calls, read_value, write_call
+from stages.core.dialects.json_calls import list_foreign_keys, read_calls, read_value, write_call
 from stages.core.dialects.literals import NotLiteral
+from stages.core.dialects.problems import Recovered, shorten
 from stages.core.dialects.scanning import (
     CALL_CLOSE,
     CALL_OPEN,
@@ -18,13 +19,14 @@ from stages.core.dialects.scanning import (
     Block,
     Reply,
     Source,
-    Tools,
     read_reply,
-    shorten,
 )
+from stages.core.dialects.toolbox import Tools
 
 NAME = "hermes"
 _OPENINGS = re.compile(f"{CALL_OPEN}|{THINK_TAGS}")
+_FENCE = re.compile(r"```(?:json)?\s*+(?=[{\[])")
+_COMMA = re.compile(r"[,;]\s*+(?=[{\[])")
 
 
 def render(calls: Sequence[ToolCall], tools: Tools = None) -> str:
@@ -47,6 +49,9 @@ def read_block(source: Source, start: int) -> Block:
     problems: list[str] = []
     leftovers: list[str] = []
     end = pos = source.skip_space(start + len(CALL_OPEN))
+    fence = _FENCE.match(text, pos)
+    if fence is not None:
+        pos = fence.end()
     while text.startswith(("{", "["), pos) and not source.exhausted:
         try:
             value, end, forgiven = read_value(text, pos)
@@ -55,31 +60,51 @@ def read_block(source: Source, start: int) -> Block:
             source.budget -= error.reached - pos
             break
         if forgiven:
-            problems.append(f"{place}: {forgiven}")
+            problems.append(Recovered(place, forgiven))
         read, wrong = read_calls(value)
         calls += read
         if wrong:
             leftovers.append(text[pos:end])
             problems += [f"{place}: {reason}: {shorten(text[pos:end])}" for reason in wrong]
-        pos = source.skip_space(end)
+        elif keys := list_foreign_keys(value):
+            problems.append(f"{place}: left out of the call: {shorten(', '.join(keys))}")
+        pos = skip_comma(text, source.skip_space(end))
     if not calls:
         problems = problems or [f"{place}: no JSON object in {CALL_OPEN}"]
         return Block(source.end_of_block(start), NAME, problems=problems)
-    end, leftover, problem = close_block(source, pos, end)
-    if problem:
-        problems.append(f"{place}: {problem}")
+    if fence is not None:
+        problems.append(Recovered(place, f"a code fence inside {CALL_OPEN}"))
+        if text.startswith("```", pos):
+            end, pos = pos + 3, source.skip_space(pos + 3)
+    end, leftover, closed = close_block(source, pos, end)
+    if leftover:
+        problems.append(f"{place}: text before {CALL_CLOSE}: {shorten(leftover)}")
+    elif not closed:
+        problems.append(Recovered(place, f"no {CALL_CLOSE}"))
     return Block(end, NAME, calls, problems, "".join(leftovers) + leftover)
 
 
-def close_block(source: Source, pos: int, end: int) -> tuple[int, str, str]:
+def starts_json(text: str, pos: int) -> bool:
+    """Whether JSON is at `pos`, in a code fence or without."""
+    return text.startswith(("{", "["), pos) or _FENCE.match(text, pos) is not None
+
+
+def skip_comma(text: str, pos: int) -> int:
+    """Step over a comma between two objects."""
+    comma = _COMMA.match(text, pos)
+    return comma.end() if comma is not None else pos
+
+
+def close_block(source: Source, pos: int, end: int) -> tuple[int, str, bool]:
     """The end of a block whose last call ended at `end` with white space up to `pos`.
 
-    Returns the end, text between the call and the closing tag, and a problem or nothing.
+    Returns the end, text between the call and the closing tag, and whether there is such a tag.
     """
     if source.text.startswith(CALL_CLOSE, pos):
-        return pos + len(CALL_CLOSE), "", ""
+        return pos + len(CALL_CLOSE), "", True
+    if pos < len(source.text) and CALL_CLOSE.startswith(source.text[pos : pos + len(CALL_CLOSE)]):
+        return len(source.text), "", False  # the tag is cut off
     close, following = source.find(CALL_CLOSE, pos), source.find(CALL_OPEN, pos)
     if close == -1 or -1 < following < close:
-        return end, "", f"no {CALL_CLOSE}"
-    leftover = source.text[pos:close]
-    return close + len(CALL_CLOSE), leftover, f"text before {CALL_CLOSE}: {shorten(leftover)}"
+        return end, "", False
+    return close + len(CALL_CLOSE), source.text[pos:close], True

@@ -11,8 +11,10 @@ from typing import Any
 from stages.core.chat import ToolCall
 from stages.core.dialects.literals import NotLiteral, read_json, read_literal
 
+_LOOSE = json.JSONDecoder(strict=False)
+_ESCAPE = re.compile(r"""\\(?:(["\\/bfnrt]|u[0-9a-fA-F]{4})|('))?""")
 _START = re.compile(r"\[|\{\s*+[\"'}rRuU]")
-_CALL_KEYS = frozenset(("name", "arguments", "parameters", "id", "type"))
+_CALL_KEYS = frozenset(("name", "arguments", "parameters", "id", "type", "index"))
 
 
 class NotCall(ValueError):
@@ -39,6 +41,12 @@ def read_value(text: str, pos: int) -> tuple[Any, int, str]:
         raise strict from None
     if not isinstance(value, dict | list):
         raise strict
+    if str(strict).startswith("Invalid \\escape"):
+        escaped = _ESCAPE.sub(lambda match: match[0] if match[1] else match[2] or "\\\\", text[pos:end])
+        try:
+            return _LOOSE.decode(escaped), end, "an escape that JSON does not know"
+        except ValueError:
+            pass  # Python's quotes as well
     return value, end, "Python, not JSON"
 
 
@@ -61,6 +69,8 @@ def read_call(value: Any, *, marked: bool = True) -> ToolCall:
         raise NotCall("not only a name and arguments")
     if key == "parameters" and ("description" in value or _is_schema(value.get(key))):
         raise NotCall("the definition of a tool")
+    if key not in value and any(isinstance(other, dict) for other in value.values()):
+        raise NotCall("no arguments, but an object under another key")
     return ToolCall(name, _read_arguments(value.get(key)))
 
 
@@ -73,6 +83,13 @@ def read_calls(value: Any, *, marked: bool = True) -> tuple[list[ToolCall], list
         except NotCall as error:
             wrong.append(str(error))
     return calls, wrong
+
+
+def list_foreign_keys(value: Any) -> list[str]:
+    """The keys of calls that a call does not have, and that are lost with it."""
+    items = value if isinstance(value, list) else [value]
+    functions = [i.get("function", i) for i in items if isinstance(i, dict)]
+    return [str(key) for f in functions if isinstance(f, dict) for key in f if key not in _CALL_KEYS]
 
 
 def _is_schema(value: Any) -> bool:

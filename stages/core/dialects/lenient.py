@@ -10,19 +10,20 @@ from __future__ import annotations
 import re
 
 from stages.core.dialects import bare_python, fenced_json, hermes, pythonic, qwen3_coder
+from stages.core.dialects.problems import shorten
 from stages.core.dialects.scanning import (
+    CALL_CLOSE,
     CALL_OPEN,
     THINK_TAGS,
     Block,
     Reply,
     Source,
-    Tools,
     read_reply,
-    shorten,
 )
+from stages.core.dialects.toolbox import Tools
 
 _TAGS = "|".join(
-    (CALL_OPEN, qwen3_coder.FUNCTION_OPEN, fenced_json.TOOLS_OPEN, pythonic.WRAPPER_START, THINK_TAGS)
+    (CALL_OPEN, qwen3_coder.FUNCTION_START, fenced_json.MARK_START, pythonic.WRAPPER_START, THINK_TAGS)
 )
 _TAGS_ONLY = re.compile(_TAGS)
 _ALL = re.compile(f"{_TAGS}|{fenced_json.FENCE}|{fenced_json.BARE_START}|{pythonic.LIST_START}", re.MULTILINE)
@@ -39,31 +40,34 @@ def _read_block(source: Source, start: int) -> Block | None:
     text = source.text
     if text.startswith(CALL_OPEN, start):
         return _read_tagged(source, start)
-    if text.startswith(qwen3_coder.FUNCTION_OPEN, start):
+    if text.startswith("<function", start) and qwen3_coder.starts_function(text, start):
         return qwen3_coder.read_block(source, start)
-    if text.startswith(fenced_json.TOOLS_OPEN, start):
-        return fenced_json.read_block(source, start)
+    if mark := fenced_json.read_mark(text, start):
+        block = fenced_json.read_block(source, start)
+        return _keep_offered(source, block, start) if fenced_json.needs_offer(mark) else block
     if text.startswith(fenced_json.FENCE, start):
         return _keep_offered(source, fenced_json.read_block(source, start), start)
     if text.startswith("<", start):
         return pythonic.read_block(source, start)
-    bracket = source.skip_space(start)
-    if pythonic.starts_list(text, bracket):
-        return _keep_offered(source, pythonic.read_block(source, bracket), start)
+    if pythonic.starts_list(text, start):
+        return _keep_offered(source, pythonic.read_block(source, start), start)
     return _keep_offered(source, fenced_json.read_block(source, start), start)
 
 
 def _read_tagged(source: Source, start: int) -> Block:
     """Read a `<tool_call>` block in the dialect that its first characters show."""
     body = source.skip_space(start + len(CALL_OPEN))
+    if source.text.startswith((CALL_OPEN, CALL_CLOSE), body):
+        end = source.end_of_block(start)
+        return Block(end, hermes.NAME, problems=[f"character {start}: nothing in {CALL_OPEN}"])
     if source.text.startswith("<function", body):
         return qwen3_coder.read_block(source, start)
-    is_json = source.text.startswith(("{", "["), body)
+    is_json = hermes.starts_json(source.text, body)
     if is_json:
         block = hermes.read_block(source, start)
         if block.calls or source.text.startswith("{", body):
             return block
-    if not source.tools or bare_python.TOOL in source.schemas:
+    if not source.tools or bare_python.TOOL in source.tools.schemas:
         code = _read_code(source, start)
         if code is not None:
             return code
@@ -85,7 +89,7 @@ def _read_code(source: Source, start: int) -> Block | None:
     code = block.calls[0].arguments[bare_python.ARGUMENT]
     if bare_python.does_something(code):
         return block
-    if bare_python.TOOL not in source.schemas or _CALL.search(code) is None:
+    if bare_python.TOOL not in source.tools.schemas or _CALL.search(code) is None:
         return None
     problem = f"{bare_python.NAME}, character {start}: the code does not parse as Python"
     return Block(block.end, block.dialect, block.calls, [*block.problems, problem])
@@ -95,7 +99,7 @@ def _keep_offered(source: Source, block: Block | None, start: int) -> Block | No
     """Drop a block whose calls nothing marks and that names a tool nobody offered."""
     if block is None or not block.calls or not source.tools:
         return block
-    foreign = [call.name for call in block.calls if call.name not in source.schemas]
+    foreign = [call.name for call in block.calls if call.name not in source.tools.schemas]
     if not foreign:
         return block
     problem = f"{block.dialect}, character {start}: {foreign[0]!r} is not an offered tool, so not a call"

@@ -14,7 +14,9 @@ from typing import Any
 from stages.core.chat import ToolCall
 from stages.core.dialects.json_calls import read_calls, write_json
 from stages.core.dialects.literals import NotLiteral, read_arguments, read_json
-from stages.core.dialects.scanning import THINK_TAGS, Block, Reply, Source, Tools, read_reply, shorten
+from stages.core.dialects.problems import Recovered, shorten
+from stages.core.dialects.scanning import THINK_TAGS, Block, Reply, Source, read_reply
+from stages.core.dialects.toolbox import Tools
 
 NAME = "pythonic"
 WRAPPERS = {
@@ -156,7 +158,7 @@ def _read_wrapped(source: Source, start: int) -> Block | None:
         if text.startswith(closing, pos):
             return Block(pos + len(closing), NAME, calls, problems, gap=0)
     if pos < len(text) or len(closings) == 1:
-        problems.append(f"{place}: no {closings[0]}")
+        problems.append(Recovered(place, f"no {closings[0]}"))
     return Block(end, NAME, calls, problems, gap=0)
 
 
@@ -196,7 +198,7 @@ def _read_call(source: Source, pos: int, calls: list[ToolCall]) -> int:
         raise NotLiteral("not a call", pos)
     positional, named, end = read_arguments(source.text, match.end())
     if positional:
-        properties = source.schemas.get(match[1], {}).get("properties")
+        properties = source.tools.schemas.get(match[1], {}).get("properties")
         names = list(properties) if isinstance(properties, dict) else []
         if len(positional) > len(names) or set(names[: len(positional)]) & set(named):
             raise NotLiteral(f"no name for a positional argument of {match[1]}", pos)

@@ -17,6 +17,7 @@ from typing import Any
 from stages.core.chat import ToolCall
 from stages.core.dialects.json_calls import write_json
 from stages.core.dialects.literals import NotLiteral, read_json
+from stages.core.dialects.problems import Recovered, shorten
 from stages.core.dialects.scanning import (
     CALL_CLOSE,
     CALL_OPEN,
@@ -24,22 +25,23 @@ from stages.core.dialects.scanning import (
     Block,
     Reply,
     Source,
-    Tools,
     read_reply,
-    shorten,
     unwrap,
 )
-from stages.core.dialects.schema import find_types, read_typed
+from stages.core.dialects.schema import read_typed
+from stages.core.dialects.toolbox import Tools
 
 NAME = "qwen3_coder"
 GAP = 2
 FUNCTION_OPEN = "<function="
+FUNCTION_START = "<function(?:=| name=)"
 FUNCTION_CLOSE = "</function>"
 PARAMETER_OPEN = "<parameter="
 PARAMETER_CLOSE = "</parameter>"
 
-_OPENINGS = re.compile(f"{CALL_OPEN}|{FUNCTION_OPEN}|{THINK_TAGS}")
-_FUNCTION = re.compile(r"<function=([^<>\n]++)>")
+_OPENINGS = re.compile(f"{CALL_OPEN}|{FUNCTION_START}|{THINK_TAGS}")
+_START = re.compile(FUNCTION_START)
+_FUNCTION = re.compile(r"""<function(?:=([^<>\n]++)|\s+name=(["'])([^<>\n"']++)\2)>""")
 _PARAMETER = re.compile(r"<parameter=([^<>\n]++)>")
 _GOOD_CLOSE = re.compile(r"</parameter>(?=\s*+(?:<parameter=|</function>|</tool_call>|\Z))")
 _TAG = re.compile(
@@ -135,6 +137,11 @@ def _same_value(one: Any, other: Any) -> bool:
     return json.dumps(one) == json.dumps(other)
 
 
+def starts_function(text: str, start: int) -> bool:
+    """Whether a function's tag opens at `start`."""
+    return _START.match(text, start) is not None
+
+
 def read_block(source: Source, start: int) -> Block:
     """Read the block at `start`: a `<tool_call>`, or a `<function=` that came without one."""
     text, place = source.text, f"{NAME}, character {start}"
@@ -159,27 +166,28 @@ def read_block(source: Source, start: int) -> Block:
         stop = source.end_of_block(start) if wrapped else start + len(FUNCTION_OPEN)
         return Block(stop, NAME, problems=problems)
     if not wrapped:
-        problems.append(f"{place}: no {CALL_OPEN}")
+        problems.append(Recovered(place, f"no {CALL_OPEN}"))
     if text.startswith(CALL_CLOSE, pos):
         end = pos + len(CALL_CLOSE)
     elif wrapped:
-        problems.append(f"{place}: no {CALL_CLOSE}")
+        problems.append(Recovered(place, f"no {CALL_CLOSE}"))
+        if pos < len(text) and CALL_CLOSE.startswith(text[pos : pos + len(CALL_CLOSE)]):
+            end = len(text)  # the tag is cut off
     # Without its tags the block is not the template's, and the newlines before it are the model's own.
     return Block(end, NAME, calls, problems, "".join(leftovers), GAP if wrapped else 0)
 
 
 def _read_function(source: Source, function: re.Match[str], problems: list[str]) -> tuple[ToolCall, int, str]:
     """Read a function to its end: the call, the position after it, and text that belongs nowhere."""
-    text, name = source.text, function[1].strip()
+    text, name = source.text, (function[1] or function[3]).strip()
     place = f"{NAME}, {name} at character {function.start()}"
-    schema = source.schemas.get(name, {}) if source.tools else {}
     arguments: dict[str, Any] = {}
     leftovers: list[str] = []
     pos = source.skip_space(function.end())
     if source.exhausted:
         raise _BrokenError(f"too many broken calls before {name!r}", pos)
     if text.startswith("{", pos):
-        return _read_json_body(source, name, pos)
+        return _read_json_body(source, name, pos, place, problems)
     while (parameter := _PARAMETER.match(text, pos)) is not None:
         key = parameter[1].strip()
         raw, end, leftover = _read_value(source, parameter.end())
@@ -190,7 +198,8 @@ def _read_function(source: Source, function: re.Match[str], problems: list[str])
         if key in arguments:
             problems.append(f"{place}: parameter {key!r} is given twice, the last one counts")
         leftovers.append(leftover)
-        arguments[key], problem = read_typed(raw, find_types(schema, key)) if schema else (raw, "")
+        types = source.tools.find_types(name, key)
+        arguments[key], problem = read_typed(raw, types) if types else (raw, "")
         if problem:
             problems.append(f"{place}: parameter {key!r}: {problem}")
         pos = source.skip_space(end)
@@ -206,17 +215,23 @@ def _close_function(source: Source, name: str, pos: int, place: str, problems: l
         raise _BrokenError(
             f"{name!r} is cut off" if pos == len(source.text) else f"{found} inside {name!r}", pos
         )
-    problems.append(f"{place}: no {FUNCTION_CLOSE}")
+    problems.append(Recovered(place, f"no {FUNCTION_CLOSE}"))
     return pos
 
 
-def _read_json_body(source: Source, name: str, pos: int) -> tuple[ToolCall, int, str]:
+def _read_json_body(
+    source: Source, name: str, pos: int, place: str, problems: list[str]
+) -> tuple[ToolCall, int, str]:
     """`<function=NAME>{…}</function>`: the arguments as one JSON object."""
     try:
         arguments, end = read_json(source.text, pos, strict=False)
     except NotLiteral as error:
         raise _BrokenError(f"invalid JSON in {name!r} ({error})", error.reached) from None
-    return ToolCall(name, arguments), _close_function(source, name, source.skip_space(end), "", []), ""
+    return (
+        ToolCall(name, arguments),
+        _close_function(source, name, source.skip_space(end), place, problems),
+        "",
+    )
 
 
 def _read_value(source: Source, begin: int) -> tuple[str, int, str]:

@@ -8,11 +8,13 @@ than a fixed number of times: a search that found something, or nothing, is reme
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from stages.core.chat import Tool, ToolCall
+from stages.core.chat import ToolCall
+from stages.core.dialects.problems import Recovered
+from stages.core.dialects.toolbox import Toolbox, Tools
 
 CALL_OPEN = "<tool_call>"
 CALL_CLOSE = "</tool_call>"
@@ -20,9 +22,8 @@ THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
 THINK_TAGS = "</?think>"
 
-Tools = Iterable[Tool | Mapping[str, Any]] | None
-
 _SPACE = re.compile(r"\s*+")
+_EMPTY_FENCE = re.compile(r"\s*+```(?:xml|json)?\s*+```\s*+")  # it held nothing but calls
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,13 @@ class Reply:
     dialect: str | None
     """The dialect of the first call; None where there is no call."""
     problems: list[str] = field(default_factory=list)
-    """What was recovered or could not be read, each with its place. Empty: the text was clean."""
+    """What was recovered or could not be read, each with its place; those that are `Recovered` leave
+    the calls certain. Empty: the text was clean."""
     reasoning: str = ""
     """The text of a leading `<think>` block. Calls in it are not calls."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Block:
     """What a dialect found at an opening. Without calls, its raw text stays in the content."""
 
@@ -59,11 +61,11 @@ class Block:
 class Source:
     """A text under reading, with the searches already made in it."""
 
-    __slots__ = ("_found", "_schemas", "budget", "fence_end", "tags", "text", "tools")
+    __slots__ = ("_found", "budget", "fence_end", "tags", "text", "tools")
 
     def __init__(self, text: str, tools: Tools = None) -> None:
         self.text = text
-        self.tools = () if tools is None else tuple(tools)
+        self.tools = tools if isinstance(tools, Toolbox) else Toolbox(tools or ())
         self.fence_end = 0
         """Before this position a code fence shows text that is not meant as a call."""
         self.budget = 4 * len(text) + 10_000
@@ -72,7 +74,6 @@ class Source:
         self.tags: Any = None
         """The XML dialect's index of its tags, made when it is first needed."""
         self._found: dict[str, tuple[int, int]] = {}
-        self._schemas: dict[str, dict[str, Any]] | None = None
 
     def find(self, needle: str, start: int) -> int:
         """`text.find(needle, start)`, remembered: starts that grow walk the text once per needle."""
@@ -105,24 +106,6 @@ class Source:
         if close != -1 and (following == -1 or close < following):
             return close + len(CALL_CLOSE)
         return len(self.text) if following == -1 else following
-
-    @property
-    def schemas(self) -> dict[str, dict[str, Any]]:
-        """The JSON Schema of the parameters by tool name; an entry without a name is no function."""
-        if self._schemas is None:
-            self._schemas = dict(_read_schema(tool) for tool in self.tools)
-            self._schemas.pop("", None)
-        return self._schemas
-
-
-def _read_schema(tool: Tool | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    if isinstance(tool, Tool):
-        return tool.name, tool.parameters
-    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        return "", {}
-    parameters = function.get("parameters")
-    return function["name"], dict(parameters) if isinstance(parameters, Mapping) else {}
 
 
 class _Draft:
@@ -166,9 +149,12 @@ class _Draft:
         if not self.calls and not self.problems and (stray := _find_stray(text, self.done)):
             self.problems.append(stray)
         if len(self.dialects) > 1:
-            self.problems.append(f"calls in several dialects: {', '.join(self.dialects)}")
+            self.problems.append(Recovered("", f"calls in several dialects: {', '.join(self.dialects)}"))
         dialect = self.dialects[0] if self.dialects else None
-        return Reply("".join(self.parts) + tail, self.calls, dialect, self.problems, self.reasoning)
+        content = "".join(self.parts) + tail
+        if self.calls and "```" in content:
+            content = _EMPTY_FENCE.sub("", content)
+        return Reply(content, self.calls, dialect, self.problems, self.reasoning)
 
 
 def _find_stray(text: str, start: int) -> str:
@@ -250,8 +236,3 @@ def unwrap(value: str) -> str:
     if value.endswith("\r\n"):
         return value[:-2]
     return value[:-1] if value.endswith("\n") else value
-
-
-def shorten(text: str, width: int = 60) -> str:
-    """A piece of a text for a problem's message, on one line."""
-    return repr(text if len(text) <= width else text[: width - 1] + "…")

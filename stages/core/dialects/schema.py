@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from stages.core.dialects.literals import NotLiteral, read_json, read_literal
-from stages.core.dialects.scanning import shorten
+from stages.core.dialects.problems import shorten
 
 TEXT = frozenset(("string",))
 _MAX_HOPS = 20
 
-_ALIASES = {
+ALIASES = {
     "str": "string", "text": "string", "varchar": "string", "char": "string", "enum": "string",
     "int": "integer", "int32": "integer", "int64": "integer", "uint": "integer", "long": "integer",
     "short": "integer", "unsigned": "integer",
@@ -34,6 +34,7 @@ _PYTHON_TYPES: tuple[tuple[type, str], ...] = (
 )  # fmt: skip
 
 _INTEGER = re.compile(r"[-+]?[0-9]+")
+_EXACT = 2.0**53  # a float below it is the number that was written
 _WHOLE = re.compile(r"([-+]?[0-9]+)\.0*")
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 
@@ -59,7 +60,7 @@ def _collect_types(part: Any, root: Mapping[str, Any], found: set[str], hops: in
     for item in declared if isinstance(declared, list) else (declared,):
         if isinstance(item, str):
             lowered = item.strip().lower()
-            lowered = _ALIASES.get(lowered, lowered)
+            lowered = ALIASES.get(lowered, lowered)
             found.add(lowered if lowered in _TYPES else "string")
     if declared is None:
         values = part.get("enum", [part["const"]] if "const" in part else [])
@@ -124,6 +125,8 @@ def _is_null(word: str, types: frozenset[str]) -> bool:
 def _read_integer(word: str) -> int | None:
     whole = _WHOLE.fullmatch(word)
     word = whole[1] if whole else word
+    if "e" in word.lower() and isinstance(number := _read_number(word), float) and number.is_integer():
+        return int(number) if abs(number) < _EXACT else None
     if not _INTEGER.fullmatch(word) or len(word) > 4000:
         return None
     return int(word)

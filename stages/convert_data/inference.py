@@ -1,0 +1,395 @@
+"""Tools from the calls of data that defines none: names, arguments, types, and how often each occurs.
+
+A census counts the calls of rows without tools of their own. Censuses of shards are merged, so the
+result does not depend on how the data was divided, samples and the order of tools aside. What it says
+is a proposal: `tools_review.md` shows on what it rests and what is doubtful, `tools.json` is meant to
+be corrected by hand and given as `--tools` then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import TypeAdapter
+
+from stages.convert_data.definitions import NONE, read_definitions
+from stages.convert_data.instructions import IN_USER_TURN, take_tools
+from stages.convert_data.shapes import SourceRow, read_row
+from stages.core.chat import Tool, ToolCall
+from stages.core.dialects import parse_any
+from stages.core.dialects.schema import read_typed
+from stages.core.tools import EXECUTE_CODE, FUNCTIONS
+
+SAMPLES = 4  # of the values of an argument
+_MOST_TOOLS = 10_000
+_MOST_ARGUMENTS = 256  # of a tool or an object; a model's own words as keys are no parameters
+_MANY_KEYS = 20
+_STRAY = 0.02  # share of foreign calls that does not make Code Mode's data another's
+_DEEPEST = 5
+_LONGEST = 60  # characters of a sample
+_RARE = 3  # an argument seen in fewer calls than this is doubtful, where the tool has many more
+
+_JSON_TYPES = {
+    bool: "boolean", int: "integer", float: "number", str: "string",
+    list: "array", dict: "object", type(None): "null",
+}  # fmt: skip
+_NARROW = ("null", "boolean", "integer", "number", "array", "object")
+
+
+@dataclass
+class Values:
+    """What was seen of one place for a value: an argument, a key of an object, an item of an array."""
+
+    count: int = 0
+    types: dict[str, int] = field(default_factory=dict)
+    untyped: int = 0
+    """Values out of XML that no schema gave a type: text whatever was meant."""
+    looks: dict[str, int] = field(default_factory=dict)
+    """What the untyped ones look like."""
+    samples: list[str] = field(default_factory=list)
+    """The first distinct values, as JSON, cut where long."""
+    fields: dict[str, Values] = field(default_factory=dict)
+    """Of objects: what was seen under each key."""
+    items: Values | None = None
+    """Of arrays: what was seen of their items."""
+
+    def add(self, value: Any, *, untyped: bool = False, depth: int = 0) -> None:
+        """Count one value."""
+        self.count += 1
+        kind = _JSON_TYPES.get(type(value), "string")
+        if untyped:
+            self.untyped += 1
+            look = _JSON_TYPES.get(type(_guess(value)), "string")
+            self.looks[look] = self.looks.get(look, 0) + 1
+        else:
+            self.types[kind] = self.types.get(kind, 0) + 1
+        if len(self.samples) < SAMPLES:
+            self._keep_sample(_write_sample(value))
+        if depth >= _DEEPEST:
+            return
+        if kind == "object":
+            for key, inner in value.items():
+                if key in self.fields or len(self.fields) < _MOST_ARGUMENTS:
+                    self.fields.setdefault(key, Values()).add(inner, depth=depth + 1)
+        elif kind == "array":
+            self.items = self.items or Values()
+            for inner in value:
+                self.items.add(inner, depth=depth + 1)
+
+    def _keep_sample(self, sample: str) -> None:
+        if sample not in self.samples and len(self.samples) < SAMPLES:
+            self.samples.append(sample)
+
+    def merge(self, other: Values) -> None:
+        """Add what another shard saw."""
+        self.count += other.count
+        self.untyped += other.untyped
+        for mine, theirs in ((self.types, other.types), (self.looks, other.looks)):
+            for kind, count in theirs.items():
+                mine[kind] = mine.get(kind, 0) + count
+        for sample in other.samples:
+            self._keep_sample(sample)
+        for key, values in other.fields.items():
+            if key in self.fields or len(self.fields) < _MOST_ARGUMENTS:
+                self.fields.setdefault(key, Values()).merge(values)
+        if other.items is not None:
+            self.items = self.items or Values()
+            self.items.merge(other.items)
+
+    @property
+    def is_map(self) -> bool:
+        """Whether its objects have ever other keys, so that these are data and no names of fields."""
+        objects = self.types.get("object", 0)
+        commonest = max((values.count for values in self.fields.values()), default=0)
+        return len(self.fields) >= _MOST_ARGUMENTS or (
+            len(self.fields) > _MANY_KEYS and 2 * commonest < objects
+        )
+
+    def to_schema(self) -> dict[str, Any]:
+        """The JSON Schema of what was seen; values of unknown type count as text."""
+        kinds = set(self.types) or {"string"}
+        if "number" in kinds:
+            kinds.discard("integer")
+        named = sorted(kinds, key=lambda kind: (kind == "null", -self.types.get(kind, 0), kind))
+        schema: dict[str, Any] = {"type": named[0] if len(named) == 1 else named}
+        if "array" in kinds:
+            schema["items"] = self.items.to_schema() if self.items is not None and self.items.count else {}
+        if "object" in kinds and self.fields and not self.is_map:
+            objects = self.types["object"]
+            schema["properties"] = {key: values.to_schema() for key, values in self.fields.items()}
+            always = [key for key, values in self.fields.items() if values.count == objects]
+            if always:
+                schema["required"] = always
+        return schema
+
+
+@dataclass
+class Calls:
+    """What was seen of one tool."""
+
+    count: int = 0
+    arguments: dict[str, Values] = field(default_factory=dict)
+    dialects: dict[str, int] = field(default_factory=dict)
+
+    def add(self, call: ToolCall, dialect: str) -> None:
+        """Count one call."""
+        self.count += 1
+        self.dialects[dialect] = self.dialects.get(dialect, 0) + 1
+        for key, value in call.arguments.items():
+            if key in self.arguments or len(self.arguments) < _MOST_ARGUMENTS:
+                self.arguments.setdefault(key, Values()).add(value, untyped=dialect == "qwen3_coder")
+
+    def merge(self, other: Calls) -> None:
+        """Add what another shard saw."""
+        self.count += other.count
+        for dialect, count in other.dialects.items():
+            self.dialects[dialect] = self.dialects.get(dialect, 0) + count
+        for key, values in other.arguments.items():
+            if key in self.arguments or len(self.arguments) < _MOST_ARGUMENTS:
+                self.arguments.setdefault(key, Values()).merge(values)
+
+    def to_tool(self, name: str) -> Tool:
+        """The definition that fits all calls: an argument that is never missing is required."""
+        parameters: dict[str, Any] = {
+            "type": "object",
+            "properties": {key: values.to_schema() for key, values in self.arguments.items()},
+        }
+        required = [key for key, values in self.arguments.items() if values.count == self.count]
+        if required:
+            parameters["required"] = required
+        return Tool(name, "", parameters)
+
+
+@dataclass
+class Census:
+    """What the rows of a data set, or of a shard of it, say about tools."""
+
+    rows: int = 0
+    """Rows that could be read."""
+    defining: int = 0
+    """Rows with tools of their own other than Code Mode's."""
+    calling: int = 0
+    """Rows that define no tool and call some."""
+    calls: dict[str, Calls] = field(default_factory=dict)
+    """The calls of rows that define no tool, by name."""
+    more_tools: int = 0
+    """Calls of tools beyond the limit of names, which are not counted by name."""
+
+    def add(self, raw: Any) -> None:
+        """Look at one row. One that cannot be read is left to the conversion, which says why."""
+        try:
+            source = read_row(raw)
+            own = read_definitions(source.tools) if source.tools is not None else NONE
+            defines = own if own.tools else _find_in_texts(source)
+        except ValueError:
+            return
+        self.rows += 1
+        if defines.tools and not defines.is_code_mode:
+            self.defining += 1
+            return
+        called = False
+        for turn in source.turns:
+            if turn.role != "assistant":
+                continue
+            reply = parse_any(turn.text)
+            for call in turn.calls:
+                self._add_call(call, "messages")
+            for call in reply.calls:
+                self._add_call(call, str(reply.dialect))
+            called = called or bool(turn.calls or reply.calls)
+        self.calling += called
+
+    def _add_call(self, call: ToolCall, dialect: str) -> None:
+        if call.name in self.calls or len(self.calls) < _MOST_TOOLS:
+            self.calls.setdefault(call.name, Calls()).add(call, dialect)
+        else:
+            self.more_tools += 1
+
+    def merge(self, other: Census) -> None:
+        """Add the census of another shard."""
+        self.rows += other.rows
+        self.defining += other.defining
+        self.calling += other.calling
+        self.more_tools += other.more_tools
+        for name, calls in other.calls.items():
+            if name in self.calls or len(self.calls) < _MOST_TOOLS:
+                self.calls.setdefault(name, Calls()).merge(calls)
+            else:
+                self.more_tools += calls.count
+
+    @property
+    def is_code_mode(self) -> bool:
+        """Whether the rows without tools of their own are Code Mode's, a few stray calls aside."""
+        if not self.calls:
+            return not self.defining
+        known = sum(
+            c.count for name, c in self.calls.items() if name == EXECUTE_CODE.name or name in FUNCTIONS
+        )
+        return known >= (1 - _STRAY) * (sum(c.count for c in self.calls.values()) + self.more_tools)
+
+    def tools(self) -> tuple[Tool, ...]:
+        """The tools of rows that define none, the commonest first: Code Mode's, inferred, or none.
+
+        They go into `ConvertContext.tools`.
+        """
+        if self.is_code_mode:
+            return (EXECUTE_CODE,)
+        ordered = sorted(self.calls.items(), key=lambda item: (-item[1].count, item[0]))
+        return tuple(
+            EXECUTE_CODE if _fits_code_mode(name, calls) else calls.to_tool(name) for name, calls in ordered
+        )
+
+    @property
+    def inferred(self) -> bool:
+        """Whether any of the tools is inferred."""
+        return bool(self.calls) and not self.is_code_mode
+
+    def untyped(self) -> frozenset[str]:
+        """`tool.argument` for what only untyped XML was seen of."""
+        return frozenset(
+            f"{name}.{key}"
+            for name, calls in self.calls.items()
+            for key, values in calls.arguments.items()
+            if values.untyped and not values.types
+        )
+
+
+def _fits_code_mode(name: str, calls: Calls) -> bool:
+    return name == EXECUTE_CODE.name and calls.arguments.keys() == {"code"}
+
+
+def _find_in_texts(source: SourceRow) -> Any:
+    for turn in source.turns[:2]:
+        defines = turn.role == "system" or (turn.role == "user" and IN_USER_TURN in turn.text)
+        if defines and (taken := take_tools(turn.text)) is not None:
+            return taken.own
+    return NONE
+
+
+def infer_tools(rows: Iterable[Any]) -> Census:
+    """The census of rows as they are read from a file, in any understood shape."""
+    census = Census()
+    for raw in rows:
+        census.add(raw)
+    return census
+
+
+_CENSUS = TypeAdapter(Census)
+
+
+def _guess(text: Any) -> Any:
+    """What an untyped text would be if its form decided."""
+    if not isinstance(text, str):
+        return text
+    return read_typed(text, frozenset((*_NARROW, "string")))[0]
+
+
+def _write_sample(value: Any) -> str:
+    text = orjson.dumps(value, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+# What is written
+
+
+def save_census(census: Census, path: Path) -> None:
+    """Write a census, so that an interrupted conversion goes on with the tools that it began with."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(_CENSUS.dump_json(census))
+    partial.replace(path)
+
+
+def load_census(path: Path) -> Census | None:
+    """The census that `save_census` wrote; None where there is none."""
+    return _CENSUS.validate_json(path.read_bytes()) if path.is_file() else None
+
+
+def write_tools(tools: Sequence[Tool], path: Path) -> None:
+    """Write `tools.json`: a list in OpenAI shape, as `--tools` reads it."""
+    data = [tool.to_json() for tool in tools]
+    path.write_bytes(orjson.dumps(data, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+def write_review(census: Census, path: Path) -> None:
+    """Write `tools_review.md`: on what the inferred tools rest, and what about them is doubtful."""
+    total = sum(calls.count for calls in census.calls.values())
+    ordered = sorted(census.calls.items(), key=lambda item: (-item[1].count, item[0]))
+    parts = [
+        "# Review of the inferred tools\n",
+        f"{total} calls of {len(census.calls)} tools, in {census.calling} of {census.rows} rows, come "
+        "without a definition. What `tools.json` says of them is inferred. Correct it where this review "
+        "or your knowledge says so, and convert again with `--tools tools.json`.\n",
+    ]
+    if census.more_tools:
+        parts.append(f"{census.more_tools} more calls are of tools beyond the first {_MOST_TOOLS} names.\n")
+    doubts = [f"- {doubt}" for doubt in list_doubts(census)]
+    parts += ["## Doubts\n", "\n".join(doubts or ["None."]) + "\n"]
+    parts += [_describe(name, calls) for name, calls in ordered]
+    path.write_text("\n".join(parts), "utf-8")
+
+
+def _describe(name: str, calls: Calls) -> str:
+    dialects = ", ".join(f"{dialect} {count}" for dialect, count in calls.dialects.items())
+    lines = [f"## {name}\n", f"{calls.count} calls ({dialects}).\n"]
+    if not calls.arguments:
+        return "\n".join([*lines, "No arguments.\n"])
+    lines += ["| argument | in calls | types | such as |", "|---|---|---|---|"]
+    for key, values in calls.arguments.items():
+        kinds = dict(values.types) | ({"untyped XML": values.untyped} if values.untyped else {})
+        named = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
+        shown = ", ".join(f"`{sample.replace('`', chr(39))}`" for sample in values.samples)
+        cells = (key, f"{values.count} of {calls.count}", named, shown)
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def list_doubts(census: Census) -> list[str]:
+    """What a reader should look at before the inferred tools are believed, in words."""
+    doubts = []
+    spellings: dict[str, list[str]] = {}
+    for name, calls in census.calls.items():
+        spellings.setdefault(_fold(name), []).append(name)
+        if calls.count == 1 and len(census.calls) > 1:
+            doubts.append(f"`{name}` is called once: a tool, or a slip?")
+        if calls.dialects.keys() == {"fenced_json"}:
+            doubts.append(f"`{name}` was only seen as JSON without call tags: perhaps an answer and no call")
+        doubts += [f"`{name}.{key}` {doubt}" for key, doubt in _doubt_arguments(calls)]
+    doubts += [
+        f"{' and '.join(f'`{name}`' for name in names)} differ only in spelling"
+        for names in spellings.values()
+        if len(names) > 1
+    ]
+    return doubts
+
+
+def _doubt_arguments(calls: Calls) -> list[tuple[str, str]]:
+    doubts = []
+    spellings: dict[str, str] = {}
+    for key, values in calls.arguments.items():
+        kinds = {kind for kind in values.types if kind != "null"}
+        if len(kinds - ({"integer"} if "number" in kinds else set())) > 1:
+            shown = ", ".join(f"{kind} {count}" for kind, count in values.types.items())
+            doubts.append((key, f"has values of several types ({shown})"))
+        if values.count < _RARE and calls.count >= 10 * _RARE:
+            doubts.append((key, f"is in {values.count} of {calls.count} calls"))
+        if values.types.keys() == {"null"}:
+            doubts.append((key, "is always null, so its type is not known"))
+        looks = [kind for kind in values.looks if kind != "string"]
+        if looks and values.looks.keys() <= {*looks, "null"} and not values.types:
+            named = " or ".join(looks)
+            doubts.append((key, f"comes as untyped XML and always looks like {named}: it is taken for text"))
+        if (other := spellings.setdefault(_fold(key), key)) != key:
+            doubts.append((key, f"differs only in spelling from `{other}`"))
+        if values.is_map:
+            doubts.append((key, "is an object with keys without end: a map rather than a record"))
+    if len(calls.arguments) >= _MOST_ARGUMENTS:
+        doubts.append(("…", f"has {_MOST_ARGUMENTS} arguments or more, the others are left out"))
+    return doubts
+
+
+def _fold(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())

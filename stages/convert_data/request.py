@@ -1,0 +1,87 @@
+"""What a user may ask of a conversion beside the common options."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from stages.core.errors import StageError
+
+
+@dataclass(frozen=True)
+class Request:
+    """How the data are read and what the rows become; `workers` and `engine` do not show in the output."""
+
+    valid_share: float | None = None
+    """Share of the train rows that become `valid`; 0 does without that split."""
+    tools: Path | None = None
+    """A file with the tools of all rows."""
+    render: str | None = None
+    """A preset or model folder: its chat template's text is written too."""
+    dedup: bool = False
+    """Leave duplicates and leaking rows out."""
+    shard_mb: int = 512
+    """A split with more than so many megabytes (1e6 bytes) is written in shards of that size."""
+    workers: int | None = None
+    """Processes; None: one for every core."""
+    engine: Literal["local", "ray"] = "local"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `Request`."""
+    group = parser.add_argument_group("the rows")
+    group.add_argument(
+        "--valid-share",
+        type=float,
+        metavar="SHARE",
+        help="where the data have no valid split: this share of the train rows; 0 does without",
+    )
+    group.add_argument(
+        "--tools",
+        type=Path,
+        metavar="FILE",
+        help="the tools of all rows, a JSON list (default: a row's own, Code Mode's, or inferred)",
+    )
+    group.add_argument(
+        "--render", metavar="MODEL", help="also write the text that this preset's or folder's template gives"
+    )
+    group.add_argument(
+        "--dedup",
+        action="store_true",
+        help="leave out repeated rows, and training rows that another split has",
+    )
+    group = parser.add_argument_group("the work")
+    group.add_argument(
+        "--shard-mb",
+        type=int,
+        default=Request.shard_mb,
+        metavar="MB",
+        help=f"a longer split is written in shards of this size (default: {Request.shard_mb})",
+    )
+    group.add_argument("--workers", type=int, metavar="N", help="processes (default: one for every core)")
+    group.add_argument(
+        "--engine",
+        choices=["local", "ray"],
+        default=Request.engine,
+        help="where the work is done: on this machine, or on a Ray cluster (default: local)",
+    )
+
+
+def read_request(args: argparse.Namespace) -> Request:
+    """The parsed flags. Raises StageError for a number out of range."""
+    if args.valid_share is not None and not 0 <= args.valid_share < 1:
+        raise StageError(f"--valid-share {args.valid_share}: use a share from 0 up to 1, such as 0.1")
+    for flag, number in (("--shard-mb", args.shard_mb), ("--workers", args.workers)):
+        if number is not None and number < 1:
+            raise StageError(f"{flag} {number}: use 1 or more")
+    return Request(
+        valid_share=args.valid_share,
+        tools=args.tools,
+        render=args.render,
+        dedup=args.dedup,
+        shard_mb=args.shard_mb,
+        workers=args.workers,
+        engine=args.engine,
+    )

@@ -1,0 +1,58 @@
+"""The tools that hold for all rows: given, Code Mode's, or inferred - and the files that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from stages.convert_data.definitions import read_tools_file
+from stages.convert_data.inference import Census, write_review, write_tools
+from stages.convert_data.rows import ConvertContext
+from stages.core.fixes import FixSet
+from stages.core.preset import ModelSetup
+from stages.core.tools import EXECUTE_CODE
+
+TOOLS_FILE = "tools.json"
+REVIEW_FILE = "tools_review.md"
+
+
+def start_context(setup: ModelSetup, fixes: FixSet, given: Path | None) -> ConvertContext:
+    """The context to begin with: the given tools, or Code Mode's until a row contradicts.
+
+    Raises StageError when the file of tools is unusable.
+    """
+    if given is None:
+        return ConvertContext(setup, fixes)
+    return ConvertContext(setup, fixes, read_tools_file(given), given=True)
+
+
+def apply_census(context: ConvertContext, census: Census) -> ConvertContext:
+    """The context for data that ToolsUnclear was raised about, after a look at all of its rows."""
+    untyped = census.untyped() if census.inferred else frozenset[str]()
+    return replace(context, tools=census.tools(), untyped=untyped)
+
+
+def write_tool_files(context: ConvertContext, census: Census | None, folder: Path) -> str:
+    """Write the tools that hold for many rows, with a review where they are inferred.
+
+    Returns the card's line about the tools. Code Mode's one tool and a row's own need no file.
+    """
+    names = [tool.name for tool in context.tools or ()]
+    if context.tools and context.tools != (EXECUTE_CODE,):
+        write_tools(context.tools, folder / TOOLS_FILE)
+    if context.given:
+        return _describe(names, "given for all rows, see tools.json")
+    own = f"{census.defining} rows have their own; the others: " if census and census.defining else ""
+    if census is not None and census.inferred:
+        write_review(census, folder / REVIEW_FILE)
+        return _describe(names, f"{own}inferred from the calls, see tools.json and tools_review.md")
+    if context.tools == ():
+        return _describe([], f"{own}none")
+    return _describe([EXECUTE_CODE.name], f"{own}Code Mode's")
+
+
+def _describe(names: Sequence[str], origin: str) -> str:
+    shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    text = f"{origin}: {shown}." if names else f"{origin}."
+    return text[0].upper() + text[1:]

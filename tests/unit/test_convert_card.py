@@ -1,0 +1,181 @@
+"""The card: bounded counts that merge, and every section of what a reader must know."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.convert_data.card import OTHERS, SAMPLES, Card, SplitCard, write_card
+from stages.convert_data.duplicates import find, pack
+from stages.convert_data.rows import ConvertContext, Converted, convert_row
+from stages.convert_data.tokens import TokenStats
+from stages.core.chat import ToolCall
+from stages.core.chatml import Turn, join_chatml
+from stages.core.dialects import render_calls
+from stages.core.fixes import FAIR
+from stages.core.preset import load_preset
+
+SETUP = load_preset("smol").model
+CONTEXT = ConvertContext(SETUP, FAIR, ())
+
+
+def row(answer: str, question: str = "Why?") -> dict[str, Any]:
+    return {"text": join_chatml([Turn("user", question), Turn("assistant", answer)])}
+
+
+def convert(raw: Any) -> Converted:
+    return convert_row(raw, CONTEXT)
+
+
+XML = render_calls([ToolCall("f", {"a|b": "1"})], "qwen3_coder")
+HERMES = render_calls([ToolCall("f", {"a": 1})], "hermes")
+ROWS = [row("So."), row(XML), row(HERMES), row(f"{HERMES}\n{HERMES}"), row("``` </end>"), row("x" * 5000)]
+
+
+def count(rows: list[Any], first: int = 1) -> SplitCard:
+    card = SplitCard()
+    for number, raw in enumerate(rows, first):
+        try:
+            card.accept(convert(raw))
+        except ValueError as error:
+            card.reject(number, str(error))
+    return card
+
+
+def test_counts() -> None:
+    card = count([*ROWS, 3, {"text": "hello 12"}, {"text": "hello 345"}])
+    data = card.to_json()
+    assert (data["rows"], data["converted"], data["rejected"]) == (9, 6, 3)
+    assert data["rows_by_shape"] == {"text": 6}
+    assert data["turns_by_dialect"] == {"none": 3, "hermes": 2, "qwen3_coder": 1}
+    assert data["calls_by_tool"] == {"f": 4}
+    assert data["role_patterns"] == {"user-assistant": 6}
+    assert data["untyped_xml_values"] == {"f.a|b": 1}
+    assert data["calls_of_undefined_tools"] == {"f": 4}
+    assert [(r["count"], r["lines"]) for r in data["rejected_by_reason"]] == [(2, [8, 9]), (1, [7])]
+    assert "hello 12" in data["rejected_by_reason"][0]["example"]
+    assert "hello" in card.commonest_reason()
+    assert SplitCard().commonest_reason() == "it has none"
+
+
+@given(
+    st.lists(st.sampled_from([*ROWS, 3, {"text": "a 1"}, {"text": "a 22"}, {"b": 1}]), max_size=20),
+    st.integers(0, 20),
+)
+def test_cards_of_shards_merge_into_the_card_of_the_whole(rows: list[Any], cut: int) -> None:
+    whole, merged = count(rows), SplitCard()
+    merged.merge(pickle.loads(pickle.dumps(count(rows[:cut]))))
+    merged.merge(count(rows[cut:], cut + 1))
+    assert merged.to_json() == whole.to_json()
+    assert (merged.samples, merged.first_rows) == (whole.samples, whole.first_rows)
+    backwards = count(rows[cut:], cut + 1)
+    backwards.merge(count(rows[:cut]))
+    assert backwards.reasons == whole.reasons, "the first lines do not depend on the order of the shards"
+
+
+def test_memory_is_bounded_whatever_the_data() -> None:
+    card = SplitCard()
+    for number in range(30_000):
+        card.reject(number, f"message {number}: unknown role 'r{number}'")
+        card.reject(
+            number, f"column c{chr(97 + number % 26)}x{chr(97 + number // 26 % 26)} {'y' * (number % 50)}"
+        )
+        converted = convert(ROWS[0])
+        converted.tools = [f"tool{number}"]
+        converted.changes = [f"column {number} not kept"]
+        card.accept(converted)
+    assert len(card.reasons) <= 201
+    assert card.reasons["message …: unknown role …"].count == 30_000
+    assert card.reasons["message …: unknown role …"].lines == [0, 1, 2, 3, 4]
+    assert len(card.tools) <= 10_001
+    assert card.tools[OTHERS] == 20_000
+    assert sum(card.tools.values()) == sum(card.changes.values()) == 30_000
+    assert sum(reason.count for reason in card.reasons.values()) == 60_000
+    assert len(pickle.dumps(card)) < 2_000_000
+
+
+def test_samples_are_of_many_kinds_and_cut() -> None:
+    card = Card("fair", {"train": count([row("So.")] * 50 + ROWS[1:])})
+    kinds = [sample.kind for sample in card.samples()]
+    assert len(kinds) == SAMPLES
+    assert kinds[:3] == ["text, no call", "text, qwen3_coder", "text, hermes"]
+    long = count([ROWS[-1]]).first_rows + list(count([ROWS[-1]]).samples.values())
+    assert long[0].before.endswith("more characters)")
+    assert len(long[0].before) < 2000
+
+
+def full_card() -> Card:
+    digests = pack(convert(raw).digests for raw in ROWS)
+    return Card(
+        source="data",
+        arm="fair",
+        splits={"train": count([*ROWS, {"text": "a | b"}]), "valid": count(ROWS[:1])},
+        target="A model",
+        tool_response="user",
+        tools="Inferred: f.",
+        duplicates=find(
+            {"train": digests, "valid": digests[:1]},
+            {"train": np.arange(1, 7, dtype=np.uint64), "valid": np.array([40], np.uint64)},
+        ),
+        dropped={"train": 6, "valid": 0},
+        tokens={"train": TokenStats(6, 5, 1, 20.5, 19, 40, 41, 30, 2)},
+    )
+
+
+def test_the_page_has_all_a_reader_must_know(tmp_path: Path) -> None:
+    write_card(full_card(), tmp_path)
+    text = (tmp_path / "card.md").read_text("utf-8")
+    for line in (
+        "# Conversion of data for A model, arm fair",
+        "| read      |       7 |       1 |",
+        "| f.a\\|b |       1 |       0 |",
+        "Inferred: f.",
+        "Written as a user turn that begins with 'Tool result:\\n': the preset asks for it",
+        "| train   |      1 | 7             | text without marks of turns ('a \\| b')",
+        "- 1 rows of train also in valid",
+        "- 5 more rows of train with a question of valid",
+        "Removed: 6 rows of train. Some of them",
+        "- train 1 = valid 40",
+        "| train   |      6 |          5 |     20 |       19 |    40 |        41 | 2 (40.0%) |",
+        "The chat template refuses 1 of the measured rows.",
+        "### 5. ",
+        "````text\n",
+    ):
+        assert line in text, line
+    assert all(text.count(f"\n{mark}text\n") <= text.count(f"\n{mark}\n") for mark in ("```", "````"))
+    data = json.loads((tmp_path / "card.json").read_bytes())
+    assert data["tool_response"]["setting"] == "user"
+    assert data["duplicates"]["leaks"][0]["questions"] == 5
+    assert len(data["samples"]) == SAMPLES
+    assert data["tokens"]["train"]["longest"] == 41
+    assert full_card().summary()["train"] == {"rows": 7, "converted": 6, "rejected": 1, "dropped": 6}
+    assert "duplicates and leaks (removed): 1 rows of train also in valid" in full_card().lines()[-1]
+
+
+@pytest.mark.parametrize("tokens", ["", "the model is not on this machine"])
+def test_what_is_not_there_is_said(tokens: str, tmp_path: Path) -> None:
+    write_card(Card("flawed", {"train": SplitCard()}, tokens=tokens), tmp_path)
+    text = (tmp_path / "card.md").read_text("utf-8")
+    assert f"Not available: {tokens or 'not counted'}." in text
+    assert "Not looked for." in text
+    assert "as a turn of the role tool, which the target's own chat template writes" in text
+
+
+def test_rounds_of_calls_are_one_pattern() -> None:
+    def pattern(rounds: int) -> str:
+        turns = [
+            Turn("user", "Go."),
+            *[Turn("assistant", HERMES), Turn("tool", "1")] * rounds,
+            Turn("assistant", "Done."),
+        ]
+        return convert({"text": join_chatml(turns)}).pattern
+
+    assert pattern(2) == "user-assistant-tool-assistant-tool-assistant"
+    assert pattern(3) == pattern(30) == "user-(assistant-tool)+-assistant"

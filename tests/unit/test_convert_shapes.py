@@ -1,0 +1,325 @@
+"""The shapes in which rows come, each read into the same conversation."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+
+from stages.convert_data.rows import ConvertContext, Converted, convert_row
+from stages.convert_data.shapes import read_row, read_text
+from stages.core.chat import Tool
+from stages.core.chatml import Turn, join_chatml
+from stages.core.fixes import FAIR, FLAWED
+from stages.core.preset import load_preset
+
+SETUP = load_preset("smol").model
+WEATHER = Tool(
+    "get_weather",
+    "The weather of a city.",
+    {
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
+        "required": ["city"],
+    },
+)
+TIME = Tool("get_time", "", {"type": "object", "properties": {"zone": {"type": "string"}}})
+TOOLS = [WEATHER.to_json(), TIME.to_json()]
+OSLO = {"city": "Oslo", "days": 3}
+CONTEXT = ConvertContext(SETUP, FAIR, ())  # rows have tools of their own, or none
+SYSTEM = {"role": "system", "content": SETUP.system}
+ASKED: dict[str, Any] = {"role": "user", "content": "Weather in Oslo?"}
+
+
+def convert(raw: Any, context: ConvertContext = CONTEXT) -> Converted:
+    converted = convert_row(raw, context)
+    assert orjson.loads(converted.line) == converted.row
+    return converted
+
+
+def reason(raw: Any) -> str:
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        convert(raw)
+    return str(error.value)
+
+
+def call(number: int, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    return {"id": f"call_{number}", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def result(number: int, name: str, content: str) -> dict[str, Any]:
+    return {"role": "tool", "content": content, "name": name, "tool_call_id": f"call_{number}"}
+
+
+NEUTRAL = [
+    SYSTEM,
+    ASKED,
+    {"role": "assistant", "content": "", "tool_calls": [call(0, "get_weather", OSLO)]},
+    result(0, "get_weather", "rain"),
+    {"role": "assistant", "content": "It rains."},
+]
+HERMES = f"<tool_call>\n{json.dumps({'name': 'get_weather', 'arguments': OSLO})}\n</tool_call>"
+LLAMA = (
+    "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n" + SETUP.system + "<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\nWeather in Oslo?<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    '{"name": "get_weather", "parameters": {"city": "Oslo", "days": 3}}<|eot_id|>'
+    "<|start_header_id|>ipython<|end_header_id|>\n\nrain<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\nIt rains.<|eot_id|>"
+)
+OPENAI: list[dict[str, Any]] = [
+    {"role": "developer", "content": SETUP.system},
+    {"role": "user", "content": [{"type": "text", "text": "Weather in Oslo?"}]},
+    {
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        "tool_calls": [
+            {
+                "id": "call_abc",
+                "type": "function",
+                "function": {"name": "get_weather", "arguments": json.dumps(OSLO)},
+            }
+        ],
+    },
+    {"role": "tool", "tool_call_id": "call_abc", "content": "rain"},
+    {"role": "assistant", "content": "It rains."},
+]
+DEPRECATED = [
+    {"role": "system", "content": SETUP.system},
+    {"role": "user", "content": "Weather in Oslo?"},
+    {
+        "role": "assistant",
+        "content": None,
+        "function_call": {"name": "get_weather", "arguments": json.dumps(OSLO)},
+    },
+    {"role": "function", "name": "get_weather", "content": "rain"},
+    {"role": "assistant", "content": "It rains."},
+]
+SHAREGPT = [
+    {"from": "human", "value": "Weather in Oslo?"},
+    {"from": "function_call", "value": json.dumps({"name": "get_weather", "arguments": OSLO})},
+    {"from": "observation", "value": "rain"},
+    {"from": "gpt", "value": "It rains."},
+]
+HERMES_TURNS = [
+    {"from": "human", "value": "Weather in Oslo?"},
+    {"from": "gpt", "value": HERMES},
+    {"from": "tool", "value": "<tool_response>\nrain\n</tool_response>"},
+    {"from": "gpt", "value": "It rains."},
+]
+CHATML = join_chatml(
+    [
+        Turn("system", SETUP.system),
+        Turn("user", "Weather in Oslo?"),
+        Turn("assistant", HERMES),
+        Turn("tool", "<tool_response>\nrain\n</tool_response>"),
+        Turn("assistant", "It rains."),
+    ]
+)
+CUT = CHATML.index("It rains.")
+SHAPES: list[tuple[str, dict[str, Any]]] = [
+    ("text", {"text": CHATML}),
+    ("text", {"text": CHATML.replace("<|im_end|>\n", "<|im_end|>\r\n").replace("system\n", "system\r\n")}),
+    ("text", {"text": LLAMA}),
+    ("messages", {"messages": OPENAI}),
+    ("messages", {"messages": json.dumps(OPENAI)}),
+    ("messages", {"messages": OPENAI, "text": "the same, rendered", "prompt": None}),
+    ("messages", {"messages": DEPRECATED}),
+    ("conversations", {"conversations": SHAREGPT, "system": SETUP.system}),
+    ("conversations", {"conversations": [{"from": "system", "value": SETUP.system}, *HERMES_TURNS]}),
+    ("prompt", {"prompt": OPENAI[:2], "completion": OPENAI[2:]}),
+    ("prompt", {"prompt": CHATML[:CUT], "completion": "It rains."}),
+]
+
+
+@pytest.mark.parametrize(("shape", "raw"), SHAPES)
+@pytest.mark.parametrize("tools", [TOOLS, json.dumps(TOOLS)], ids=["list", "text"])
+def test_every_shape_gives_the_same_conversation(shape: str, raw: dict[str, Any], tools: Any) -> None:
+    converted = convert({**raw, "tools": tools})
+    assert converted.row == {"messages": NEUTRAL, "tools": TOOLS}
+    assert (converted.shape, converted.tools) == (shape, ["get_weather"])
+    assert converted.untyped == converted.undefined == []
+
+
+def test_the_same_meaning_has_the_same_digests_in_every_shape() -> None:
+    digests = {convert({**raw, "tools": TOOLS}).digests for _, raw in SHAPES}
+    assert len(digests) == 1
+    other = [*OPENAI[:-1], {"role": "assistant", "content": "It snows."}]
+    asked = convert({"messages": other, "tools": TOOLS}).digests
+    assert asked not in digests
+    assert asked[1] in {questions for _, questions in digests}
+
+
+def test_instruction_and_query_rows() -> None:
+    row = {
+        "instruction": "Add.",
+        "input": "1 and 2",
+        "output": "3",
+        "history": [["Hi", "Hello"]],
+        "system": "Be brief.",
+    }
+    assert convert(row).row["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "Add.\n1 and 2"},
+        {"role": "assistant", "content": "3"},
+    ]
+    answers = [{"name": "get_weather", "arguments": OSLO}, {"name": "get_time", "arguments": {"zone": "UTC"}}]
+    for given in (answers, json.dumps(answers)):
+        converted = convert({"id": 7, "query": "Both?", "answers": given, "tools": json.dumps(TOOLS)})
+        assert converted.row["messages"][2]["tool_calls"] == [
+            call(0, "get_weather", OSLO),
+            call(1, "get_time", {"zone": "UTC"}),
+        ]
+        assert converted.changes == ["column id not kept", "system turn added"]
+
+
+def test_parallel_calls_keep_their_results() -> None:
+    calls = [
+        {"id": "b", "type": "function", "function": {"name": "get_weather", "arguments": OSLO}},
+        {"id": "a", "type": "function", "function": {"name": "get_time", "arguments": "{}"}},
+        {"id": "c", "type": "function", "function": {"name": "get_time", "arguments": '{"zone": "CET"}'}},
+    ]
+    turns = [
+        ASKED,
+        {"role": "assistant", "content": "Three.", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "c", "content": "13:00"},
+        {"role": "tool", "tool_call_id": "b", "content": "rain"},
+        {"role": "tool", "tool_call_id": "a", "content": "12:00"},
+        {"role": "assistant", "content": "Done.", "tool_calls": [{**calls[1], "id": "b"}]},
+        {"role": "tool", "tool_call_id": "b", "content": "12:01"},
+    ]
+    converted = convert({"messages": turns, "tools": TOOLS})
+    assert converted.row["messages"][2:] == [
+        {
+            "role": "assistant",
+            "content": "Three.",
+            "tool_calls": [
+                call(0, "get_weather", OSLO),
+                call(1, "get_time", {}),
+                call(2, "get_time", {"zone": "CET"}),
+            ],
+        },
+        result(0, "get_weather", "rain"),
+        result(1, "get_time", "12:00"),
+        result(2, "get_time", "13:00"),
+        {"role": "assistant", "content": "Done.", "tool_calls": [call(3, "get_time", {})]},
+        result(3, "get_time", "12:01"),
+    ]
+    assert "results put in the order of their calls" in converted.changes
+    turns[3] |= {"tool_call_id": "x"}
+    assert reason({"messages": turns, "tools": TOOLS}) == (
+        "a tool result answers 'x', which no open call has as its id"
+    )
+
+
+def test_results_by_name_where_there_are_no_ids() -> None:
+    turns = [
+        {"from": "human", "value": "Both?"},
+        {
+            "from": "function_call",
+            "value": json.dumps([{"name": "get_weather", "arguments": OSLO}, {"name": "get_time"}]),
+        },
+        {"from": "observation", "value": "12:00", "name": "get_time"},
+        {"from": "observation", "value": "rain", "name": "get_weather"},
+    ]
+    rows = convert({"conversations": turns, "tools": TOOLS}).row["messages"]
+    assert rows[3:] == [result(0, "get_weather", "rain"), result(1, "get_time", "12:00")]
+
+
+def test_reasoning_fields_come_before_the_answer() -> None:
+    turns = [ASKED, {"role": "assistant", "content": "Rain.", "reasoning_content": "\nLook up.\n"}]
+    assert (
+        convert({"messages": turns}).row["messages"][2]["content"] == "<think>\nLook up.\n</think>\n\nRain."
+    )
+    turns[1] |= {"tool_calls": OPENAI[2]["tool_calls"], "content": None}
+    assert (
+        convert({"messages": turns, "tools": TOOLS}).row["messages"][2]["content"].startswith("<think>\nLook")
+    )
+
+
+def test_a_call_written_twice_is_one_call() -> None:
+    turns = [ASKED, {**OPENAI[2], "content": f"I look.\n{HERMES}"}]
+    converted = convert({"messages": turns, "tools": TOOLS})
+    assert converted.row["messages"][2] == {**NEUTRAL[2], "content": "I look."}
+    assert "calls written a second time in the text dropped" in converted.changes
+
+
+def test_what_is_not_kept_is_said() -> None:
+    raw = {
+        "messages": [
+            {**ASKED, "name": "Ann", "weight": 1},
+            {"role": "assistant", "content": "Rain.", "audio": None},
+        ],
+        "source": "somewhere",
+        "score": 0.5,
+        "note": None,
+    }
+    assert convert(raw).changes == [
+        "weight of a message not kept",
+        "name of a message not kept",
+        "column source not kept",
+        "column score not kept",
+        "system turn added",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("raw", "why"),
+    [
+        ({"text": "[INST] Hi [/INST] Hello"}, "with the marks of Mistral or Llama 2 ([INST])"),
+        ({"text": "<start_of_turn>user\nHi<end_of_turn>"}, "with the marks of Gemma (<start_of_turn>)"),
+        ({"text": "USER: Hi\nASSISTANT: Hello"}, "with the marks of Vicuna or Glaive"),
+        ({"text": LLAMA.replace("<|eot_id|>", "", 1)}, "no <|eot_id|>"),
+        ({"text": LLAMA + "more"}, "not a Llama-3 turn at character"),
+        ({"chosen": "a", "rejected": "b", "prompt": "c"}, "a row of preferences (chosen, rejected)"),
+        ({"input": "a", "target": "b"}, "its columns (input, target): understood are text |"),
+        ({"messages": {"role": "user"}}, "messages is an object and no list"),
+        ({"messages": "no JSON"}, "messages is text and no JSON list"),
+        ({"messages": ["hi"]}, "message 0 is text and no object"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "message 0: unknown role 'wizard'"),
+        ({"messages": [ASKED, {"role": "user", "content": 3}]}, "1: content must be text, and it is a "),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "message 0 has a part of type 'image_url': only text is read",
+        ),
+        ({"messages": [{**ASKED, "tool_calls": [{"name": "f", "arguments": {}}]}]}, "is not the assistant's"),
+        (
+            {"messages": [ASKED, {"role": "assistant", "tool_calls": [{"type": "custom", "custom": {}}]}]},
+            "message 1: a tool call is no call: no name",
+        ),
+        ({"conversations": [{"from": "function_call", "value": "none"}]}, "0: a call that is no JSON"),
+        ({"conversations": SHAREGPT, "system": 3}, "system is a number and not text"),
+        (
+            {"conversations": [{"from": "system", "value": "a"}, *SHAREGPT], "system": "b"},
+            "a system text both in its own column and among the turns",
+        ),
+        ({"conversations": SHAREGPT, "tools": "none"}, "tools are not JSON"),
+        ({"conversations": SHAREGPT, "tools": [{"description": "no name"}]}, "tools: a tool needs a name"),
+        ({"prompt": "a", "completion": ["b"]}, "prompt and completion must both be text"),
+        ({"instruction": "a", "output": 3}, "output is a number and not text"),
+        ({"query": "a", "answers": " "}, "answers are empty"),
+    ],
+)  # fmt: skip
+def test_reasons(raw: dict[str, Any], why: str) -> None:
+    assert why in reason(raw)
+
+
+def test_every_shape_stays_readable_without_the_fix_json() -> None:
+    context = ConvertContext(SETUP, FLAWED, ())
+    for shape, raw in SHAPES:
+        row = convert(raw, context).row
+        if shape in ("text", "messages"):
+            assert row == raw
+        else:
+            assert [m["role"] for m in row["messages"]][-4:] == ["user", "assistant", "tool", "assistant"]
+            assert [turn.text for turn in read_row(raw).turns] == [m["content"] for m in row["messages"]]
+
+
+def test_llama_text_keeps_its_white_space() -> None:
+    turns = read_text(LLAMA.replace("rain", "rain\n\n"))
+    assert (turns[3].role, turns[3].text) == ("tool", "rain\n\n")

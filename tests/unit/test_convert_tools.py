@@ -1,0 +1,613 @@
+"""Which tools a row has: its own in a column or a text, those given, Code Mode's, or inferred ones."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import jinja2.sandbox
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.convert_data.definitions import read_definitions, read_tools_file
+from stages.convert_data.inference import (
+    Census,
+    infer_tools,
+    list_doubts,
+    load_census,
+    save_census,
+    write_review,
+    write_tools,
+)
+from stages.convert_data.instructions import LEFT_OVER, TAKEN_OUT, take_tools
+from stages.convert_data.rows import ConvertContext, Converted, ToolsUnclear, convert_row
+from stages.convert_data.stage import convert_data
+from stages.convert_data.toolset import apply_census, write_tool_files
+from stages.core.chat import Tool, ToolCall
+from stages.core.chatml import Turn, join_chatml
+from stages.core.cli import Options
+from stages.core.dialects import DIALECTS, render_calls
+from stages.core.errors import StageError
+from stages.core.fixes import FAIR
+from stages.core.preset import TEMPLATES, load_preset
+from stages.core.prompts import query_row
+from stages.core.tools import EXECUTE_CODE
+
+ROOT = Path(__file__).resolve().parents[1]
+SETUP = load_preset("smol").model
+SEARCH = Tool(
+    "search",
+    "Find products.",
+    {
+        "type": "object",
+        "properties": {
+            "query": {"type": "string", "description": "what to look for"},
+            "limit": {"type": "integer", "enum": [5, 10]},
+            "zip": {"type": "string"},
+        },
+        "required": ["query"],
+    },
+)
+OTHER = Tool("get_time")
+TOOLS = [SEARCH.to_json(), OTHER.to_json()]
+CALL = ToolCall("search", {"query": "tea <b>", "limit": 5, "zip": "02134"})
+PLAIN = ConvertContext(SETUP, FAIR)
+OWN = ConvertContext(SETUP, FAIR, ())
+
+
+def chat(answer: str, system: str | None = None) -> dict[str, Any]:
+    head = [] if system is None else [Turn("system", system)]
+    return {"text": join_chatml([*head, Turn("user", "Tea?"), Turn("assistant", answer)])}
+
+
+def convert(raw: Any, context: ConvertContext) -> Converted:
+    converted = convert_row(raw, context)
+    assert orjson.loads(converted.line) == converted.row
+    return converted
+
+
+def called(converted: Converted) -> list[ToolCall]:
+    return [
+        ToolCall(call["function"]["name"], call["function"]["arguments"])
+        for message in converted.row["messages"]
+        for call in message.get("tool_calls", ())
+    ]
+
+
+# Definitions
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        TOOLS,
+        json.dumps(TOOLS),
+        [tool["function"] for tool in TOOLS],
+        [{"type": "function", **tool["function"]} for tool in TOOLS],
+        "\n".join(json.dumps(tool) for tool in TOOLS),
+        str([tool["function"] for tool in TOOLS]),
+        [
+            {"name": "search", "description": "Find products.", "input_schema": SEARCH.parameters},
+            {"name": "get_time", "description": None, "parameters": None},
+        ],
+        [
+            {
+                "type": "function",
+                "function": {**TOOLS[0]["function"], "parameters": json.dumps(SEARCH.parameters)},
+            },
+            {"function": {"name": "get_time"}},
+        ],
+    ],
+)
+def test_definitions_of_every_shape_are_the_same(given: Any) -> None:
+    assert list(read_definitions(given).tools) == TOOLS
+    assert read_definitions(given).typed == {"search": {"query", "limit", "zip"}, "get_time": set()}
+
+
+def test_what_a_definition_says_beyond_the_usual_is_kept() -> None:
+    strict = {
+        "type": "function",
+        "function": {**TOOLS[0]["function"], "strict": True, "returns": {"type": "array"}},
+    }
+    (kept,) = read_definitions([strict]).tools
+    assert kept == strict
+
+
+def test_parameters_without_a_schema_get_one() -> None:
+    (tool,) = read_definitions(
+        [
+            {
+                "name": "f",
+                "description": "d",
+                "parameters": {
+                    "a": {"type": "str", "description": "x"},
+                    "b": {"type": "List[int], optional", "description": "y"},
+                    "c": {"type": "Optional[Dict[str, Any]]"},
+                    "d": {"type": "float", "default": 1.0},
+                    "e": {"type": "integer", "required": True},
+                },
+            }
+        ]
+    ).tools
+    assert tool["function"]["parameters"] == {
+        "type": "object",
+        "properties": {
+            "a": {"type": "string", "description": "x"},
+            "b": {"type": "array", "items": {"type": "integer"}, "description": "y"},
+            "c": {"type": "object"},
+            "d": {"type": "number", "default": 1.0},
+            "e": {"type": "integer"},
+        },
+        "required": ["a", "e"],
+    }
+
+
+def test_foreign_nulls_leave_a_definition() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "string", "enum": None}, "b": None},
+        "required": None,
+    }
+    read = read_definitions([{"name": "f", "description": None, "parameters": schema, "strict": None}])
+    assert read.tools[0]["function"] == {
+        "name": "f",
+        "description": "",
+        "parameters": {"type": "object", "properties": {"a": {"type": "string"}}},
+    }
+    assert read.changes == ("foreign nulls dropped from a tool's definition",)
+
+
+@pytest.mark.parametrize("nothing", [None, "", [], {}, "[]"])
+def test_no_definitions(nothing: Any) -> None:
+    assert read_definitions(nothing).tools == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[", "tools are not JSON"),
+        ("{}", "a tool needs a name"),
+        ("[]", "defines no tool"),
+        ('[{"name": "f", "parameters": 3}]', "the parameters of f must be an object"),
+        ('[{"name": "f", "parameters": "{"}]', "the parameters of f are no JSON"),
+        (json.dumps([TOOLS[0], TOOLS[0]]), "defines 'search' twice"),
+    ],
+)
+def test_an_unusable_tools_file_is_one_line(text: str, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "tools.json"
+    path.write_text(text)
+    with pytest.raises(StageError, match=why) as error:
+        read_tools_file(path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(StageError, match=r"no file .*gone\.json"):
+        read_tools_file(tmp_path / "gone.json")
+
+
+# Instructions inside a system text
+
+
+def render_system(template: str, system: str, tools: list[dict[str, Any]]) -> str:
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": "Hi"}]
+    text = environment.from_string(template).render(messages=messages, tools=tools)
+    return text.split("<|im_start|>system\n", 1)[1].split("<|im_end|>", 1)[0]
+
+
+@pytest.mark.parametrize(
+    "path", [TEMPLATES / "chatml_hermes.jinja", ROOT / "templates" / "qwen3_coder.jinja"]
+)
+def test_what_a_template_writes_about_tools_is_taken_out_again(path: Path) -> None:
+    text = render_system(path.read_text("utf-8"), "Be brief.\nAlways.", TOOLS)
+    assert "search" in text
+    taken = take_tools(text)
+    assert taken is not None
+    assert taken.text == "Be brief.\nAlways."
+    assert list(taken.own.tools) == TOOLS
+    assert taken.changes == (TAKEN_OUT,)
+
+
+HERMES_HEAD = (
+    "You are a function calling AI model. You are provided with function signatures within <tools> </tools> "
+    "XML tags. You may call one or more functions. Here are the available tools:"
+)
+HERMES_TAIL = (
+    "Use the following pydantic model json schema for each tool call: {'title': 'FunctionCall'}\n"
+    "For each function call return a json object within <tool_call></tool_call> XML tags as follows:\n"
+    "<tool_call>\n{'arguments': <args-dict>, 'name': <function-name>}\n</tool_call>"
+)
+QWEN = (
+    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are provided with "
+    "function signatures within <tools></tools> XML tags:\n<tools>\n{}\n</tools>\n\nFor each function "
+    "call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:\n"
+    '<tool_call>\n{{"name": <function-name>, "arguments": <args-json-object>}}\n</tool_call>'
+)
+LINES = "\n".join(map(json.dumps, TOOLS))
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        (f"{HERMES_HEAD} <tools> {json.dumps(TOOLS)} </tools> {HERMES_TAIL}", ""),
+        (f"{HERMES_HEAD}\n<tools>\n{TOOLS}\n</tools>\n{HERMES_TAIL}", ""),
+        (
+            f"Be kind.\n\n{HERMES_HEAD}\n<tools>{LINES}</tools>\n{HERMES_TAIL}\n\nIt is May.",
+            "Be kind.\n\nIt is May.",
+        ),
+        (QWEN.format(LINES), ""),
+        (f"You are Q.\n\n{QWEN.format(LINES)}", "You are Q."),
+        (f"My tools are <tools>{LINES}</tools>, use them.", "My tools are\n\n, use them."),
+        (
+            f"You are kind with access to the following functions. Use them if required -\n{LINES}",
+            "You are kind.",
+        ),
+    ],
+)
+def test_known_wordings_are_taken_out(text: str, rest: str) -> None:
+    taken = take_tools(text)
+    assert taken is not None
+    assert (taken.text, list(taken.own.tools)) == (rest, TOOLS)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Call <tools> wisely.", "<tools></tools>", "The following functions: f."]
+)
+def test_a_text_without_definitions_stays(text: str) -> None:
+    assert take_tools(text) is None
+
+
+def test_a_call_format_in_other_words_is_said() -> None:
+    taken = take_tools(f"<tools>{LINES}</tools> Then write <tool_call> and the JSON.")
+    assert taken is not None
+    assert taken.changes == (TAKEN_OUT, LEFT_OVER)
+
+
+def test_definitions_that_cannot_be_read_are_a_reason() -> None:
+    for text in (
+        "<tools>{oops</tools>",
+        f"<tools>{LINES}",
+        "<tools>\n<function>\n<name>f</name> what</tools>",
+    ):
+        with pytest.raises(ValueError, match="tools"):
+            take_tools(text)
+
+
+# Which tools a row gets
+
+
+def test_a_row_keeps_its_own_tools_and_its_own_system_text() -> None:
+    answer = render_calls([CALL], "hermes")
+    for system, rest in (
+        (f"Be brief.\n\n{QWEN.format(LINES)}", "Be brief."),
+        (QWEN.format(LINES), SETUP.system),
+    ):
+        row = convert(chat(answer, system), OWN).row
+        assert row["tools"] == TOOLS
+        assert row["messages"][0] == {"role": "system", "content": rest}
+    row = convert({**chat(answer), "tools": TOOLS}, OWN).row
+    asked = query_row("Tea?", SETUP, FAIR, [SEARCH, OTHER])
+    assert row["messages"][:2] == asked["messages"], "an evaluation with these tools asks the same"
+    assert row["tools"] == asked["tools"]
+
+
+def test_definitions_in_a_users_turn_are_llamas_or_none() -> None:
+    asked = f"What does <tools>{LINES}</tools> mean?"
+    raw = {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": "Tools."}]}
+    assert convert(raw, OWN).row["messages"][1]["content"] == asked
+    llama = (
+        "Given the following functions, please respond with a JSON for a function call with its proper "
+        f"arguments.\n\nDo not use variables.\n\n{LINES}\n\nTea?"
+    )
+    raw["messages"][0]["content"] = llama
+    row = convert(raw, OWN).row
+    assert (row["messages"][1]["content"], row["tools"]) == ("Tea?", TOOLS)
+    assert infer_tools([raw]).defining == 1
+
+
+EMPTY: tuple[Any, ...] = ([], "[]", "", None)
+
+
+def test_an_empty_list_of_tools_is_none() -> None:
+    context = ConvertContext(SETUP, FAIR, (SEARCH,), given=True)
+    for empty in EMPTY:
+        assert convert({**chat("So."), "tools": empty}, context).changes == ["system turn added"]
+
+
+def test_own_tools_and_foreign_calls_are_never_taken_for_code_mode() -> None:
+    with pytest.raises(ToolsUnclear, match="own"):
+        convert({**chat("So."), "tools": TOOLS}, PLAIN)
+    for dialect in ("hermes", "qwen3_coder", "pythonic", "fenced_json"):
+        with pytest.raises(ToolsUnclear, match="search is called"):
+            convert(chat(render_calls([CALL], dialect, [SEARCH])), PLAIN)
+    calls = [{"function": {"name": "search", "arguments": {}}}]
+    with pytest.raises(ToolsUnclear, match="search is called"):
+        convert({"messages": [{"role": "assistant", "tool_calls": calls}]}, PLAIN)
+
+
+def test_the_arms_agree_on_whose_tools_they_are() -> None:
+    foreign, own = chat(render_calls([CALL], "fenced_json")), {**chat("So."), "tools": TOOLS}
+    for fixes in (FAIR, ("json",), ("tools",)):
+        for raw in (foreign, own):
+            with pytest.raises(ToolsUnclear):
+                convert(raw, ConvertContext(SETUP, fixes))
+    for raw in (foreign, own):
+        assert convert(raw, ConvertContext(SETUP, ())).row == raw, "the text as it is needs no tools"
+
+
+def test_a_system_turn_further_on_stays_where_it_is() -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "system", "content": "Now be brief."}]
+    turns.append({"role": "assistant", "content": "Hello"})
+    assert convert({"messages": turns, "tools": TOOLS}, OWN).row["messages"] == turns
+    first = [{"role": "system", "content": "Be kind."}, *turns]
+    assert convert({"messages": first, "tools": TOOLS}, OWN).row["messages"] == first
+
+
+def test_given_tools_go_before_a_rows_own() -> None:
+    context = ConvertContext(SETUP, FAIR, (SEARCH,), given=True)
+    converted = convert({**chat("So."), "tools": [OTHER.to_json()]}, context)
+    assert converted.row["tools"] == [SEARCH.to_json()]
+    assert "tools of the row replaced by the given ones" in converted.changes
+
+
+def test_a_converted_code_mode_row_stays_one() -> None:
+    once = convert(chat(render_calls([ToolCall("read_file", {"path": "a"})], "hermes")), PLAIN)
+    assert once.row["tools"] == [EXECUTE_CODE.to_json()]
+    for context in (PLAIN, ConvertContext(SETUP, FAIR, (EXECUTE_CODE,))):
+        assert convert(once.row, context).row == once.row
+
+
+@pytest.mark.parametrize("dialect", [d for d in DIALECTS if d != "bare_python"])
+def test_calls_of_own_tools_come_out_typed(dialect: str) -> None:
+    answer = f"I look.\n\n{render_calls([CALL], dialect, [SEARCH])}"
+    converted = convert({**chat(answer), "tools": TOOLS}, OWN)
+    assert called(converted) == [CALL]
+    assert converted.untyped == []
+
+
+def test_xml_values_without_a_type_stay_text_and_are_counted() -> None:
+    values = {"zip": "02134", "limit": "30", "page": "2"}
+    xml = render_calls([ToolCall("search", values)], "qwen3_coder")
+    converted = convert({**chat(xml), "tools": TOOLS}, OWN)
+    assert called(converted)[0].arguments == {"zip": "02134", "limit": 30, "page": "2"}
+    assert converted.untyped == ["search.page"]
+    without = convert(chat(xml), ConvertContext(SETUP, FAIR, ()))
+    assert called(without)[0].arguments == values
+    assert without.untyped == ["search.zip", "search.limit", "search.page"]
+    assert without.undefined == ["search"]
+
+
+def test_what_the_targets_dialect_cannot_say_is_counted() -> None:
+    call = ToolCall("search", {"query": "a\n</parameter>\n</function>\n</tool_call>"})
+    raw = {**chat(render_calls([call], "hermes")), "tools": TOOLS}
+    for dialect, count in (("hermes", 0), ("qwen3_coder", 1), ("pythonic", 0), ("bare_python", 1)):
+        context = ConvertContext(SETUP.model_copy(update={"dialect": dialect}), FAIR, ())
+        converted = convert(raw, context)
+        assert called(converted) == [call]
+        assert len(converted.unwritable) == count
+
+
+def test_a_call_of_a_tool_that_is_not_defined_is_counted() -> None:
+    converted = convert({**chat(render_calls([ToolCall("buy", {"n": 1})], "hermes")), "tools": TOOLS}, OWN)
+    assert (called(converted), converted.undefined) == ([ToolCall("buy", {"n": 1})], ["buy"])
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (float("nan"), "not finite"),
+        (float("inf"), "not finite"),
+        (1e30, "beyond 64 bits"),
+        (10**30, "JSON cannot hold"),
+    ],
+)
+def test_numbers_that_json_cannot_hold_are_refused(value: float, why: str) -> None:
+    calls = [{"function": {"name": "search", "arguments": {"deep": [{"n": value}]}}}]
+    with pytest.raises(ValueError, match=why):
+        convert({"messages": [{"role": "assistant", "tool_calls": calls}], "tools": TOOLS}, OWN)
+
+
+def test_foreign_nulls_leave_the_arguments_and_own_ones_stay() -> None:
+    calls = [{"function": {"name": "search", "arguments": {"query": "tea", "zip": None, "zone": None}}}]
+    converted = convert({"messages": [{"role": "assistant", "tool_calls": calls}], "tools": TOOLS}, OWN)
+    assert called(converted)[0].arguments == {"query": "tea", "zip": None}
+    assert "foreign nulls dropped from arguments" in converted.changes
+    written = render_calls([ToolCall("search", {"zone": None})], "hermes")
+    assert called(convert({**chat(written), "tools": TOOLS}, OWN))[0].arguments == {"zone": None}
+
+
+def test_a_context_travels_to_another_process() -> None:
+    context = ConvertContext(SETUP, FAIR, (SEARCH,), given=True, untyped=frozenset({"search.page"}))
+    row = chat(render_calls([CALL], "hermes"))
+    first = convert(row, context)
+    copy = pickle.loads(pickle.dumps(context))
+    assert copy == context
+    assert convert(row, copy).line == first.line
+
+
+# Inference
+
+
+def rows_of(calls: list[ToolCall], dialect: str = "hermes") -> list[dict[str, Any]]:
+    tools = [Tool(c.name, "", {"properties": {k: _schema(v) for k, v in c.arguments.items()}}) for c in calls]
+    return [chat(render_calls([call], dialect, [tool])) for call, tool in zip(calls, tools, strict=True)]
+
+
+def _schema(value: Any) -> dict[str, Any]:
+    names = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+    return {"type": names.get(type(value), "null")}
+
+
+SEEN = [
+    ToolCall("search", {"query": "tea", "limit": 5, "where": {"city": "Oslo", "near": True}}),
+    ToolCall("search", {"query": "milk", "limit": 2.5, "where": {"city": "Rome"}, "tags": ["a", "b"]}),
+    ToolCall("search", {"query": "rice", "limit": None, "where": {"city": "Bonn"}, "tags": []}),
+    ToolCall("get_time", {}),
+]
+
+
+def test_tools_are_inferred_with_types_and_what_is_required() -> None:
+    census = infer_tools(rows_of(SEEN))
+    search, clock = census.tools()
+    assert search.parameters == {
+        "type": "object",
+        "properties": {
+            "query": {"type": "string"},
+            "limit": {"type": ["number", "null"]},
+            "where": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}, "near": {"type": "boolean"}},
+                "required": ["city"],
+            },
+            "tags": {"type": "array", "items": {"type": "string"}},
+        },
+        "required": ["query", "limit", "where"],
+    }
+    assert clock == Tool("get_time", "", {"type": "object", "properties": {}})
+    context = apply_census(PLAIN, census)
+    row = convert(rows_of(SEEN)[0], context).row
+    assert row["tools"] == [search.to_json(), clock.to_json()]
+    assert row["messages"][0]["content"] == SETUP.system
+
+
+def test_untyped_xml_is_text_unless_another_dialect_says_more() -> None:
+    census = infer_tools(rows_of([ToolCall("f", {"n": 1, "zip": "02134"})] * 2, "qwen3_coder"))
+    assert census.tools()[0].parameters["properties"] == {"n": {"type": "string"}, "zip": {"type": "string"}}
+    assert census.untyped() == {"f.n", "f.zip"}
+    (doubt,) = [d for d in list_doubts(census) if "f.n" in d]
+    assert "always looks like integer" in doubt
+    census.merge(infer_tools(rows_of([ToolCall("f", {"n": 3})])))
+    assert census.untyped() == {"f.zip"}
+    context = apply_census(PLAIN, census)
+    converted = convert(rows_of([ToolCall("f", {"n": 1, "zip": "02134"})], "qwen3_coder")[0], context)
+    assert called(converted)[0].arguments == {"n": 1, "zip": "02134"}
+    assert converted.untyped == ["f.zip"]
+
+
+@given(
+    st.lists(
+        st.builds(
+            ToolCall,
+            st.sampled_from(["f", "g"]),
+            st.dictionaries(st.sampled_from("abc"), st.recursive(
+                st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-1, 1) | st.text(max_size=3),
+                lambda v: st.lists(v, max_size=2) | st.dictionaries(st.sampled_from("xy"), v, max_size=2),
+                max_leaves=4,
+            )),
+        ),
+        max_size=12,
+    ),
+    st.integers(0, 12),
+)  # fmt: skip
+def test_a_census_does_not_depend_on_the_shards(calls: list[ToolCall], cut: int) -> None:
+    rows = rows_of(calls)
+    whole, parts = infer_tools(rows), Census()
+    for part in (rows[:cut], rows[cut:]):
+        parts.merge(pickle.loads(pickle.dumps(infer_tools(part))))
+    assert parts.tools() == whole.tools()
+    assert (parts.rows, parts.calling, parts.untyped()) == (whole.rows, whole.calling, whole.untyped())
+    assert {n: c.count for n, c in parts.calls.items()} == {n: c.count for n, c in whole.calls.items()}
+
+
+def test_a_census_is_kept_for_a_run_that_goes_on(tmp_path: Path) -> None:
+    census = infer_tools([*rows_of(SEEN), *rows_of(SEEN[:1], "qwen3_coder"), {**chat("So."), "tools": TOOLS}])
+    save_census(census, tmp_path / "census.json")
+    assert load_census(tmp_path / "census.json") == census
+    assert load_census(tmp_path / "none.json") is None
+
+
+def test_the_census_tells_the_kinds_of_data_apart() -> None:
+    code = chat(render_calls([ToolCall("execute_code", {"code": "print(1)"})], "bare_python"))
+    direct = chat(render_calls([ToolCall("typecheck", {"path": "."})], "fenced_json"))
+    own = {**chat("So."), "tools": TOOLS}
+    foreign = chat(render_calls([CALL], "hermes"))
+    for rows, names, inferred in (
+        ([], ["execute_code"], False),
+        ([chat("So.")], ["execute_code"], False),
+        ([code, direct], ["execute_code"], False),
+        ([own, chat("So.")], [], False),
+        ([own, code], ["execute_code"], False),
+        ([own, foreign], ["search"], True),
+        ([code, foreign, foreign, {"broken": 1}], ["search", "execute_code"], True),
+    ):
+        census = infer_tools(rows)
+        assert ([tool.name for tool in census.tools()], census.inferred) == (names, inferred), rows
+    assert infer_tools([code, foreign]).tools()[0] == EXECUTE_CODE
+
+
+def test_a_stray_call_does_not_change_what_the_data_are() -> None:
+    code = chat(render_calls([ToolCall("execute_code", {"code": "print(1)"})], "bare_python"))
+    stray = chat(render_calls([CALL], "hermes"))
+    census = infer_tools([*[code] * 98, stray, stray])
+    context = apply_census(PLAIN, census)
+    assert (context.tools, census.inferred) == ((EXECUTE_CODE,), False)
+    converted = convert(stray, context)
+    assert (called(converted), converted.undefined) == ([CALL], ["search"])
+    assert infer_tools([*[code] * 96, stray, stray]).inferred
+
+
+def test_the_review_says_on_what_the_tools_rest(tmp_path: Path) -> None:
+    calls = [*SEEN, ToolCall("Search", {"query": "x"}), ToolCall("get_time", {"zone": None})]
+    census = infer_tools(rows_of(calls) + rows_of([ToolCall("get_time", {"n|m": "`a`"})], "fenced_json"))
+    write_tools(census.tools(), tmp_path / "tools.json")
+    assert read_tools_file(tmp_path / "tools.json") == census.tools()
+    write_review(census, tmp_path / "review.md")
+    text = (tmp_path / "review.md").read_text("utf-8")
+    assert "7 calls of 3 tools, in 7 of 7 rows" in text
+    assert "| limit | 3 of 3 | integer 1, number 1, null 1 | `5`, `2.5`, `null` |" in text
+    assert "- `search` and `Search` differ only in spelling" in text
+    assert "- `Search` is called once" in text
+    assert "- `get_time.zone` is always null" in text
+    assert "| n\\|m | 1 of 3 |" in text
+    mixed = infer_tools(rows_of([ToolCall("f", {"a": 1}), ToolCall("f", {"a": "1"})]))
+    assert list_doubts(mixed) == ["`f.a` has values of several types (integer 1, string 1)"]
+
+
+def test_an_object_with_ever_other_keys_is_a_map() -> None:
+    calls = [ToolCall("f", {"counts": {f"word{i}": i, f"term{i}": i}}) for i in range(30)]
+    census = infer_tools(rows_of(calls))
+    assert census.tools()[0].parameters["properties"] == {"counts": {"type": "object"}}
+    assert "a map rather than a record" in list_doubts(census)[0]
+
+
+def test_data_without_definitions_are_converted_with_inferred_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole stage: a row far down the file contradicts Code Mode, and all is begun anew."""
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
+    code = chat(render_calls([ToolCall("execute_code", {"code": "print(1)"})], "bare_python"))
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, rows in (("train", [code, {"bad": 1}, chat("So."), *rows_of(SEEN)]), ("valid", [chat("So.")])):
+        (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    outcome = convert_data(Options(load_preset("smol"), FAIR, data=data, out=tmp_path / "out"))
+    assert outcome.facts["train"] == {"rows": 7, "converted": 6, "rejected": 1}
+    tools = json.loads((tmp_path / "out" / "tools.json").read_bytes())
+    assert [tool["function"]["name"] for tool in tools] == ["search", "execute_code", "get_time"]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
+    assert all(row["tools"] == tools for row in rows)
+    assert all(row["messages"][0]["content"] == SETUP.system for row in rows)
+    assert (tmp_path / "out" / "rejected.jsonl").read_text().count("\n") == 1
+    assert "Inferred from the calls, see tools.json" in (tmp_path / "out" / "card.md").read_text()
+    assert "`get_time` is called once" in (tmp_path / "out" / "tools_review.md").read_text()
+
+
+def test_the_tool_files_say_where_the_tools_come_from(tmp_path: Path) -> None:
+    given = ConvertContext(SETUP, FAIR, (SEARCH,), given=True)
+    assert write_tool_files(given, None, tmp_path) == "Given for all rows, see tools.json: search."
+    assert [path.name for path in tmp_path.iterdir()] == ["tools.json"]
+    (tmp_path / "tools.json").unlink()
+    assert write_tool_files(PLAIN, None, tmp_path) == "Code Mode's: execute_code."
+    own = infer_tools([{**chat("So."), "tools": TOOLS}])
+    assert (
+        write_tool_files(apply_census(PLAIN, own), own, tmp_path)
+        == "1 rows have their own; the others: none."
+    )
+    assert list(tmp_path.iterdir()) == []
+    census = infer_tools(rows_of(SEEN))
+    line = write_tool_files(apply_census(PLAIN, census), census, tmp_path)
+    assert line == "Inferred from the calls, see tools.json and tools_review.md: search, get_time."
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tools.json", "tools_review.md"]
