@@ -124,6 +124,11 @@ def require_artifact(folder: Path, stage: str, command: str, *, also: Collection
     Raises StageError naming the command that makes it, when there is none or it is another stage's.
     """
     manifest = read_manifest(folder)
+    if manifest is None and folder.is_dir() and any(folder.iterdir()):
+        raise StageError(
+            f"{folder} holds files that are not an output of {stage}: give a folder that nox -s {stage} wrote"
+            + (f"; it reads rows with -- --data {folder} --out FOLDER" if stage == "convert_data" else "")
+        )
     if manifest is None:
         raise StageError(f"no output of {stage} in {folder}: run {command}")
     if manifest.recipe.stage not in (stage, *also):

@@ -207,6 +207,8 @@ def _find_preset(model: str) -> tuple[Path, dict[str, Any]]:
         return PRESETS / f"{model}.toml", {}
     path = Path(model or "no model").expanduser()  # an empty path would be the current folder
     if path.suffix == ".toml":
+        if path.is_file() and path.stem in preset_names() and path.resolve().parent != PRESETS.resolve():
+            raise StageError(f"{model} has the name of a preset of ours: rename it, its outputs would mix")
         if path.is_file():
             return path, {}
         raise StageError(f"no preset file {model}: check the path")

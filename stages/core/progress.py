@@ -17,6 +17,7 @@ import psutil
 from tqdm import tqdm
 
 LOG_VARIABLE = "FAIR_RETEST_LOG"  # set for the stages of one retest, so that they share its log
+EARLY = 0.1  # share of the work before which no estimate is shown
 LINE_EVERY = 15.0  # seconds between progress lines where there is no terminal
 MEMORY_EVERY = 2.0  # seconds between memory samples
 
@@ -65,9 +66,11 @@ class Bar:
             self._tqdm.set_postfix_str(note, refresh=False)
             self._tqdm.update(by)
         elif time.monotonic() >= self._next_line and self._first < self._done < self._total:
-            rate = (self._done - self._first) / (time.monotonic() - self._started)
-            left = (self._total - self._done) / rate
-            say(f"  {self._label} {self._done}/{self._total} {self._unit}, {left:.0f} s left {note}".rstrip())
+            done = self._done - self._first
+            left = (self._total - self._done) / done * (time.monotonic() - self._started)
+            # The first of a batch to end says nothing about the others.
+            when = f", {left:.0f} s left" if done >= EARLY * (self._total - self._first) else ""
+            say(f"  {self._label} {self._done}/{self._total} {self._unit}{when} {note}".rstrip())
             self._next_line = time.monotonic() + LINE_EVERY
 
     def close(self) -> None:

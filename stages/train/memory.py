@@ -16,7 +16,7 @@ from stages.core.render import Encoded
 from stages.train.rows import make_batch, shared_prefix
 from stages.train.split import kept_limit
 
-SLACK = 1.5  # arrays between the linear layers (norms, positions, sums), and what is freed late
+SLACK = 2.5  # arrays between the linear layers (norms, positions, sums), and what is freed late
 
 
 def choose_checkpointing(model: Model, setup: TrainSetup, rows: list[Encoded]) -> TrainSetup:
