@@ -10,7 +10,7 @@ from typing import Any
 
 from stages.core import cpu, progress
 from stages.core.errors import StageError
-from stages.core.platform import GB, accelerator, available_memory_gb, require_memory
+from stages.core.platform import GB, accelerator, available_memory_gb, machine_memory_gb, require_memory
 
 Model = Any  # mlx-lm's model classes carry no static types
 
@@ -126,6 +126,14 @@ def free_memory_gb() -> float:
     """Memory that can still be had where MLX computes, in GB."""
     device = device_free_gb()
     return available_memory_gb() if device is None else device
+
+
+def total_memory_gb() -> float:
+    """Memory that there is where MLX computes, in GB."""
+    import mlx.core as mx
+
+    device = mx.device_info().get("total_memory")
+    return machine_memory_gb() if device_free_gb() is None or device is None else int(device) / GB
 
 
 def device_peak_gb() -> float:

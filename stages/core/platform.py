@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import shutil
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -79,6 +80,14 @@ def available_memory_gb() -> float:
     except (OSError, ValueError, KeyError):
         pass  # no container, or one without a limit ("max")
     return round(free / GB, 3)
+
+
+def machine_memory_gb() -> float:
+    """Memory that this process may use in all, in GB: the machine's, or its container's if that is less."""
+    total = psutil.virtual_memory().total
+    with suppress(OSError, ValueError):  # no container, or one without a limit ("max")
+        total = min(total, int((CGROUP / "memory.max").read_text()))
+    return round(total / GB, 3)
 
 
 @cache

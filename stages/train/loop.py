@@ -28,6 +28,7 @@ from stages.train.ranks import Ranks
 from stages.train.rows import Batch, BatchPlan, make_batch, shared_prefix
 from stages.train.split import SplitModel, Trunk
 
+COMPANY = 8  # rows whose frozen layers are computed together
 REPORT_EVERY = 10  # steps between lines of the log
 # Relative difference at which the fast computation is not trusted; 16-bit models round differently
 # in other shapes, and a mixture of experts may then choose another expert.
@@ -52,7 +53,10 @@ class Run:
             raise StageError(
                 "this architecture has layers with a sliding window or a state, which train cannot do yet"
             )
-        self.trunk = Trunk(self.split, shared_prefix([*self.train, *self.valid]))
+        rows = [*self.train, *self.valid]
+        # Ranks ask for rows of all groups: with one row to a group none is computed twice.
+        group = COMPANY if self.ranks.size == 1 else 1
+        self.trunk = Trunk(self.split, shared_prefix(rows), rows, group)
         self.plan = BatchPlan(tuple(len(r.tokens) for r in self.train), self.setup.batch_size, self.seed)
         self.optimizer = make_optimizer(self.model, self.setup)
         self.checkpoints = Checkpoints(self.folder, self.setup.keep_checkpoints)

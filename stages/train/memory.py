@@ -63,7 +63,7 @@ def estimate_gb(model: Model, setup: TrainSetup, rows: list[Encoded], *, checkpo
     total = (
         3 * sum(array.nbytes for _, array in adapter)
         + SLACK * kept * positions * item
-        + min(below, kept_limit())
+        + (below if below <= kept_limit() else 0)
         + logits
     )
     return float(total) / GB

@@ -15,16 +15,17 @@ import mlx.core as mx
 from mlx_lm.models.base import create_attention_mask
 from mlx_lm.models.cache import ConcatenateKVCache, KVCache, make_prompt_cache
 
-from stages.core.compute import Model, free_memory_gb
+from stages.core.compute import Model, total_memory_gb
 from stages.core.platform import GB
 from stages.core.render import Encoded
+from stages.train.rows import make_batch
 
-KEEP_SHARE = 0.2  # of the memory that is free at the start, for the hidden states that are kept
+KEEP_SHARE = 0.15  # of the memory, for the hidden states that are kept
 
 
 def kept_limit() -> float:
-    """Bytes that may be kept."""
-    return KEEP_SHARE * free_memory_gb() * GB
+    """Bytes that may be kept: a share of what there is, not of what is free, so that it stays the same."""
+    return KEEP_SHARE * total_memory_gb() * GB
 
 
 class PrefixCache(ConcatenateKVCache):  # type: ignore[misc]
@@ -54,6 +55,11 @@ class SplitModel:
     def can_split(self) -> bool:
         """Whether every layer simply attends to all earlier positions."""
         return all(type(cache) is KVCache for cache in make_prompt_cache(self.model))
+
+    @property
+    def width(self) -> int:
+        """Numbers in a hidden state."""
+        return int(self.model.model.norm.weight.size)
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -112,31 +118,41 @@ def _checkpointed(layer: Model) -> Callable[..., tuple[mx.array | None, mx.array
 
 
 class Trunk:
-    """The hidden states at the cut: of the prefix (1, P, width), and of rows, each computed once."""
+    """The hidden states at the cut: of the prefix (1, P, width), and of rows, each computed once.
 
-    def __init__(self, split: SplitModel, prefix: Sequence[int]) -> None:
+    The last bits of a row's states depend on the rows that are computed with it. Each row of the run
+    therefore has its fixed company, whatever batch asks for it first: a resumed run gets the same bits.
+    Where the states of all rows would take too much memory none are kept.
+    """
+
+    def __init__(self, split: SplitModel, prefix: Sequence[int], rows: Sequence[Encoded], group: int) -> None:
         self._split, self._cache = split, split.trunk_cache()
         self.size = len(prefix)
         self.prefix: mx.array | None = None
         if prefix:
             self.prefix = split.trunk(mx.array([list(prefix)]), self._cache)
             mx.eval(self.prefix)
+        ordered = sorted(rows, key=lambda row: len(row.tokens))
+        groups = [ordered[i : i + group] for i in range(0, len(ordered), group)]
+        positions = sum(len(row.tokens) - self.size for row in rows)
+        keeps = positions * split.width * split.dtype.size <= kept_limit()
+        self._company = {id(row): members for members in groups for row in members} if keeps else {}
         self._kept: dict[int, mx.array] = {}
-        self._bytes, self._limit = 0, kept_limit()
 
     def hidden(self, rows: Sequence[Encoded], inputs: mx.array) -> mx.array:
         """Hidden states (B, T, width) at the cut for the rows behind `inputs` (B, T)."""
-        keys = [id(row) for row in rows]
-        if all(key in self._kept for key in keys):
-            length = inputs.shape[1]
-            parts = [self._kept[key] for key in keys]
-            return mx.stack([mx.pad(part, [(0, length - part.shape[0]), (0, 0)]) for part in parts])
-        hidden = self._split.trunk(inputs, self._cache)
-        mx.eval(hidden)
-        for key, row, states in zip(keys, rows, hidden, strict=True):
-            if key not in self._kept and self._bytes < self._limit:
-                part = mx.contiguous(states[: len(row.tokens) - self.size])
-                mx.eval(part)
-                self._kept[key] = part
-                self._bytes += part.nbytes
-        return hidden
+        if not all(id(row) in self._company for row in rows):
+            hidden = self._split.trunk(inputs, self._cache)
+            mx.eval(hidden)
+            return hidden
+        length, parts = inputs.shape[1], [self._states(row) for row in rows]
+        return mx.stack([mx.pad(part, [(0, length - part.shape[0]), (0, 0)]) for part in parts])
+
+    def _states(self, row: Encoded) -> mx.array:
+        if id(row) not in self._kept:
+            members = self._company[id(row)]
+            states = self._split.trunk(mx.array(make_batch(members, self.size).inputs), self._cache)
+            for index, member in enumerate(members):
+                self._kept[id(member)] = mx.contiguous(states[index, : len(member.tokens) - self.size])
+            mx.eval([self._kept[id(member)] for member in members])
+        return self._kept[id(row)]
