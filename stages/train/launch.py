@@ -103,7 +103,7 @@ def _launch_here(count: int, command: list[str]) -> int:
         ]
         with _forwarded_signals(ranks):
             code = _wait(ranks)
-        if code and ranks[0].returncode != 2:  # else rank 0 has said what is wrong
+        if code and ranks[0].returncode not in (2, 130):  # else rank 0 has said what happened
             for file in said:
                 file.seek(0)
                 sys.stderr.write(file.read())
