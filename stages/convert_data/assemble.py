@@ -18,6 +18,7 @@ import orjson
 from stages.convert_data.duplicates import PACKED, Digests, Duplicates, Numbers
 from stages.core.splits import shard_names
 
+RENDERED = "rendered"
 _BLOCK = 1 << 20
 
 
@@ -34,6 +35,11 @@ class Part:
     def rows(self) -> Path:
         """The rows themselves, gone when they are in their shard."""
         return self.folder / f"{self.split}.jsonl"
+
+    @property
+    def texts(self) -> Path:
+        """The rows as the chat template of `--render` writes them, if any."""
+        return self.folder / f"{self.split}.texts"
 
     def numbers(self) -> Numbers:
         """The number of every row in the files it came from."""
@@ -106,6 +112,7 @@ def write_shards(
             _write_shard(path, group, first, work, removal)
         for part in group:
             part.rows.unlink(missing_ok=True)
+            part.texts.unlink(missing_ok=True)
             first += part.count
     return paths
 
@@ -136,25 +143,42 @@ def _group(parts: Sequence[Part], shard_bytes: int) -> list[list[Part]]:
 
 
 def _write_shard(path: Path, parts: Sequence[Part], first: int, work: Path, removal: Removal | None) -> None:
+    """The rows come last, so that a shard that is there is there with all that belongs to it."""
+    if any(part.texts.exists() for part in parts):
+        rendered = path.parent / RENDERED / path.name
+        rendered.parent.mkdir(exist_ok=True)
+        with rendered.open("wb") as texts:
+            _write_lines([part.texts for part in parts], parts, first, removal, texts, None)
     unfinished = work / f".{path.name}"
     with unfinished.open("wb") as shard, removed_rows(path, work).open("wb") as removed:
-        for part in parts:
-            gone = removal.between(part.split, first, first + part.count) if removal is not None else {}
-            with part.rows.open("rb") as rows:
-                if gone:
-                    _sort_rows(rows, first, gone, shard, removed)
-                else:
-                    shutil.copyfileobj(rows, shard, _BLOCK)
-            first += part.count
+        _write_lines([part.rows for part in parts], parts, first, removal, shard, removed)
     unfinished.replace(path)
 
 
-def _sort_rows(
-    rows: IO[bytes], first: int, gone: Mapping[int, bytes], kept: IO[bytes], removed: IO[bytes]
+def _write_lines(
+    files: Iterable[Path],
+    parts: Iterable[Part],
+    first: int,
+    removal: Removal | None,
+    kept: IO[bytes],
+    removed: IO[bytes] | None,
 ) -> None:
-    """Every row to one of two files; `first` is the position of the first one."""
-    for position, line in enumerate(rows, first):
+    """The lines of the parts' files, `first` being the position of the first one, to one of two."""
+    for path, part in zip(files, parts, strict=True):
+        gone = removal.between(part.split, first, first + part.count) if removal is not None else {}
+        with path.open("rb") as lines:
+            if gone:
+                _sort_lines(lines, first, gone, kept, removed)
+            else:
+                shutil.copyfileobj(lines, kept, _BLOCK)
+        first += part.count
+
+
+def _sort_lines(
+    lines: IO[bytes], first: int, gone: Mapping[int, bytes], kept: IO[bytes], removed: IO[bytes] | None
+) -> None:
+    for position, line in enumerate(lines, first):
         if (about := gone.get(position)) is None:
             kept.write(line)
-        else:
+        elif removed is not None:
             removed.writelines((about, b',"row":', line.removesuffix(b"\n"), b"}\n"))

@@ -8,6 +8,7 @@ be corrected by hand and given as `--tools` then.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -191,17 +192,17 @@ class Census:
         if defines.tools and not defines.is_code_mode:
             self.defining += 1
             return
-        called = False
+        calls: list[tuple[ToolCall, str]] = []
         for turn in source.turns:
-            if turn.role != "assistant":
-                continue
-            reply = parse_any(turn.text)
-            for call in turn.calls:
-                self._add_call(call, "messages")
-            for call in reply.calls:
-                self._add_call(call, str(reply.dialect))
-            called = called or bool(turn.calls or reply.calls)
-        self.calling += called
+            if turn.role == "assistant":
+                calls += [(call, "messages") for call in turn.calls]
+                reply = parse_any(turn.text)
+                calls += [(call, str(reply.dialect)) for call in reply.calls]
+        if not _can_be_written(calls):
+            return
+        for call, dialect in calls:
+            self._add_call(call, dialect)
+        self.calling += bool(calls)
 
     def _add_call(self, call: ToolCall, dialect: str) -> None:
         if call.name in self.calls or len(self.calls) < _MOST_TOOLS:
@@ -258,6 +259,15 @@ class Census:
         )
 
 
+def _can_be_written(calls: Iterable[tuple[ToolCall, str]]) -> bool:
+    """Whether JSON can hold the calls; the conversion rejects a row where it cannot."""
+    try:
+        orjson.dumps([(call.name, call.arguments) for call, _ in calls])
+    except TypeError:  # half of a surrogate pair, an integer beyond 64 bits
+        return False
+    return True
+
+
 def _fits_code_mode(name: str, calls: Calls) -> bool:
     return name == EXECUTE_CODE.name and calls.arguments.keys() == {"code"}
 
@@ -298,7 +308,7 @@ def _write_sample(value: Any) -> str:
 
 def save_census(census: Census, path: Path) -> None:
     """Write a census, so that an interrupted conversion goes on with the tools that it began with."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_bytes(_CENSUS.dump_json(census))
     partial.replace(path)
 

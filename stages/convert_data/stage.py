@@ -19,13 +19,13 @@ from stages.convert_data.assemble import (
     write_shards,
 )
 from stages.convert_data.card import Card, SplitCard, write_card
-from stages.convert_data.duplicates import find
+from stages.convert_data.duplicates import Duplicates, find
 from stages.convert_data.inference import Census, load_census, save_census
 from stages.convert_data.local import LostWorker, available_cores, run_locally
 from stages.convert_data.pieces import Piece, cut_split, piece_bytes
-from stages.convert_data.rendering import fingerprint_target, measure_tokens, render_splits
+from stages.convert_data.rendering import Target, find_target, measure_tokens
 from stages.convert_data.request import Request
-from stages.convert_data.rows import ConvertContext, ToolsUnclear
+from stages.convert_data.rows import ToolsUnclear
 from stages.convert_data.sources import Source, SourceFile, find_source, require_splits
 from stages.convert_data.toolset import apply_census, start_context, write_tool_files
 from stages.convert_data.unpack import needs_unpacking, unpack
@@ -41,7 +41,7 @@ from stages.convert_data.work import (
     read_summary,
 )
 from stages.core import progress
-from stages.core.artifact import Build, build_artifact, fingerprint_json, is_current
+from stages.core.artifact import build_artifact, fingerprint_json, is_current
 from stages.core.cli import Options, Outcome, finished
 from stages.core.errors import StageError
 from stages.core.fixes import fixes_until
@@ -69,21 +69,24 @@ def convert_data(options: Options, request: Request | None = None) -> Outcome:
     source = find_source(place)
     require_splits(source, place, request.valid_share)
     context = start_context(options.preset.model, options.fixes, request.tools)
-    target, recipe = options.output("convert_data"), make_recipe(options, source, request)
-    if is_current(target, recipe, force=options.force):
-        return finished(target)
-    require_disk(target, (8 if request.render else 4) * source.size_gb() + 0.01, "the converted data")
-    with build_artifact(target, recipe, given=options.given, resume=True, force=options.force) as build:
+    target = find_target(request.render) if request.render is not None else None
+    out, recipe = options.output("convert_data"), make_recipe(options, source, request, target)
+    if is_current(out, recipe, force=options.force):
+        return finished(out)
+    require_disk(out, (8 if request.render else 4) * source.size_gb() + 0.01, "the converted data")
+    with build_artifact(out, recipe, given=options.given, resume=True, force=options.force) as build:
         try:
-            card = _convert(source, build, options, request, context)
+            work = Work(build.folder, context, request.valid_share or None, options.seed, target)
+            card = _convert(source, work, options, request)
         except StageError as error:
             if not isinstance(error, LostWorker):
                 shutil.rmtree(build.folder)  # other data are needed, and an unfinished run would forbid them
             raise
-    return Outcome(target, lines=card.lines(), facts=card.summary())
+        build.facts |= card.summary()
+    return Outcome(out, lines=card.lines(), facts=card.summary())
 
 
-def make_recipe(options: Options, source: Source, request: Request) -> Recipe:
+def make_recipe(options: Options, source: Source, request: Request, target: Target | None) -> Recipe:
     """All that decides the output."""
     model = options.preset.model
     settings = {
@@ -93,7 +96,7 @@ def make_recipe(options: Options, source: Source, request: Request) -> Recipe:
         "max_seq_length": options.preset.train.max_seq_length,
         "shard_mb": request.shard_mb,
         "dedup": request.dedup,
-        "render": request.render,
+        "render": None if target is None else target.model,
     }
     if request.valid_share:
         settings |= {"valid_share": request.valid_share, "seed": options.seed}
@@ -104,27 +107,35 @@ def make_recipe(options: Options, source: Source, request: Request) -> Recipe:
     }
     if request.tools is not None:
         inputs["tools"] = hashlib.sha256(request.tools.read_bytes()).hexdigest()
-    if request.render is not None:
-        inputs["rendering model"] = fingerprint_target(request.render)
+    if target is not None:
+        inputs["model to render"] = target.fingerprint
     return Recipe(stage="convert_data", settings=settings, inputs=inputs)
 
 
-def _convert(
-    source: Source, build: Build, options: Options, request: Request, context: ConvertContext
-) -> Card:
+def _convert(source: Source, work: Work, options: Options, request: Request) -> Card:
     """Everything between the source and the finished folder."""
-    work = Work(build.folder, context, request.valid_share or None, options.seed)
-    files = {split: _unpack_all(split, each, build.folder) for split, each in source.splits.items()}
+    files = {split: _unpack_all(split, each, work.folder) for split, each in source.splits.items()}
     size = piece_bytes(source.size_gb())
     pieces = [piece for split, each in files.items() for piece in cut_split(split, each, size)]
     work, census = _convert_pieces(pieces, work, request)
-    card = _assemble(_gather(pieces, work, source), work, options, request)
-    card.source, card.tools = source.name, write_tool_files(work.context, census, build.folder)
+    results = _gather(pieces, work, source)
+    _require_rows(results, request)
+    written, found, dropped = _assemble(results, work, request)
+    card = Card(
+        source=source.name,
+        arm=options.arm,
+        splits=results.cards,
+        target=options.preset.title,
+        tool_response=options.preset.model.tool_response,
+        tools=write_tool_files(work.context, census, work.folder),
+        duplicates=found,
+        dropped=dropped,
+        tokens=measure_tokens(written, options.preset),
+    )
     for folder in (PIECES, SETTLED, CENSUS, UNPACKED):
-        shutil.rmtree(build.folder / folder, ignore_errors=True)
-    (build.folder / f"{CENSUS}.json").unlink(missing_ok=True)
-    write_card(card, build.folder)
-    build.facts |= card.summary()
+        shutil.rmtree(work.folder / folder, ignore_errors=True)
+    (work.folder / f"{CENSUS}.json").unlink(missing_ok=True)
+    write_card(card, work.folder)
     return card
 
 
@@ -209,9 +220,13 @@ def _gather(pieces: Sequence[Piece], work: Work, source: Source) -> _Results:
     )
 
 
-def _assemble(results: _Results, work: Work, options: Options, request: Request) -> Card:
-    """Put the results of the pieces together, and what is known about them."""
-    _require_rows(results, request)
+def _assemble(
+    results: _Results, work: Work, request: Request
+) -> tuple[dict[str, list[Path]], Duplicates, dict[str, int]]:
+    """Put the results of the pieces together.
+
+    Returns the files of every split, the duplicates, and how many rows of a split were left out.
+    """
     numbers = {split: join_numbers(parts) for split, parts in results.parts.items()}
     found = find({split: join_digests(parts) for split, parts in results.parts.items()}, numbers)
     dropped = {split: len(twins.positions) for split, twins in found.twins.items()} if request.dedup else {}
@@ -228,17 +243,7 @@ def _assemble(results: _Results, work: Work, options: Options, request: Request)
     if removal is not None:
         removed = [removed_rows(path, place) for paths in written.values() for path in paths]
         collect(removed, work.folder / DUPLICATES)
-    if request.render:
-        render_splits(written, request.render, work.folder)
-    return Card(
-        arm=options.arm,
-        splits=results.cards,
-        target=options.preset.title,
-        tool_response=options.preset.model.tool_response,
-        duplicates=found,
-        dropped=dropped,
-        tokens=measure_tokens(written, options.preset),
-    )
+    return written, found, dropped
 
 
 def _require_rows(results: _Results, request: Request) -> None:

@@ -24,8 +24,10 @@ from stages.convert_data import parquet
 from stages.convert_data.card import SplitCard
 from stages.convert_data.inference import Census, load_census, save_census
 from stages.convert_data.pieces import Piece, Span, read_rows
+from stages.convert_data.rendering import Target, write_text
 from stages.convert_data.rows import NO_DIGEST, ConvertContext, Converted, convert_row
 from stages.convert_data.sources import Unreadable
+from stages.core.errors import StageError
 
 PIECES = "pieces"  # folder of the results in the unfinished output
 CENSUS = "census"  # folder of what the pieces say about tools
@@ -48,6 +50,8 @@ class Work:
     valid_share: float | None = None
     """The share of the rows of `train` that become `valid`."""
     seed: int = 0
+    target: Target | None = None
+    """The model whose chat template writes the rows as text too."""
     results: str = PIECES
     """The folder of the results; conversions of the same data with other tools have another one."""
 
@@ -81,7 +85,7 @@ def convert_piece(piece: Piece, work: Work) -> int:
     part = target.with_name(f".{piece.name}.{os.getpid()}")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    with _Results(part, piece.split) as results:
+    with _Results(part, piece.split, work.target) as results:
         for span in piece.spans:
             _convert_span(span, results, work)
     results.write_summary()
@@ -145,7 +149,10 @@ def _convert_span(span: Span, results: _Results, work: Work) -> None:
         else:
             if nulls:
                 converted.changes.append(ARROW_NULLS)
-            keep(choose.split_of(converted.digests), before + number, converted)
+            split = choose.split_of(converted.digests)
+            keep(split, before + number, converted)
+            if work.target is not None:
+                results.keep_text(split, converted, span, number)
 
 
 def _decode(item: Any) -> tuple[Any, int]:
@@ -189,6 +196,7 @@ class _Output:
 
     rows: IO[bytes]
     digests: IO[bytes]
+    texts: IO[bytes] | None
     numbers: array[int] = field(default_factory=lambda: array("Q"))
     size: int = 0
 
@@ -196,8 +204,8 @@ class _Output:
 class _Results:
     """The folder of a piece while it is written: rows, their numbers, rejected rows, counts."""
 
-    def __init__(self, folder: Path, split: str) -> None:
-        self.folder, self.split = folder, split
+    def __init__(self, folder: Path, split: str, target: Target | None) -> None:
+        self.folder, self.split, self.target = folder, split, target
         self.cards = {split: SplitCard()}
         self._outputs: dict[str, _Output] = {}
         self._rejected = (folder / REJECTED).open("wb", buffering=_BUFFER)
@@ -210,6 +218,8 @@ class _Results:
         for split, output in self._outputs.items():
             output.rows.close()
             output.digests.close()
+            if output.texts is not None:
+                output.texts.close()
             (self.folder / f"{split}.numbers").write_bytes(output.numbers.tobytes())
         self._rejected.close()
 
@@ -221,6 +231,16 @@ class _Results:
         output.digests.writelines(converted.digests)
         output.numbers.append(number)
         self.cards[split].accept(converted)
+
+    def keep_text(self, split: str, converted: Converted, span: Span, number: int) -> None:
+        """Write a row that was kept as the target's text. Raises StageError when its template refuses it."""
+        texts = self._outputs[split].texts
+        if texts is None or self.target is None:
+            return
+        try:
+            texts.write(write_text(converted.row, self.target))
+        except StageError as error:
+            raise StageError(f"{span.name}, row {number}: {error}") from None
 
     def reject(self, span: Span, number: int, reason: str, item: object) -> None:
         """Write a refused row with its reason."""
@@ -245,6 +265,7 @@ class _Results:
         output = _Output(
             (self.folder / f"{split}.jsonl").open("wb", buffering=_BUFFER),
             (self.folder / f"{split}.digests").open("wb", buffering=_BUFFER),
+            (self.folder / f"{split}.texts").open("wb", buffering=_BUFFER) if self.target else None,
         )
         self._outputs[split] = output
         self.cards.setdefault(split, SplitCard())

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from stages.convert_data.rendering import measure_tokens, render_splits
+from stages.convert_data.rendering import find_target, measure_tokens, write_text
 from stages.convert_data.request import Request
 from stages.convert_data.rows import ConvertContext, convert_row
 from stages.convert_data.stage import CORPUS, convert_data
@@ -93,14 +93,11 @@ def test_what_the_template_writes_is_read_as_what_was_meant(
     }
     lines = [convert_row(own, ConvertContext(SETUP, FAIR, ())).line]
     lines += [convert_row(row, ConvertContext(SETUP, FAIR)).line for row in read_rows(CORPUS / "valid.jsonl")]
-    path = tmp_path / "valid.jsonl"
-    path.write_bytes(b"".join(lines))
+    rows = [json.loads(line) for line in lines]
     folder = model_folder(built.tokenizer(family), tmp_path / "model")
-    (written,) = render_splits({"valid": [path]}, str(folder), tmp_path)
-    assert written == tmp_path / "rendered" / "valid.jsonl"
+    target = find_target(str(folder))
     tokenizer = load_tokenizer(folder, load_preset(str(folder)).model)
-    texts = [row["text"] for row in read_rows(written)]
-    rows = read_rows(path)
+    texts = [json.loads(write_text(row, target))["text"] for row in rows]
     assert len(texts) == len(rows) == 86
     for row, text in zip(rows, texts, strict=True):
         assert text == render_row(row, tokenizer)
@@ -155,9 +152,9 @@ def test_what_is_not_on_this_machine_is_said_and_not_fetched(tmp_path: Path) -> 
         == "mlx-community/Qwen2.5-Coder-7B-Instruct-4bit is not in the Hugging Face cache of this machine"
     )
     with pytest.raises(StageError, match=r"no tokenizer that loads|no chat template"):
-        render_splits({"train": [path]}, str(bare_folder(tmp_path / "bare")), tmp_path)
+        write_text({"messages": []}, find_target(str(bare_folder(tmp_path / "bare"))))
     with pytest.raises(StageError, match="unknown model 'gone'"):
-        render_splits({"train": [path]}, "gone", tmp_path)
+        find_target("gone")
 
 
 def bare_folder(folder: Path) -> Path:
@@ -175,11 +172,15 @@ def test_a_template_that_refuses_a_row_is_named(built: BuiltOnce, tmp_path: Path
             config = json.loads(path.read_text("utf-8"))
             config.pop("chat_template", None)
             path.write_text(json.dumps(config))
-    rows = tmp_path / "rows"
-    message = {"role": "user", "content": "a"}
-    rows.write_text("".join(json.dumps({"messages": [message] * n}) + "\n" for n in (1, 3)))
-    with pytest.raises(StageError, match=r"refuses row 2 of rows: two systems"):
-        render_splits({"train": [rows]}, str(folder), tmp_path)
+    data = tmp_path / "data"
+    data.mkdir()
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    for split, counts in (("train", (1, 2)), ("valid", (1,))):
+        rows = [json.dumps({"messages": turns * count}) + "\n" for count in counts]
+        (data / f"{split}.jsonl").write_text("".join(rows))
+    options = Options(load_preset("smol"), ("json",), data=data, out=tmp_path / "out")
+    with pytest.raises(StageError, match=r"train\.jsonl, row 2: the chat template of .* two systems"):
+        convert_data(options, Request(render=str(folder)))
 
 
 def test_the_embedded_tokenizer_needs_no_mlx(embedded_model: Path, tmp_path: Path) -> None:
