@@ -462,7 +462,7 @@ def test_rows_that_did_not_convert(
     report = bench.report(tiny_qwen2, FAIR, data)
     finding = found(report)["rows_rejected"]
     assert (finding.severity, finding.count, finding.total) == (severity, broken, 60 + broken)
-    assert f"{broken - 1} of them because: neither" in finding.message
+    assert f"{broken - 1} of them because: no conversation in its columns" in finding.message
     path = Path(finding.message.rpartition("see ")[2])
     assert len(path.read_text("utf-8").splitlines()) == broken
     assert len(finding.examples) == 2
@@ -525,7 +525,7 @@ def test_critical_findings_are_no_error(
 def test_no_converted_data(tiny_qwen2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--model", str(tiny_qwen2), "--data", str(tmp_path), "--out", str(tmp_path / "audit")]) == 2
     error = capsys.readouterr().err.strip()
-    assert error.startswith("audit: no output of convert_data in ")
+    assert error.startswith(f"audit: {tmp_path} holds files that are not an output of convert_data: give ")
     assert "nox -s convert_data" in error
     assert "\n" not in error
 

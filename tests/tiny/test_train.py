@@ -399,7 +399,7 @@ def expect_refusal(
             r"\S+/train\.jsonl: \d rows are longer than 100 tokens, the first in line \d+ "
             r"\(1\d\d\): raise --max-seq-length or shorten them",
         ),
-        ({"learning_rate": -1}, r"preset folder\.toml: train\.learning_rate: Input should be greater than 0"),
+        ({"learning_rate": -1}, r"--learning-rate -1\.0: use a number above 0"),
         ({"seed": -1}, "--seed -1: use 0 or a positive number"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
