@@ -60,6 +60,9 @@ def _run(args: argparse.Namespace) -> int:
     progress.talk_on_stderr(args.json)
     if args.seed is not None and args.seed < 0:
         raise StageError(f"--seed {args.seed}: use 0 or a positive number")
+    for flag in ("fixes", "seed", "reference"):
+        if args.model is None and getattr(args, flag) is not None:
+            raise StageError(f"--{flag} is about one model's report: name the model with --model")
     started = time.perf_counter()
     request = Request(args.model, args.fixes, args.seed, args.reference, args.out, args.force)
     with progress.run_log("report", artifacts_root() / "logs", model=args.model):

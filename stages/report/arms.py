@@ -9,7 +9,6 @@ from stages.core.fixes import FIXES
 from stages.core.records import Finding, Score
 from stages.core.words import plural
 from stages.report.cells import NONE, inline_code, plain, rate_cell, table
-from stages.report.commands import stage_command
 from stages.report.comparison import write_categories, write_results
 from stages.report.effects import find_idle_fixes
 from stages.report.pairs import pair_scores, refuse_pairing
@@ -125,7 +124,7 @@ def write_findings(arms: Sequence[Arm]) -> str:
 
 def _count_findings(arm: Arm) -> str:
     if arm.audit is None:
-        return f"not audited; run {inline_code(stage_command(arm.options, 'audit'))}"
+        return f"not audited; run {inline_code(arm.options.command('audit'))}"
     critical, warnings, notes = (
         sum(finding.severity == level for finding in arm.audit.findings) for level in SEVERITIES
     )

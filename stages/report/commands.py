@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stages.core.cli import Options, artifacts_root
+from stages.core.cli import Options, artifacts_root, place_words
 from stages.core.flags import option_words
 from stages.core.records import Manifest
 from stages.report.request import Request
@@ -36,11 +36,6 @@ def recall_options(
     return replace(options, data=Path(data) if data else None, overrides=overrides)
 
 
-def stage_command(options: Options, stage: str) -> str:
-    """The command that makes a stage's output; the model as it was asked for, be it a path."""
-    return _place() + replace(options, model=_model(options)).command(stage)
-
-
 def retest_command(options: Options, arms: Sequence[str], reports: Path, *, force: bool = False) -> str:
     """The command that runs the whole experiment, and writes its report into `reports` as before."""
     words = [f"nox -s retest_fair -- --model {_model(options)}"]
@@ -56,7 +51,7 @@ def retest_command(options: Options, arms: Sequence[str], reports: Path, *, forc
         words.append("--force")
     if reports == artifacts_root() / "reports":  # where retest_fair --out puts them
         return " ".join([*words, f"--out {shlex.quote(str(artifacts_root()))}"])
-    return _place() + " ".join(words)
+    return place_words() + " ".join(words)
 
 
 def report_command(request: Request, model: str) -> str:
@@ -69,7 +64,7 @@ def report_command(request: Request, model: str) -> str:
         "--out": None if request.out == Request.out else request.out,
     }
     words = [f"{flag} {shlex.quote(str(value))}" for flag, value in asked.items() if value is not None]
-    return f"{_place()}nox -s report -- {' '.join(words)}"
+    return f"{place_words()}nox -s report -- {' '.join(words)}"
 
 
 def _given(manifest: Manifest) -> dict[str, Any]:
@@ -80,9 +75,3 @@ def _given(manifest: Manifest) -> dict[str, Any]:
 
 def _model(options: Options) -> str:
     return shlex.quote(options.model or options.preset.name)
-
-
-def _place() -> str:
-    """What tells any command that the outputs are not in `artifacts`."""
-    root = artifacts_root()
-    return "" if root == Path("artifacts") else f"FAIR_RETEST_ARTIFACTS={shlex.quote(str(root))} "

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from stages.core.cli import Options
 from stages.core.errors import StageError
 from stages.core.records import Manifest
-from stages.report.commands import stage_command
 
 MADE_FROM = {  # by stage: the input of its recipe that is another stage's output, and that stage
     "audit": ("data", "convert_data"),
@@ -68,6 +67,5 @@ def _remedy(options: Options, stage: str) -> str:
     later = MODEL_CHAIN[MODEL_CHAIN.index(stage) + 1 :] if stage in MODEL_CHAIN else ()
     then = f", then {', '.join(later)} likewise" if later else ""
     return (
-        f"run {stage_command(options, stage)} --force{then}; "
-        f"or remove {options.place('eval')} to leave this arm out"
+        f"run {options.command(stage)} --force{then}; or remove {options.place('eval')} to leave this arm out"
     )

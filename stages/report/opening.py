@@ -92,6 +92,11 @@ def _interval(verdict: Verdict) -> str:
 
 
 def _next_step(verdict: Verdict, large: str, steps: Steps) -> str:
+    if verdict.cause == "flawed set-up" and verdict.arm != "fair":
+        return (
+            f"this arm lacks fixes; run the one that has all five, {inline_code(steps.repeat)}: "
+            "no number from a flawed set-up decides."
+        )
     if verdict.cause == "flawed set-up":
         return (
             f"repair what is listed above and run {inline_code(steps.repeat)}; "

@@ -21,7 +21,7 @@ from stages.core.records import (
     read_lines,
     read_record,
 )
-from stages.report.commands import recall_options, retest_command, stage_command
+from stages.report.commands import recall_options, retest_command
 from stages.report.lineage import require_lineage
 from stages.report.request import Request
 
@@ -100,7 +100,7 @@ def choose_arm(arms: Sequence[Arm], preset: Preset, request: Request) -> Arm:
         missing = replace(known, fixes=FAIR if wanted is None else wanted, seed=seed or 0)
         whole = retest_command(missing, [missing.arm], request.out)
         raise StageError(
-            f"no evaluation of {preset.name}, arm {missing.arm}: run {stage_command(missing, 'eval')} "
+            f"no evaluation of {preset.name}, arm {missing.arm}: run {missing.command('eval')} "
             f"(or {whole} for all stages)"
         )
     most = max(rank(arm.options.fixes) for arm in fitting)
@@ -110,7 +110,7 @@ def choose_arm(arms: Sequence[Arm], preset: Preset, request: Request) -> Arm:
 def require_audit(arm: Arm) -> AuditReport:
     """The arm's audit: without one nobody can say that the set-up was sound."""
     if arm.audit is None:
-        command = stage_command(arm.options, "audit")
+        command = arm.options.command("audit")
         raise StageError(f"no audit of {arm.options.preset.name}, arm {arm.options.arm}: run {command}")
     return arm.audit
 
@@ -141,7 +141,7 @@ def _read_arm(options: Options) -> Arm:
     losses = options.place("train") / "log.jsonl"
     places = {stage: options.place(stage) for stage in CHAIN}
     manifests = {
-        stage: require_artifact(folder, stage, stage_command(options, stage))
+        stage: require_artifact(folder, stage, options.command(stage))
         for stage, folder in places.items()
         if (folder / MANIFEST).is_file()
     }
@@ -165,8 +165,8 @@ def _read_audit(options: Options) -> AuditReport | None:
 
 
 def _read_suite(folder: Path, options: Options) -> SuiteResult:
-    manifest = require_artifact(folder, "eval", stage_command(options, "eval"))
-    command = stage_command(recall_options(options, {}, [manifest]), "eval")
+    manifest = require_artifact(folder, "eval", options.command("eval"))
+    command = recall_options(options, {}, [manifest]).command("eval")
     for name in ("scores.jsonl", "replies.jsonl"):
         if not (folder / name).is_file():
             raise StageError(f"{folder} has no {name}: run {command} --force")

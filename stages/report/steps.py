@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from stages.core.cli import Options
 from stages.core.fixes import FAIR
 from stages.core.preset import Preset
-from stages.report.commands import report_command, retest_command, stage_command
+from stages.report.commands import report_command, retest_command
 from stages.report.request import Request
 from stages.report.results import Arm
 from stages.report.verdict import Match
@@ -19,7 +19,7 @@ class Steps:
     """Commands, and what there is to measure."""
 
     repeat: str
-    """Runs the experiment again."""
+    """Runs the experiment again, or for an arm that lacks fixes the arm that has them."""
     measure: str = ""
     """Measures the reference on the candidate's suites; empty when that is the candidate itself."""
     renew: str = ""
@@ -40,11 +40,10 @@ def plan_steps(
     lacking = {m.candidate.suite: m.candidate.decision.n for m in matches if m.reference is None}
     asked = {} if request.reference is None else {"reference": request.reference}
     repeated = replace(arm.options, overrides=arm.options.overrides | asked)
-    seed = arm.options.seed
+    fair = arm.options.fixes == FAIR
+    same_seed = [a.options.arm for a in arms if a.options.seed == arm.options.seed]
     return Steps(
-        repeat=retest_command(
-            repeated, [a.options.arm for a in arms if a.options.seed == seed], request.out, force=True
-        ),
+        repeat=retest_command(repeated, same_seed if fair else ["fair"], request.out, force=fair),
         measure=_measure(request, arm, large, reference, lacking.keys()),
         renew=report_command(request, arm.options.preset.name),
         unmeasured=lacking,
@@ -65,4 +64,4 @@ def _measure(request: Request, arm: Arm, large: Preset, reference: Arm | None, l
     kept = {name: value for name, value in reference.options.overrides.items() if name != "suites"}
     options = replace(reference.options, overrides=kept | asked)
     stale = any(suite in reference.suites for suite in lacking)
-    return stage_command(options, "eval") + (" --force" if stale else "")
+    return options.command("eval") + (" --force" if stale else "")

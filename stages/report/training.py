@@ -8,7 +8,6 @@ from typing import TypeVar
 from stages.core.records import LossPoint
 from stages.core.words import plural
 from stages.report.cells import NONE, inline_code, number, sparkline, table
-from stages.report.commands import stage_command
 from stages.report.recorded import RecordedTraining
 from stages.report.results import Arm
 
@@ -44,7 +43,7 @@ def write_recorded_training(training: RecordedTraining) -> str:
 def _write_run(sharing: Sequence[Arm]) -> str:
     arm, title = sharing[0], ", ".join(arm.label for arm in sharing)
     if not arm.losses:
-        command = inline_code(stage_command(arm.options, "train"))
+        command = inline_code(arm.options.command("train"))
         return f"### {title}\n\nNo training log here; it would come from {command}."
     train = [p for p in arm.losses if p.kind == "train"]
     valid = [p for p in arm.losses if p.kind == "valid"]

@@ -176,5 +176,8 @@ def test_missing_adapter_names_the_command(
     assert main(["--model", folder]) == 2
     error = capsys.readouterr().err
     assert error.startswith("fuse: no output of train in ")
+    place = f"FAIR_RETEST_ARTIFACTS={tmp_path}"
     same = f"-- --model {folder} --fixes fair"
-    assert error.endswith(f": run nox -s train {same} (or nox -s retest_fair {same} for all stages)\n")
+    assert error.endswith(
+        f" run {place} nox -s train {same} (or {place} nox -s retest_fair {same} for all stages)\n"
+    )

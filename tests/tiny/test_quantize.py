@@ -144,8 +144,11 @@ def test_missing_fused_model_names_the_command(
     assert main(["--model", folder, "--fixes", "json,eos"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("quantize: no output of fuse in ")
+    place = f"FAIR_RETEST_ARTIFACTS={tmp_path}"
     same = f"-- --model {folder} --fixes json+eos"
-    assert error.endswith(f": run nox -s fuse {same} (or nox -s retest_fair {same} for all stages)\n")
+    assert error.endswith(
+        f" run {place} nox -s fuse {same} (or {place} nox -s retest_fair {same} for all stages)\n"
+    )
     assert main(["--model", folder, "--bits", "7"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("quantize: argument --bits: invalid choice: 7 (choose from 3, 4, 5, 6, 8)")

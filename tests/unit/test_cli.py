@@ -401,8 +401,21 @@ def test_the_root_of_all_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert artifacts_root() == Path("artifacts")
 
 
+@pytest.fixture
+def usual_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs go where commands need not say it."""
+    monkeypatch.delenv("FAIR_RETEST_ARTIFACTS")
+
+
+def test_a_command_says_where_the_outputs_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", "my place")
+    assert (
+        read().command("fuse") == "FAIR_RETEST_ARTIFACTS='my place' nox -s fuse -- --model smol --fixes fair"
+    )
+
+
 @pytest.mark.parametrize("seed", [0, 4])
-def test_the_command_that_is_named_can_be_typed(seed: int, tmp_path: Path) -> None:
+def test_the_command_that_is_named_can_be_typed(seed: int, tmp_path: Path, usual_place: None) -> None:
     folder = tmp_path / "my-model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -417,7 +430,7 @@ def test_the_command_that_is_named_can_be_typed(seed: int, tmp_path: Path) -> No
     assert "--seed" not in options.command("convert_data")
 
 
-def test_the_command_says_the_options_that_its_stage_takes() -> None:
+def test_the_command_says_the_options_that_its_stage_takes(usual_place: None) -> None:
     options = read("--iters", "5", "--system", "Be brief.", "--suites", "core20,my suite.json", "--bits", "4")
     for stage, names in (
         ("convert_data", {"system"}),
@@ -445,7 +458,7 @@ def test_what_was_given_is_kept_as_it_was_typed(tmp_path: Path) -> None:
     assert kept.options == {"lora_keys": ["q", "v"], "grad_checkpoint": False}
 
 
-def test_a_command_names_the_options_that_its_stage_takes() -> None:
+def test_a_command_names_the_options_that_its_stage_takes(usual_place: None) -> None:
     options = read("--iters", "5", "--bits", "8", "--dialect", "pythonic")
     command = "nox -s {} -- --model smol --fixes fair"
     assert options.command("quantize") == f"{command.format('quantize')} --dialect=pythonic --bits=8"
@@ -453,7 +466,7 @@ def test_a_command_names_the_options_that_its_stage_takes() -> None:
     assert shlex.split(options.command("retest_fair"))[8:] == ["--dialect=pythonic", "--iters=5", "--bits=8"]
 
 
-def test_advice_on_a_missing_input(tmp_path: Path) -> None:
+def test_advice_on_a_missing_input(tmp_path: Path, usual_place: None) -> None:
     preset = tmp_path / "my preset.toml"
     preset.write_bytes((PRESETS / "smol.toml").read_bytes())
     named = f"--model '{preset}' --fixes flawed"

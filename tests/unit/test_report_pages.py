@@ -375,6 +375,8 @@ def test_findings_and_training_are_shown(two_arms: World) -> None:
 def test_a_critical_finding_of_the_arm_decides(two_arms: World) -> None:
     verdict = two_arms.write(fixes="flawed")["smol"]
     assert (verdict.cause, verdict.supported_answer) == ("flawed set-up", "inconclusive")
+    (command,) = next_commands(two_arms.page())
+    assert command == "nox -s retest_fair -- --model smol --arms fair", "the arm that has what this one lacks"
     assert verdict.point_answer == "stay with large"
     assert "419 rows" in verdict.reasons[0]
 
@@ -649,7 +651,8 @@ def test_audit_and_training_share_rows_and_base(chain: World, role: str, noun: s
 
 @pytest.mark.parametrize("stage", MADE_FROM)
 def test_the_stages_name_their_inputs_as_the_report_reads_them(stage: str) -> None:
-    tree = ast.parse((ROOT / "stages" / stage / "stage.py").read_text("utf-8"))
+    modules = sorted((ROOT / "stages" / stage).glob("*.py"))
+    tree = ast.Module([part for path in modules for part in ast.parse(path.read_text("utf-8")).body], [])
     recipes = [
         {ast.literal_eval(key) for key in keyword.value.keys if key is not None}
         for node in ast.walk(tree)
