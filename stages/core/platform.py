@@ -39,9 +39,14 @@ def require_disk(
     free_gb = shutil.disk_usage(place).free / GB
     if free_gb < needed_gb:
         raise StageError(
-            f"{what} needs about {needed_gb:.2f} GB of disk in {place}, {free_gb:.2f} GB is free: "
-            f"free some space or {elsewhere}"
+            f"{what} needs about {describe_gb(needed_gb)} of disk in {place}, "
+            f"{describe_gb(free_gb)} is free: free some space or {elsewhere}"
         )
+
+
+def describe_gb(size_gb: float) -> str:
+    """A size in the unit that shows it: `1.25 GB`, `12 MB`."""
+    return f"{size_gb:.2f} GB" if size_gb >= 0.1 else f"{size_gb * 1000:.0f} MB"
 
 
 def same_disk(one: Path, other: Path) -> bool:

@@ -135,14 +135,20 @@ def test_unknown_models(tmp_path: Path) -> None:
 def test_a_missing_key_is_named(section: str, key: str, tmp_path: Path) -> None:
     data = tomllib.loads(BASE)
     del data[section][key]
-    assert f"{section}.{key}: this key is missing" in complaint(write_data(tmp_path, data))
+    assert f"lacks the key {section}.{key};" in complaint(write_data(tmp_path, data))
 
 
 @pytest.mark.parametrize("key", ["title", "arms", "model", "train", "quantize", "eval"])
 def test_a_missing_top_key_or_section_is_named(key: str, tmp_path: Path) -> None:
     data = tomllib.loads(BASE)
     del data[key]
-    assert f"{key}: this key is missing" in complaint(write_data(tmp_path, data))
+    assert f"lacks the key {key};" in complaint(write_data(tmp_path, data))
+
+
+def test_all_missing_keys_are_named_at_once(tmp_path: Path) -> None:
+    data = tomllib.loads(BASE)
+    del data["train"]["iters"], data["eval"]["suites"], data["title"]
+    assert "lacks the keys title, train.iters, eval.suites; " in complaint(write_data(tmp_path, data))
 
 
 @pytest.mark.parametrize(
