@@ -65,9 +65,17 @@ def is_current(folder: Path, recipe: Recipe, *, force: bool) -> bool:
 
 @contextmanager
 def build_artifact(
-    folder: Path, recipe: Recipe, *, given: Given | None = None, resume: bool = False, force: bool = False
+    folder: Path,
+    recipe: Recipe,
+    *,
+    given: Given | None = None,
+    resume: bool = False,
+    force: bool = False,
+    records: Collection[str] = (),
 ) -> Iterator[Build]:
     """Build an artifact and put it in place when the block ends without an exception.
+
+    `records` are its files and folders that tell how it was made: they are no part of its content.
 
     With `resume` the unfinished folder of an earlier, interrupted build of the same recipe is
     handed back with its files, and an interrupted build is kept. Raises StageError when another
@@ -89,7 +97,7 @@ def build_artifact(
         yield build
         manifest = Manifest(
             recipe=recipe,
-            content=fingerprint_folder(partial),
+            content=fingerprint_folder(partial, records),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=round(time.perf_counter() - started, 3),
             peak_memory_gb=peak_memory_gb(),
@@ -139,12 +147,12 @@ def require_artifact(folder: Path, stage: str, command: str, *, also: Collection
     return manifest
 
 
-def fingerprint_folder(folder: Path) -> str:
-    """SHA-256 over the names and bytes of all files, bookkeeping files aside."""
+def fingerprint_folder(folder: Path, records: Collection[str] = ()) -> str:
+    """SHA-256 over the names and bytes of all files, without the bookkeeping and the named records."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
-        if name not in (MANIFEST, "recipe.json"):
+        if name.partition("/")[0] not in (MANIFEST, "recipe.json", *records):
             digest.update(name.encode() + b"\0")
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

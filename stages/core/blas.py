@@ -62,7 +62,7 @@ def ensure_fast_blas(cache: Path) -> str:
     Linux it may replace the process. The library is kept under `cache`.
     """
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
-    if sys.platform != "linux" or not is_installed("mlx-cpu") or _find_preloaded():
+    if not needs_blas() or _find_preloaded():
         return describe_blas()
     if GUARD in os.environ or "mlx.core" in sys.modules:
         return describe_blas()
@@ -70,6 +70,11 @@ def ensure_fast_blas(cache: Path) -> str:
     if library is None:
         return describe_blas()
     _start_again(preload_environment(library, os.environ))
+
+
+def needs_blas() -> bool:
+    """Whether MLX computes on a Linux CPU here: the one case without a fast BLAS of its own."""
+    return sys.platform == "linux" and is_installed("mlx-cpu")
 
 
 def _start_again(environment: Mapping[str, str]) -> NoReturn:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from stages.core.dialects import DIALECTS
 from stages.core.errors import StageError
 from stages.core.fixes import distinct_arms
-from stages.core.problems import Problem, first_problem
+from stages.core.problems import first_problem
 
 PRESETS = Path(__file__).parent / "presets"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -84,6 +84,9 @@ class TrainSetup(_Section):
     )
     patience: int = Field(ge=0, description="validations without a better one that end the run; 0: never")
     grad_checkpoint: bool = Field(description="trade compute for memory in the backward pass")
+    ranks: int = Field(
+        ge=1, description="processes that share each batch; a preset's are for CPUs, a GPU gets one"
+    )
     report_to: tuple[str, ...] = Field(description="trackers that get the log as well: wandb, swanlab")
 
 
@@ -171,7 +174,7 @@ def load_preset(model: str, overrides: Mapping[str, Any] | None = None) -> Prese
     try:
         return Preset.model_validate(data)
     except ValidationError as error:
-        raise StageError(_explain(first_problem(error), path, overrides or {})) from None
+        raise StageError(_explain(error, path, overrides or {})) from None
 
 
 def section_of(option: str) -> str:
@@ -225,8 +228,13 @@ def _find_preset(model: str) -> tuple[Path, dict[str, Any]]:
     )
 
 
-def _explain(problem: Problem, path: Path, overrides: Mapping[str, Any]) -> str:
+def _explain(error: ValidationError, path: Path, overrides: Mapping[str, Any]) -> str:
     """The mistake with its option, where it was given as one, else with the preset's file and key."""
+    problem = first_problem(error)
+    if problem.kind == "missing":  # all at once: a preset of one's own may be just begun
+        lacking = [".".join(map(str, e["loc"])) for e in error.errors() if e["type"] == "missing"]
+        keys = "the key" if len(lacking) == 1 else "the keys"
+        return f"preset {path.name} lacks {keys} {', '.join(lacking)}; {PRESETS / 'smol.toml'} shows them all"
     section, option = (*map(str, problem.where), "")[:2]
     if option in overrides and section == section_of(option):
         value = overrides[option]

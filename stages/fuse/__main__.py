@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from stages import fuse as package
 from stages.core.cli import Options, Outcome, run_stage
+from stages.fuse.recipe import make_recipe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the options and fuse."""
-    return run_stage("fuse", package.__doc__, _work, argv, computes=True)
+    return run_stage("fuse", package.__doc__, _work, argv, computes=True, make_recipe=make_recipe)
 
 
 def _work(options: Options) -> Outcome:

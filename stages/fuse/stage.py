@@ -13,25 +13,18 @@ from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import dequantize_model, save_config, save_model
 
 from stages.core import progress
-from stages.core.artifact import (
-    build_artifact,
-    fingerprint_json,
-    fingerprint_model,
-    is_current,
-    require_artifact,
-)
+from stages.core.artifact import build_artifact, is_current, require_artifact
 from stages.core.cli import Options, Outcome, artifacts_root, finished
 from stages.core.compute import Model, compute_weights, load_arrays, load_model
 from stages.core.errors import StageError
-from stages.core.fixes import fixes_until
 from stages.core.models import find_model
 from stages.core.platform import require_disk
 from stages.core.records import Manifest, Recipe
 from stages.core.render import find_turns
 from stages.core.stops import choose_stop_ids, own_stop_ids, turn_end_ids
-from stages.core.tokenizer import load_tokenizer, template_hash, template_source
+from stages.core.tokenizer import load_tokenizer, template_hash
+from stages.fuse.recipe import make_recipe
 
-FUSER_VERSION = 1  # raised by every change that changes a fused model
 TOKENIZER_FILES = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -47,15 +40,7 @@ def fuse(options: Options) -> Outcome:
     adapter, target = options.input("train"), options.output("fuse")
     trained = require_artifact(adapter, "train", options.advice("train"))
     base = find_model(options.preset, artifacts_root())
-    recipe = Recipe(
-        stage="fuse",
-        settings={"version": FUSER_VERSION, "fixes": list(fixes_until(options.fixes, "fuse"))},
-        inputs={
-            "adapter": trained.content,
-            "model": fingerprint_model(base),
-            "chat template": fingerprint_json(template_source(options.preset.model)),
-        },
-    )
+    recipe = make_recipe(options)
     if is_current(target, recipe, force=options.force):
         return finished(target)
     require_disk(target, options.preset.model.billions * 2.1 + 0.02, "the fused model")

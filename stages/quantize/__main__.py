@@ -7,11 +7,20 @@ from collections.abc import Sequence
 
 from stages import quantize as package
 from stages.core.cli import Options, Outcome, run_stage
+from stages.quantize.recipe import make_recipe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the options and quantize."""
-    return run_stage("quantize", package.__doc__, _work, argv, sections=("quantize",), computes=True)
+    return run_stage(
+        "quantize",
+        package.__doc__,
+        _work,
+        argv,
+        sections=("quantize",),
+        computes=True,
+        make_recipe=make_recipe,
+    )
 
 
 def _work(options: Options) -> Outcome:

@@ -13,11 +13,9 @@ from mlx_lm.utils import compute_bits_per_weight, load_model, quantize_model, sa
 from stages.core.artifact import build_artifact, is_current, require_artifact
 from stages.core.cli import Options, Outcome, finished
 from stages.core.compute import compute_weights
-from stages.core.fixes import fixes_until
-from stages.core.platform import folder_size_gb, require_disk
-from stages.core.records import Recipe
+from stages.core.platform import folder_size_gb, require_disk, require_memory
+from stages.quantize.recipe import make_recipe
 
-QUANTIZER_VERSION = 1  # raised by every change that changes a quantized model
 WEIGHTS = (".safetensors", ".safetensors.index.json")
 
 
@@ -25,20 +23,12 @@ def quantize(options: Options) -> Outcome:
     """Quantize one arm's fused model."""
     fused, target, setup = options.input("fuse"), options.output("quantize"), options.preset.quantize
     manifest = require_artifact(fused, "fuse", options.advice("fuse"))
-    bits = options.bits
-    recipe = Recipe(
-        stage="quantize",
-        settings={
-            "version": QUANTIZER_VERSION,
-            "fixes": list(fixes_until(options.fixes, "quantize")),
-            "bits": bits,
-            "group_size": setup.group_size,
-        },
-        inputs={"model": manifest.content},
-    )
+    recipe, bits = make_recipe(options), options.bits
     if is_current(target, recipe, force=options.force):
         return finished(target)
-    require_disk(target, folder_size_gb(fused) * bits / 16 + 0.02, "the quantized model")
+    size_gb = folder_size_gb(fused) * bits / 16
+    require_disk(target, size_gb + 0.02, "the quantized model")
+    require_memory(size_gb, "the quantized model")
     with build_artifact(target, recipe, given=options.given) as build:
         per_weight = quantize_folder(fused, build.folder, bits=bits, group_size=setup.group_size)
         build.facts |= {

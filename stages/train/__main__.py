@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 
 from stages import train as package
-from stages.core.cli import Options, Outcome, guard, run_stage
-from stages.train.launch import launch_ranks, read_launch, stay_quiet
+from stages.core.cli import Options, Outcome, build_parser, guard, is_finished, read_options, run_stage
+from stages.train.launch import choose_launch, in_group, launch_ranks, read_place, stay_quiet, watch_launcher
+from stages.train.recipe import make_recipe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,14 +17,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    launch, rest = read_launch(sys.argv[1:] if argv is None else argv)
-    if launch is not None:
-        return launch_ranks(launch, rest)
+    place, words = read_place(sys.argv[1:] if argv is None else argv)
+    if in_group():
+        watch_launcher()
+    else:
+        options = read_options(build_parser("train", package.__doc__ or "", ["train"]).parse_args(words))
+        launch = choose_launch(options, place)
+        if launch is not None and not is_finished("train", options, make_recipe):
+            return launch_ranks(launch, words)
     if argv is None:
-        sys.argv[1:] = rest
+        sys.argv[1:] = words
     with stay_quiet():
-        words = None if argv is None else rest
-        return run_stage("train", package.__doc__, _work, words, sections=("train",), computes=True)
+        # Of a group the leader alone finds out what is up to date: the others may not see its disk.
+        known = None if in_group() else make_recipe
+        return run_stage(
+            "train",
+            package.__doc__,
+            _work,
+            None if argv is None else words,
+            sections=["train"],
+            computes=True,
+            make_recipe=known,
+        )
 
 
 def _work(options: Options) -> Outcome:

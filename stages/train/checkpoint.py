@@ -28,6 +28,7 @@ class State(Record):
     best_loss: float = Field(0.0, description="its loss, nats")
     best_calls: float = Field(0.0, description="its share of exact calls")
     waiting: int = Field(0, description="validations since then")
+    validated: int | None = Field(None, description="step of the last validation")
 
 
 @dataclass
@@ -101,9 +102,9 @@ def share_state(checkpoints: Checkpoints, model: Model, optimizer: Any, ranks: R
         return state
     model.update(tree_unflatten(list(_from_leader(ranks, model.trainable_parameters()).items())))
     set_state(optimizer, ranks.from_leader(get_state(optimizer)))
-    best = -1 if state.best_step is None else state.best_step
-    step, best_step, loss, calls, waiting = ranks.numbers_from_leader(
-        [state.step, best, state.best_loss, state.best_calls, state.waiting]
+    best, last = (-1 if step is None else step for step in (state.best_step, state.validated))
+    step, best_step, loss, calls, waiting, validated = ranks.numbers_from_leader(
+        [state.step, best, state.best_loss, state.best_calls, state.waiting, last]
     )
     return state.model_copy(
         update={
@@ -112,6 +113,7 @@ def share_state(checkpoints: Checkpoints, model: Model, optimizer: Any, ranks: R
             "best_loss": loss,
             "best_calls": calls,
             "waiting": int(waiting),
+            "validated": None if validated < 0 else int(validated),
         }
     )
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -17,14 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from stages.core.cli import Parser
+from stages.core.blas import needs_blas
+from stages.core.cli import Options, Parser
 from stages.core.cpu.blocks import THREADS, count_cores
 from stages.core.errors import StageError
+from stages.core.progress import LOG_VARIABLE
 
 POLL = 0.1  # seconds
 SAYING, SAVING = 5.0, 60.0  # seconds that the other ranks get to end when one has, before they must
 Process = subprocess.Popen[bytes] | subprocess.Popen[str]
 _ENDED_BADLY = re.compile(r"Node with rank \d+ (?:exited with code (?P<code>\d+)|was killed)")
+LAUNCHER = "FAIR_RETEST_LAUNCHER"  # of a rank here: the pipe that closes when its launcher ends
 VARIABLES = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # of the ring, NCCL and MPI launchers
 
 
@@ -37,30 +41,62 @@ class Launch:
     backend: str
 
 
-def read_launch(argv: Sequence[str]) -> tuple[Launch | None, list[str]]:
-    """What the options say about processes, None for this one alone, and the other options.
+@dataclass(frozen=True)
+class Place:
+    """The machines that take part, None for this one alone, and how they talk."""
 
-    Raises StageError for a number below 1, and for `--ranks` together with `--hosts`.
-    """
+    hosts: str | None = None
+    backend: str = "ring"
+
+
+def read_place(argv: Sequence[str]) -> tuple[Place, list[str]]:
+    """What the options say about machines, and the other options."""
     parser = Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--ranks", type=int)
     parser.add_argument("--hosts")
     parser.add_argument("--backend", choices=["ring", "mpi", "nccl"], default="ring")
     found, rest = parser.parse_known_args(list(argv))
-    if found.ranks is not None and found.hosts:
+    return Place(found.hosts, found.backend), rest
+
+
+def choose_launch(options: Options, place: Place) -> Launch | None:
+    """The processes of a run; None for this one alone.
+
+    A preset's number of ranks is meant for CPUs: a GPU gets one, unless `--ranks` says otherwise.
+    Raises StageError for `--ranks` together with `--hosts`.
+    """
+    asked = "ranks" in options.overrides
+    if place.hosts and asked:
         raise StageError("--ranks counts processes here and --hosts names machines: use one of them")
-    if found.ranks is not None and found.ranks < 1:
-        raise StageError(f"--ranks {found.ranks}: use 1 or more")
-    alone = not found.hosts and (found.ranks or 1) == 1
-    return None if alone else Launch(found.ranks or 1, found.hosts, found.backend), rest
+    if place.hosts:
+        return Launch(1, place.hosts, place.backend)
+    ranks = options.preset.train.ranks if asked or needs_blas() else 1
+    return Launch(ranks, None, place.backend) if ranks > 1 else None
+
+
+def in_group() -> bool:
+    """Whether this process was started as one of several."""
+    return any(name in os.environ for name in VARIABLES)
+
+
+def watch_launcher() -> None:
+    """Stop politely when the process that started this rank here is gone, however it ended."""
+    if LAUNCHER not in os.environ:
+        return
+
+    def wait() -> None:
+        os.read(int(os.environ[LAUNCHER]), 1)  # ends when the launcher's end of the pipe is closed
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextmanager
 def stay_quiet() -> Iterator[None]:
-    """In a process that does not lead its group: nothing on stdout, which is the leader's."""
+    """In a process that does not lead its group: nothing on stdout or in the log, which are the leader's."""
     if next((os.environ[name] for name in VARIABLES if name in os.environ), "0") == "0":
         yield
         return
+    os.environ[LOG_VARIABLE] = os.devnull
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         yield
 
@@ -95,10 +131,17 @@ def _launch_here(count: int, command: list[str]) -> int:
     with ExitStack() as stack:
         hosts = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "hosts.json"
         hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in _free_ports(count)]), "utf-8")
-        shared = os.environ | {"MLX_HOSTFILE": str(hosts), THREADS: str(max(count_cores() // count, 1))}
+        alive, closed_at_end = os.pipe()
+        stack.callback(os.close, closed_at_end)
+        stack.callback(os.close, alive)
+        shared = os.environ | {
+            "MLX_HOSTFILE": str(hosts),
+            THREADS: str(max(count_cores() // count, 1)),
+            LAUNCHER: str(alive),
+        }
         said = [stack.enter_context((hosts.parent / str(rank)).open("w+")) for rank in range(1, count)]
         ranks: list[Process] = [
-            subprocess.Popen(command, env=shared | {"MLX_RANK": str(rank)}, stderr=where)
+            subprocess.Popen(command, env=shared | {"MLX_RANK": str(rank)}, stderr=where, pass_fds=[alive])
             for rank, where in enumerate([None, *said])
         ]
         with _forwarded_signals(ranks):

@@ -115,8 +115,8 @@ class Run:
                 "checkpoint is kept"
             )
 
-    def validate(self) -> Losses:
-        """The losses over all supervised tokens of the validation rows, without dropout."""
+    def validate(self, stop: Callable[[], bool] = bool) -> Losses | None:
+        """The losses over the validation rows' supervised tokens, without dropout; None when stopped."""
         self.model.eval()
         losses = Losses()
         mine = self.ranks.share(sorted(self.valid, key=lambda row: len(row.tokens)))
@@ -124,9 +124,13 @@ class Run:
         batches = [mine[i : i + size] for i in range(0, len(mine), size)]
         with progress.bar("validate", len(batches), "batches") as bar:
             for rows in batches:
+                if stop():
+                    break
                 losses += self._count(rows)
                 bar.advance()
         self.model.train()
+        if stop():
+            return None
         return Losses.from_numbers(self.ranks.sum_numbers(astuple(losses)))
 
     def _differentiate(self, rows: list[Encoded]) -> tuple[Any, mx.array, Batch]:
@@ -147,44 +151,56 @@ def train_adapter(run: Run, trackers: Any = None) -> State:
     log = RunLog(run.folder / "log.jsonl", state, trackers) if run.ranks.leads else None
     if state.step:
         progress.say(f"  goes on from the checkpoint of step {state.step}")
-    else:
-        state = _validate(run, state, log)
+    begun, stopped = state.step, False
     window = _Window(Losses.from_numbers(state.window), 0, time.perf_counter())
     with (
         deferred_interrupts() as stop,
         progress.bar("train", setup.iters, "steps", done=state.step) as bar,
     ):
-        while not _has_ended(state, setup):
+        while True:
+            if not stopped and _is_due(state, setup):
+                state = _validate(run, state, log, stop.is_set)
+                stopped = _is_due(state, setup)  # it was cut short, and is done when the run goes on
+            ended = _has_ended(state, setup) and not _is_due(state, setup)
+            if log and state.step > begun and (state.step % setup.save_every == 0 or ended or stopped):
+                state = state.model_copy(update={"seconds": log.seconds, "log_bytes": log.size})
+                run.checkpoints.save(state, run.model, run.optimizer)
+            if ended:
+                break
+            if stopped:
+                raise KeyboardInterrupt
             losses, tokens, stopped = run.step(state.step, stop=stop.is_set)
             window.add(losses, tokens)
             done = state.step + 1
             bar.advance(note=f"loss {window.losses.mean:.3f}")
-            last = done == setup.iters
-            if done % REPORT_EVERY == 0 or last:
+            if done % REPORT_EVERY == 0 or done == setup.iters:
                 if log:
                     log.trained(done, window.losses, float(run.optimizer.learning_rate.item()), window.speed)
                 window = _Window(Losses(), 0, time.perf_counter())
             state = state.model_copy(update={"step": done, "window": astuple(window.losses)})
-            if done % setup.eval_every == 0 or last:
-                state = _validate(run, state, log)
-            ended = _has_ended(state, setup)
-            if log and (done % setup.save_every == 0 or ended or stopped):
-                state = state.model_copy(update={"seconds": log.seconds, "log_bytes": log.size})
-                run.checkpoints.save(state, run.model, run.optimizer)
-            if stopped and not ended:
-                raise KeyboardInterrupt
     if log and setup.choose_by != "last":
         run.checkpoints.load_best(run.model)
     return state
+
+
+def _is_due(state: State, setup: TrainSetup) -> bool:
+    """Whether a validation is to be done now: before the first step, regularly, and at the end."""
+    return state.validated != state.step and (state.step % setup.eval_every == 0 or state.step == setup.iters)
 
 
 def _has_ended(state: State, setup: TrainSetup) -> bool:
     return state.step >= setup.iters or 0 < setup.patience <= state.waiting
 
 
-def _validate(run: Run, state: State, log: RunLog | None) -> State:
-    """Validate, and remember whether this is the best so far by what the set-up chooses by."""
-    losses = run.validate()
+def _validate(run: Run, state: State, log: RunLog | None, stop: Callable[[], bool]) -> State:
+    """Validate, and remember whether this is the best so far by what the set-up chooses by.
+
+    The state stays as it is when `stop` cuts it short; ranks do not, who would wait for each other.
+    """
+    losses = run.validate(stop if run.ranks.size == 1 else bool)
+    if losses is None:
+        return state
+    state = state.model_copy(update={"validated": state.step})
     exact = losses.exact_calls / losses.calls if losses.calls else 0.0
     better = state.best_step is None or (
         (exact, -losses.mean) > (state.best_calls, -state.best_loss)

@@ -11,61 +11,33 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from stages.core import progress
-from stages.core.artifact import (
-    build_artifact,
-    fingerprint_json,
-    fingerprint_model,
-    is_current,
-    require_artifact,
-)
+from stages.core.artifact import build_artifact, is_current
 from stages.core.cli import Options, Outcome, artifacts_root, finished
 from stages.core.compute import Model, device_peak_gb
 from stages.core.errors import StageError
-from stages.core.fixes import fixes_until
 from stages.core.models import find_model
 from stages.core.platform import GB, require_disk
 from stages.core.preset import TrainSetup
-from stages.core.records import Recipe
 from stages.core.render import Encoded, find_turns
 from stages.core.stops import turn_end_ids
-from stages.core.tokenizer import Tokenizer, load_tokenizer, template_hash, template_source
+from stages.core.tokenizer import Tokenizer, load_tokenizer, template_hash
 from stages.train.adapter import load_trainable, write_config
 from stages.train.checkpoint import State, save_adapter
 from stages.train.log import start_trackers
 from stages.train.loop import Run, train_adapter
 from stages.train.memory import choose_checkpointing
 from stages.train.ranks import Ranks
+from stages.train.recipe import make_recipe
 from stages.train.rows import load_rows
 
-TRAINER_VERSION = 2  # raised by every change that changes a trained adapter
 CACHE_LIMIT = 1 << 28  # bytes of freed buffers that MLX may keep; shapes vary from step to step
-BOOKKEEPING = {
-    "report_to",
-    "keep_checkpoints",
-    "save_every",
-    "grad_checkpoint",
-}  # options that change no adapter
+RECORDS = ("log.jsonl", "checkpoints", "best")  # of the way to the adapter, with times in them
 
 
 def train(options: Options) -> Outcome:
     """Train one arm's adapter with one seed."""
     data, target, setup = options.input("convert_data"), options.output("train"), options.preset.train
-    rows_from = require_artifact(data, "convert_data", options.advice("convert_data"))
-    base = find_model(options.preset, artifacts_root())
-    recipe = Recipe(
-        stage="train",
-        settings={
-            "fixes": list(fixes_until(options.fixes, "train")),
-            "seed": options.seed,
-            "version": TRAINER_VERSION,
-            **setup.model_dump(mode="json", exclude=BOOKKEEPING),
-        },
-        inputs={
-            "data": rows_from.content,
-            "model": fingerprint_model(base),
-            "chat template": fingerprint_json(template_source(options.preset.model)),
-        },
-    )
+    recipe, base = make_recipe(options), find_model(options.preset, artifacts_root())
     ranks = Ranks.join()
     current = ranks.leads and is_current(target, recipe, force=options.force)
     if ranks.sum_numbers([current])[0]:
@@ -91,7 +63,9 @@ def train(options: Options) -> Outcome:
     if not ranks.leads:
         _train(run_in(target), None)
         return Outcome(target)
-    with build_artifact(target, recipe, given=options.given, resume=True, force=options.force) as build:
+    with build_artifact(
+        target, recipe, given=options.given, resume=True, force=options.force, records=RECORDS
+    ) as build:
         run = run_in(build.folder)
         state = _train(run, trackers)
         save_adapter(model, build.folder / "adapters.safetensors")

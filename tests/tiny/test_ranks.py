@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
 
+from stages.core.blas import needs_blas
+from stages.core.cli import build_parser, read_options
 from stages.core.compute import load_arrays
 from stages.core.errors import StageError
 from stages.core.records import LossPoint, read_lines
 from stages.train.__main__ import main
-from stages.train.launch import Launch, read_launch
+from stages.train.launch import Launch, choose_launch, read_place
 from tests.pipeline import Pipeline, start_stage
 from tests.tiny.test_train import resumed_step, stop_after, train_arguments
 
@@ -98,14 +101,34 @@ def test_a_mistake_is_one_line_whatever_the_number_of_ranks(
     assert error == "train: batch size 14 is larger than the 13 rows: lower --batch-size\n"
 
 
+def test_ranks_stop_when_their_launcher_is_killed(
+    qwen2_run: Pipeline, artifacts: Path, tmp_path: Path
+) -> None:
+    partial = tmp_path / ".run.partial"
+    command = train_arguments(qwen2_run, tmp_path / "run", **SHORT | {"iters": 500, "ranks": 2})
+    launcher = start_stage("train", command, artifacts)
+    stop_after(launcher, partial / "checkpoints" / "0000002", signal.SIGKILL)
+    give_up = time.monotonic() + 60
+    while list(tmp_path.glob(".run.lock")):  # the leader holds it as long as it lives
+        assert time.monotonic() < give_up, "the ranks go on without their launcher"
+        time.sleep(0.05)
+    assert len(list((partial / "checkpoints").glob("[0-9]*"))) == 2, "and save what they did"
+
+
+def choose(*words: str) -> Launch | None:
+    place, rest = read_place(words)
+    return choose_launch(read_options(build_parser("train", "", ("train",)).parse_args(rest)), place)
+
+
 def test_launch_options(capsys: pytest.CaptureFixture[str]) -> None:
-    assert read_launch(["--iters", "3"]) == (None, ["--iters", "3"])
-    assert read_launch(["--ranks", "1", "--force"]) == (None, ["--force"])
-    assert read_launch(["--ranks", "2", "--force"]) == (Launch(2, None, "ring"), ["--force"])
-    assert read_launch(["--hosts", "a,b"]) == (Launch(1, "a,b", "ring"), [])
+    assert choose("--model", "7b") is None
+    assert choose("--model", "7b", "--ranks", "2") == Launch(2, None, "ring")
+    assert choose("--model", "7b", "--hosts", "a,b") == Launch(1, "a,b", "ring")
+    assert choose("--ranks", "1") is None
+    assert choose() == (Launch(2, None, "ring") if needs_blas() else None), "smol's own number, on a CPU"
     with pytest.raises(StageError, match="--ranks 0: use 1 or more"):
-        read_launch(["--ranks", "0"])
+        choose("--ranks", "0")
     with pytest.raises(StageError, match="use one of them"):
-        read_launch(["--ranks", "2", "--hosts", "a"])
+        choose("--ranks", "2", "--hosts", "a")
     assert main(["--ranks", "two"]) == 2
-    assert "invalid int value" in capsys.readouterr().err
+    assert "'two' is not a whole number" in capsys.readouterr().err

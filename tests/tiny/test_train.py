@@ -283,6 +283,12 @@ def resumed_step(out: str) -> int:
     return int(found[1])
 
 
+def test_a_validation_can_be_cut_short(built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path) -> None:
+    run = prepare_run("llama", 1, built, qwen2_run, tmp_path)
+    assert run.validate(lambda: True) is None
+    assert run.validate() == run.validate(bool), "and leaves nothing behind"
+
+
 def test_a_stopped_run_goes_on_exactly(qwen2_run: Pipeline, artifacts: Path, tmp_path: Path) -> None:
     """Stopped politely, then killed, then let through: the same adapter as without a stop, byte for byte."""
     whole = start_stage("train", train_arguments(qwen2_run, tmp_path / "whole", **LONG), artifacts)

@@ -1,0 +1,38 @@
+"""What decides a trained adapter."""
+
+from __future__ import annotations
+
+from stages.core.artifact import fingerprint_json, fingerprint_model, require_artifact
+from stages.core.cli import Options, artifacts_root
+from stages.core.fixes import fixes_until
+from stages.core.models import find_model
+from stages.core.records import Recipe
+from stages.core.tokenizer import template_source
+
+TRAINER_VERSION = 2  # raised by every change that changes a trained adapter
+BOOKKEEPING = {
+    "report_to",
+    "keep_checkpoints",
+    "save_every",
+    "grad_checkpoint",
+    "ranks",
+}  # options that change no adapter, or its last bits
+
+
+def make_recipe(options: Options) -> Recipe:
+    """Raises StageError without converted rows or a base model."""
+    rows = require_artifact(options.input("convert_data"), "convert_data", options.advice("convert_data"))
+    return Recipe(
+        stage="train",
+        settings={
+            "fixes": list(fixes_until(options.fixes, "train")),
+            "seed": options.seed,
+            "version": TRAINER_VERSION,
+            **options.preset.train.model_dump(mode="json", exclude=BOOKKEEPING),
+        },
+        inputs={
+            "data": rows.content,
+            "model": fingerprint_model(find_model(options.preset, artifacts_root())),
+            "chat template": fingerprint_json(template_source(options.preset.model)),
+        },
+    )
