@@ -34,6 +34,7 @@ from stages.core.preset import SECTIONS, Preset, load_preset, section_of
 from stages.core.records import Given, Recipe
 
 SEEDLESS = ("convert_data", "audit")  # stages whose output does not depend on the seed
+CUDA_DRIVER = "libcuda.so.1"  # comes with NVIDIA's driver, not with a package
 UNUSABLE_PLACE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),  # no room
     *(errno.EACCES, errno.EPERM),  # no right
@@ -198,6 +199,15 @@ def guard(stage: str, body: Callable[[], int]) -> int:
         print(
             f"{stage}: cannot use {place}: {error.strerror}; "
             "check it, or choose another place with --out or FAIR_RETEST_ARTIFACTS",
+            file=sys.stderr,
+        )
+        return 2
+    except ImportError as error:
+        if CUDA_DRIVER not in str(error):
+            raise
+        print(
+            f"{stage}: MLX's CUDA build finds no driver here ({CUDA_DRIVER}): install NVIDIA's driver, or "
+            "run without --cuda and FAIR_RETEST_MLX",
             file=sys.stderr,
         )
         return 2

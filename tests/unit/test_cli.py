@@ -288,6 +288,11 @@ def test_errors_become_exit_codes(own_place: Path, capfd: pytest.CaptureFixture[
     assert capfd.readouterr() == ("", "")
     assert guard("train", lambda: raise_it(StageError("no data: run x"))) == 2
     assert capfd.readouterr() == ("", "train: no data: run x\n")
+    lacking = ImportError("libcuda.so.1: cannot open shared object file: No such file or directory")
+    assert guard("train", lambda: raise_it(lacking)) == 2
+    assert "install NVIDIA's driver, or run without --cuda" in capfd.readouterr().err
+    with pytest.raises(ImportError):
+        guard("train", lambda: raise_it(ImportError("No module named 'mlx'")))
     assert guard("train", lambda: raise_it(KeyboardInterrupt())) == 130
     out, error = capfd.readouterr()
     assert (out, error.count("\n")) == ("", 1)
