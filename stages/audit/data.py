@@ -25,6 +25,7 @@ _OPENINGS = {
     "pythonic": "[",
     "fenced_json": "```",
 }
+UNDEFINED_SHARE = 0.02  # of the rows: more of them are no slip
 CONVERT = "convert the data with the fix json"
 
 
@@ -144,6 +145,33 @@ def rows_without_tools(subject: Subject) -> Issue | None:
         "convert the data with the fix tools: every row then shows the tools that evaluation shows",
         cite(bare),
     )
+
+
+@check("data")
+def undefined_calls(subject: Subject) -> Issue | None:
+    """Calls of tools that the row's own prompt does not define: they teach to make tools up."""
+    made_up = {row.place: names for row in subject.rows if (names := find_undefined(row))}
+    if not made_up:
+        return None
+    rows = [row for row in subject.rows if row.place in made_up]
+    found = tally(rows, subject.rows)
+    names = sorted(set().union(*made_up.values()))
+    return Issue(
+        "critical" if found.count > UNDEFINED_SHARE * found.total else "warning",
+        f"{found.words} call tools that their prompt does not define, {', '.join(names[:EXAMPLES])}",
+        found.count,
+        found.total,
+        "define these tools in the rows, or give all tools to convert_data with --tools",
+        tuple(f"{row.place}: {', '.join(made_up[row.place])}" for row in rows[:EXAMPLES]),
+    )
+
+
+def find_undefined(row: Row) -> list[str]:
+    """The tools that a row calls without defining them, where it defines any."""
+    tools = row.data.get("tools") or ()
+    defined = {tool.get("function", tool).get("name") for tool in tools}
+    called = {call.name for reply in row.replies for call in reply.calls}
+    return sorted(called - defined) if defined else []
 
 
 @check("data")

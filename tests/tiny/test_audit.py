@@ -348,6 +348,10 @@ def with_calls(rows: list[dict[str, Any]], change: Callable[[dict[str, Any]], No
     return rows
 
 
+def rename(function: dict[str, Any]) -> None:
+    function["name"] = "run_python"
+
+
 def stringify(function: dict[str, Any]) -> None:
     function["arguments"] = json.dumps(function["arguments"])
 
@@ -391,6 +395,10 @@ DAMAGES: dict[str, tuple[Edit, dict[str, str]]] = {
     "tools missing in some rows": (
         lambda rows: [{**set_system(row, "You help."), "tools": []} for row in rows[:5]] + rows[5:],
         {"rows_without_tools": "critical", "system_message_varies": "warning", "prompts_differ": "warning"},
+    ),
+    "calls of a tool that no prompt defines": (
+        lambda rows: [*with_calls(rows[:40], rename), *rows[40:]],
+        {"undefined_calls": "critical"},
     ),
     "a call that is cut off": (
         lambda rows: [*rows, say(rows[0], '<tool_call>\n{"name": "execute_code", "argum')],
