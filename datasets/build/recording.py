@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import tomllib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import orjson
 
@@ -12,17 +12,7 @@ from runners import Workshop, check_tools
 from scratch import Layout, commit_files, read_project, write_files
 from stages.core.sample import Sample, SampleFile
 
-PROJECT = "shop"
-# Texts of files that are no Python, by suffix, from whichever project has one.
-TEXTS = {
-    "": "shop/README.md",
-    ".md": "shop/README.md",
-    ".toml": "shop/pyproject.toml",
-    ".json": "clinic/config.json",
-    ".ini": "robot/settings.ini",
-    ".cfg": "robot/settings.ini",
-    ".txt": "textkit/requirements.txt",
-}
+PROJECT = "bakery"
 # Short forms: the long ones give advice that differs between versions of git.
 COMMANDS = (
     "git log --oneline",
@@ -50,9 +40,10 @@ def build_recording(datasets: Path) -> list[str]:
             project=PROJECT,
             tools=plan["tools"],
             files=tuple(record_file(workshop, layout, path) for path in sorted(layout.files)),
-            texts={
-                suffix: (datasets / "projects" / path).read_text(encoding="utf-8")
-                for suffix, path in TEXTS.items()
+            texts={  # backwards, so that the first file of a suffix stays
+                PurePosixPath(path).suffix: text
+                for path, text in sorted(layout.files.items(), reverse=True)
+                if not path.endswith(".py")
             },
             commands={command: workshop.run_command(command) for command in COMMANDS},
         )

@@ -49,7 +49,7 @@ class Sample(Record):
     tools: dict[str, str] = Field(description="version of each tool that ran")
     files: tuple[SampleFile, ...] = Field(description="sorted by path")
     texts: dict[str, str] = Field(
-        description="text of a file that is not Python by its suffix; the one under '' stands for any other"
+        description="text of a file that is not Python by its suffix; that of `.md` stands for any other"
     )
     commands: dict[str, str] = Field(description="output of the git commands that were run, by the command")
 

@@ -8,6 +8,8 @@ a file system. What Python lacks as well, and what is wrong in any Python, is th
 from __future__ import annotations
 
 import builtins
+import io
+import pathlib
 import re
 import sys
 import types
@@ -15,9 +17,9 @@ from collections.abc import Callable
 
 from pydantic import BaseModel
 
-from stages.core.tools import FUNCTIONS
+from stages.eval.results import all_fields
 
-RESULTS = {function.result.__name__ for function in FUNCTIONS.values() if function.result}
+RESULTS = {field.partition(".")[0] for field in all_fields()}
 
 
 def sandbox_is_to_blame(kind: str, message: str, code: str) -> bool:
@@ -51,7 +53,7 @@ def _lacks_name(message: str, code: str) -> bool:
 def _lacks_attribute(message: str, code: str) -> bool:
     if found := re.search(r"module '(\w+)' has no attribute", message):
         return found[1] in sys.stdlib_module_names
-    found = re.search(r"'(\w+)' (?:object )?has no attribute '(\w+)'", message)
+    found = re.search(r"'([\w.]+)' (?:object )?has no attribute '(\w+)'", message)
     if found is None:
         return False
     kind, name = found[1], found[2]
@@ -82,4 +84,8 @@ TYPES: dict[str, type] = {
     "function": types.FunctionType,
     "module": types.ModuleType,
     "NoneType": type(None),
+    "_io.TextIOWrapper": io.TextIOWrapper,
+    "re.Match": re.Match,
+    "re.Pattern": re.Pattern,
+    "PosixPath": pathlib.PosixPath,
 }

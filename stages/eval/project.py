@@ -89,7 +89,7 @@ def _stand_in(sample: Sample, path: str) -> SampleFile:
         prefix = "test_" if "tests" in path.split("/") else ""
         return _stand_in(sample, f"{path}/{prefix}{stem}.py")
     if suffix != ".py":
-        return SampleFile(path=path, text=sample.texts.get(suffix, sample.texts[""]))
+        return SampleFile(path=path, text=sample.texts.get(suffix, sample.texts[".md"]))
     return _choose(sample, path).moved(path)
 
 

@@ -52,7 +52,7 @@ def test_a_typed_result_is_read_field_by_field(sandbox: Sandbox, project: Projec
     assert run.works is True
     assert run.error is None
     assert run.calls == [CodeCall(function="typecheck", arguments={"path": PATH}, recorded=True)]
-    assert run.printed == f"1 errors\n{PATH} 12 invalid-argument-type\n"
+    assert run.printed == (f"2 errors\n{PATH} 7 invalid-explicit-return\n{PATH} 13 invalid-argument-type\n")
     assert run.fields_used == [
         "TypeCheckResult.error_count",
         "TypeCheckResult.errors",
@@ -112,21 +112,21 @@ def test_a_field_that_does_not_exist_is_named(sandbox: Sandbox, project: Project
 
 def test_calls_are_noted_with_what_was_passed(sandbox: Sandbox, project: Project) -> None:
     code = (
-        "for name in ('cart', 'stock'):\n"
+        "for name in ('dough', 'oven'):\n"
         "    read_file(f'src/{name}.py')\n"
         "write_file(content='x = 1\\n', path='new/a.py')\n"
         "print(read_file('./new/a.py'))\n"
         "from pathlib import Path\n"
-        "typecheck(Path('src') / 'cart.py')\n"
+        "typecheck(Path('src') / 'dough.py')\n"
         "pytest_run(folder='tests')"
     )
     run = sandbox.run_code(code, project)
     assert [(call.function, call.arguments) for call in run.calls] == [
-        ("read_file", {"path": "src/cart.py"}),
-        ("read_file", {"path": "src/stock.py"}),
+        ("read_file", {"path": "src/dough.py"}),
+        ("read_file", {"path": "src/oven.py"}),
         ("write_file", {"content": "x = 1\n", "path": "new/a.py"}),
         ("read_file", {"path": "./new/a.py"}),
-        ("typecheck", {"path": "src/cart.py"}),
+        ("typecheck", {"path": "src/dough.py"}),
         ("pytest_run", {"folder": "tests"}),
     ]
     assert run.printed == "x = 1\n\n"
@@ -159,9 +159,9 @@ def test_code_that_ends_itself_ran(sandbox: Sandbox, project: Project) -> None:
 
 
 def test_runs_share_nothing(sandbox: Sandbox, project: Project) -> None:
-    assert sandbox.run_code("x = 1\nwrite_file('src/cart.py', '')", project).outcome == "ran"
+    assert sandbox.run_code("x = 1\nwrite_file('src/dough.py', '')", project).outcome == "ran"
     assert sandbox.run_code("print(x)", project).error == "NameError: name 'x' is not defined"
-    assert "class Cart" in sandbox.run_code("print(read_file('src/cart.py'))", project).printed
+    assert "class Batch" in sandbox.run_code("print(read_file('src/dough.py'))", project).printed
 
 
 def test_runs_are_the_same_every_time(sandbox: Sandbox, project: Project) -> None:
@@ -232,6 +232,8 @@ def test_errors_of_the_code(sandbox: Sandbox, project: Project, code: str, kind:
         "from pathlib import Path\nprint(Path('README.md').read_text())",
         "import os\nprint(os.path.exists('src'))",
         "print(typecheck('.').copy())",
+        "print(typecheck('.').errors[0].dict())",
+        "import sys\nsys.stdout.write('a')",
         "print(typecheck.__name__)",
         "print(run_command('df -h').splitlines()[1])",
         "write_file('a.py', 'x = ')\nprint(typecheck('a.py').errors[0])",
@@ -310,7 +312,7 @@ def test_a_stand_in_goes_by_its_new_path() -> None:
     assert {finding.file for finding in files[PATH].errors} == {PATH}
     assert all(test.name.startswith("tests/test_login.py::") for test in files["tests/test_login.py"].tests)
     assert files["tests/test_login.py"].tests
-    assert files["tools/seed.py"].printed == "3 items, 34.50 in all"
+    assert files["tools/seed.py"].printed == "2 kinds of bread\nthe cheapest costs 420 cents"
 
 
 @pytest.fixture
@@ -335,14 +337,14 @@ COMMANDS = [
     "ls README.md",
     "ls none",
     "grep -rn def src",
-    "grep -rn Cart .",
+    "grep -rn Batch .",
     f"grep -rni total {PATH}",
     "grep -rn nothing_like_this src",
     "grep -rn def none",
     'find src -name "*.py"',
     "find . -name '*.md'",
     "find none -name '*.md'",
-    "python scripts/totals.py",
+    "python scripts/prices.py",
 ]
 
 
@@ -395,13 +397,22 @@ UNKNOWN = [
     "echo $HOME",
     "`id`",
     "python -c 'print(1)'",
-    "python src/cart.py",
+    "python src/dough.py",
 ]
 
 
 @pytest.mark.parametrize("command", UNKNOWN)
 def test_other_commands_have_no_answer(command: str) -> None:
     assert answer_command(command, make_project()) is None
+
+
+def test_every_file_has_something_to_find() -> None:
+    python = [file for file in load_sample().files if file.path.endswith(".py")]
+    assert len(python) == 6
+    assert all(file.errors and file.violations for file in python)
+    tests = [{test.outcome for test in file.tests} for file in python if file.tests]
+    assert len(tests) == 2
+    assert all({"passed", "failed"} <= outcomes for outcomes in tests)
 
 
 def test_recording_names_its_tools() -> None:
