@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from stages.eval.results import all_fields
 
+SURE = {"pydantic", "pytest"}  # libraries that are there wherever the functions of Code Mode are
 RESULTS = {field.partition(".")[0] for field in all_fields()}
 
 
@@ -42,7 +43,7 @@ def _is_too_deep(message: str, code: str) -> bool:
 
 def _lacks_module(message: str, code: str) -> bool:
     found = re.search(r"No module named '(\w+)|cannot import name '\w+' from '(\w+)", message)
-    return found is not None and (found[1] or found[2]) in sys.stdlib_module_names
+    return found is not None and (found[1] or found[2]) in sys.stdlib_module_names | SURE
 
 
 def _lacks_name(message: str, code: str) -> bool:

@@ -19,6 +19,7 @@ from stages.core.sample import Sample, SampleFile, load_sample
 
 SCRIPT_FOLDERS = {"scripts", "tools", "examples", "bin"}
 SUFFIXES = "py|pyi|md|rst|txt|toml|ini|cfg|conf|ya?ml|json|csv|html|css|js|sh|xml|log|lock|env"
+NO_PATHS = {"regex", "type"}  # rules of a matcher that hold something else
 PATH = re.compile(rf"(?<![\w./-])(?:(?:[\w.-]+/)+[\w.-]*|[\w.-]+\.(?:{SUFFIXES})\b)")
 
 
@@ -49,19 +50,17 @@ def make_project_for(query: BaseModel) -> Project:
     return make_project(named_paths(query.model_dump(mode="json", exclude_none=True)))
 
 
-def named_paths(value: Any) -> Iterator[str]:
-    """Every path in a JSON value: those under the key `path`, and what looks like one in a plain text."""
+def named_paths(value: Any, under_path: bool = False) -> Iterator[str]:
+    """The paths in a JSON value: texts somewhere under a key `path`, and what looks like one elsewhere."""
     if isinstance(value, str):
-        yield from find_paths(value)
+        yield from [value] if under_path else find_paths(value)
     elif isinstance(value, dict):
-        if isinstance(value.get("path"), str):
-            yield value["path"]
         for key, item in value.items():
-            if key != "regex":
-                yield from named_paths(item)
+            if key not in NO_PATHS:
+                yield from named_paths(item, under_path or key == "path")
     elif isinstance(value, list):
         for item in value:
-            yield from named_paths(item)
+            yield from named_paths(item, under_path)
 
 
 def find_paths(text: str) -> list[str]:

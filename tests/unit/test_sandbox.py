@@ -17,9 +17,9 @@ from stages.core.suite import Expected, Query, load_suite
 from stages.core.tools import EXECUTE_CODE, FUNCTIONS
 from stages.eval.code import functions_called
 from stages.eval.commands import answer_command
-from stages.eval.project import Project, find_paths, make_project, make_project_for
+from stages.eval.project import Project, find_paths, make_project, make_project_for, named_paths
 from stages.eval.results import all_fields
-from stages.eval.sandbox import Sandbox
+from stages.eval.sandbox import Limits, Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
 PATH = "src/payments/gateway.py"
@@ -28,7 +28,7 @@ REPLY = re.compile(r"<\|im_start\|>assistant\n(.*?)<\|im_end\|>", re.DOTALL)
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    with Sandbox() as sandbox:
+    with Sandbox(Limits(seconds=60)) as sandbox:  # so that a busy machine decides nothing
         yield sandbox
 
 
@@ -220,6 +220,7 @@ def test_errors_of_the_code(sandbox: Sandbox, project: Project, code: str, kind:
     [
         "import textwrap",
         "import subprocess",
+        "from pydantic import BaseModel",
         "from dataclasses import asdict",
         "def numbers():\n    yield 1\nprint(list(numbers()))",
         "class Report(dict):\n    pass",
@@ -301,6 +302,15 @@ def test_codes_of_the_corpus_run(sandbox: Sandbox) -> None:
 )
 def test_paths_are_found_in_words(text: str, paths: list[str]) -> None:
     assert find_paths(text) == paths
+
+
+def test_paths_are_found_in_accepted_calls() -> None:
+    accepted = {"path": {"any_of": [{"exact": "plugins"}, {"path": "src"}, {"regex": "a/b"}]}, "id": "lint-1"}
+    assert list(named_paths([accepted, {"query": "See docs/a.md", "terms": ["x"]}])) == [
+        "plugins",
+        "src",
+        "docs/a.md",
+    ]
 
 
 def test_a_stand_in_goes_by_its_new_path() -> None:
