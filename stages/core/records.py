@@ -99,6 +99,43 @@ class LossPoint(Record):
     seconds: float = Field(description="since the start of the run, earlier parts included")
 
 
+class CodeCall(Record):
+    """One call of a Code Mode function by code that ran."""
+
+    function: str = Field(description="such as typecheck")
+    arguments: dict[str, str | None] = Field(
+        description="what was passed, by parameter name or as the code named it; None for what is no text"
+    )
+    recorded: bool = Field(
+        description="False where the sample project has no recorded answer and a plain one was given"
+    )
+
+
+class CodeRun(Record):
+    """What the code of a call did when it ran in the sandbox."""
+
+    outcome: Literal["ran", "failed", "unsupported"] = Field(
+        description="failed: an error that the code is to blame for, a limit among them; "
+        "unsupported: the sandbox lacks something that Python has, which says nothing about the code"
+    )
+    error: str | None = Field(description="in one line, its kind first; None when the code ran to its end")
+    timed_out: bool = Field(description="the error is that the time was up")
+    calls: list[CodeCall] = Field(description="the calls that were made, in order, failed ones among them")
+    printed: str = Field(description="what was printed, cut at the limit")
+    printed_something: bool = Field(description="more than white space, wherever it was cut")
+    fields_used: list[str] = Field(
+        description="fields of typed results that were read, such as RuffResult.violation_count"
+    )
+    fields_missing: list[str] = Field(
+        description="names that code asked typed results for and that they do not have"
+    )
+
+    @property
+    def works(self) -> bool | None:
+        """Whether the code ran to its end; None where the sandbox cannot tell."""
+        return None if self.outcome == "unsupported" else self.outcome == "ran"
+
+
 class RawReply(Record):
     """One raw answer of a model. Scoring reads these again and needs no model."""
 

@@ -17,6 +17,7 @@ FILES = sorted((ROOT / "stages").glob("*/**/*.py"))
 LIGHT = (
     "stages.convert_data.stage",
     "stages.eval.code",
+    "stages.eval.sandbox",
     "stages.eval.score",
     "stages.report.stage",
     "stages.retest_fair.stage",
@@ -65,7 +66,7 @@ def test_imports_are_found(source: str, packages: set[str]) -> None:
 
 def test_every_stage_is_a_package_that_can_be_run() -> None:
     assert {path.parent.name for path in FILES if path.name == "__main__.py"} >= STAGES
-    assert len(FILES) >= 75
+    assert len(FILES) >= 82
     assert sum("core" in path.parts for path in FILES) >= 30
 
 

@@ -1,0 +1,173 @@
+"""Runs the code of a call where nothing of the machine is reachable, and says what it did.
+
+The interpreter is Monty, a Python of its own without files, network or processes, in a child process.
+Code can only compute, print and call the functions of Code Mode, which answer from recorded results.
+It is stopped when it takes too long, too much memory or too many calls.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any, Literal
+
+from pydantic import BaseModel
+from pydantic_monty import Monty, MontyComplete, MontyCrashedError, MontyError
+
+from stages.core.records import CodeRun
+from stages.core.tools import FUNCTIONS
+from stages.eval.blame import sandbox_is_to_blame
+from stages.eval.functions import Functions
+from stages.eval.project import Project
+from stages.eval.results import Reads, TypedResult, all_fields, lost_field
+
+CLOCK = datetime(2024, 5, 1, 10)  # stands still, so that every run prints the same
+GRACE = 1.0  # seconds after which a process that does not keep its own time is killed
+LONGEST_ERROR = 300  # characters
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What code may use. A run that needs more has failed."""
+
+    seconds: float = 2.0  # of computing, and of the whole run
+    memory: int = 64 * 2**20  # bytes
+    depth: int = 1000  # calls inside each other, as in Python
+    exchanges: int = 1000  # calls of functions and reads of fields
+    printed: int = 10_000  # characters that are kept; more may be printed
+    room: int = 1_000_000  # characters that may be written to files
+
+
+@dataclass
+class _Feed:
+    """One pass of code through the interpreter."""
+
+    functions: Functions
+    reads: Reads
+    printed: str = ""
+    printed_something: bool = False
+    error: tuple[str, str] | None = None  # kind and message
+    stopped: Literal["time", "crash"] | None = None
+
+    def take_print(self, room: int, _stream: str, text: str) -> None:
+        """Keep what is printed as long as there is room."""
+        self.printed_something = self.printed_something or not text.isspace()
+        if len(self.printed) < room:
+            self.printed = (self.printed + text)[:room]
+
+
+class Sandbox:
+    """A process that runs one code after the other, each in a fresh interpreter. Enter it to use it."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self._pool = Monty(
+            max_processes=1,
+            request_timeout=self.limits.seconds + GRACE,
+            feed_duration_limit_grace=GRACE,
+        )
+
+    def __enter__(self) -> Sandbox:
+        self._pool.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.__exit__(*error)
+
+    def run_code(self, code: str, project: Project) -> CodeRun:
+        """What the code does in the project. Never raises for anything that code does."""
+        feed = self._feed(code, project, Reads())
+        typed = any(FUNCTIONS[call.function].result for call in feed.functions.calls)
+        used = self._trace_fields(code, project) if typed and feed.stopped is None else set()
+        return CodeRun(
+            outcome=_judge(feed, code),
+            error=None if feed.error is None else ": ".join(filter(None, feed.error)),
+            timed_out=feed.stopped == "time",
+            calls=feed.functions.calls,
+            printed=feed.printed,
+            printed_something=feed.printed_something,
+            fields_used=sorted(used),
+            fields_missing=sorted(feed.reads.missing),
+        )
+
+    def _trace_fields(self, code: str, project: Project) -> set[str]:
+        """The fields that code reads: it runs again with the fields held back, so that it has to ask."""
+        used: set[str] = set()
+        sent: set[str] = set()
+        until = time.monotonic() + self.limits.seconds
+        while time.monotonic() < until:
+            feed = self._feed(code, project, Reads(held=all_fields() - sent))
+            used |= feed.reads.used
+            lost = lost_field(feed.error[1]) if feed.error else None
+            if lost is None or lost in sent:
+                break
+            sent.add(lost)
+        return used | sent
+
+    def _feed(self, code: str, project: Project, reads: Reads) -> _Feed:
+        feed = _Feed(Functions(project, self.limits.room), reads)
+        try:
+            self._drive(code, feed)
+        except _TimeUp:
+            feed.stopped = "time"
+        except MontyCrashedError as error:
+            feed.stopped = "time" if error.timed_out else "crash"
+            feed.error = ("SandboxCrash", _one_line(str(error)))
+        except MontyError as error:
+            inner = error.exception()
+            if isinstance(inner, SystemExit) and not str(inner):
+                return feed  # code that ends itself
+            feed.error = (type(inner).__name__, _one_line(str(inner)))
+            if isinstance(inner, TimeoutError) and "time limit exceeded" in feed.error[1]:
+                feed.stopped = "time"
+        if feed.stopped == "time":
+            feed.error = ("TimeoutError", f"not done after {self.limits.seconds:g} s")
+        return feed
+
+    def _drive(self, code: str, feed: _Feed) -> None:
+        """Run code to its end or to an error, answering its calls."""
+        limits = self.limits
+        until = time.monotonic() + limits.seconds
+        lookup = {name: partial(_call, feed, name) for name in FUNCTIONS}
+        with self._pool.checkout(
+            limits={
+                "max_feed_duration_secs": limits.seconds,
+                "max_memory": limits.memory,
+                "max_recursion_depth": limits.depth,
+                "max_suspensions": limits.exchanges,
+            },
+            assert_message_annotations=False,
+            os_policy={"datetime": CLOCK, "sleep": "zero", "random_start": {"seed": 0}},
+        ) as session:
+            step = session.feed_start(
+                code, external_lookup=lookup, print_callback=partial(feed.take_print, limits.printed)
+            )
+            while not isinstance(step, MontyComplete):
+                if time.monotonic() > until:
+                    raise _TimeUp
+                step = step.resume_auto()
+
+
+class _TimeUp(Exception):
+    """Code keeps calling functions: its own clock stands still meanwhile, this one does not."""
+
+
+def _call(feed: _Feed, name: str, /, *arguments: Any, **named: Any) -> Any:
+    answer = feed.functions.call(name, arguments, named)
+    return TypedResult(answer, feed.reads) if isinstance(answer, BaseModel) else answer
+
+
+def _judge(feed: _Feed, code: str) -> Literal["ran", "failed", "unsupported"]:
+    if feed.error is None:
+        return "ran"
+    if feed.stopped is not None:
+        return "failed" if feed.stopped == "time" else "unsupported"
+    # An answer that was not recorded can break code that would understand the real one.
+    guessed = not all(call.recorded for call in feed.functions.calls)
+    return "unsupported" if guessed or sandbox_is_to_blame(*feed.error, code) else "failed"
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())[:LONGEST_ERROR]

@@ -1,0 +1,179 @@
+"""Hostile code: nothing of the machine is reached, nothing runs on, and the caller lives."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.eval.project import make_project
+from stages.eval.sandbox import Limits, Sandbox
+
+LIMITS = Limits(seconds=0.2)
+LATE = 5.0  # seconds that a process may be late on a busy machine, beside the time it has to be killed
+MEMORY = 400 * 2**20  # bytes that both processes together may ever hold
+SECRET = "a secret of this machine"
+# SECRET and VICTIM stand for the paths of a file to read and of one to write.
+HOSTILE = {
+    # reaching for the machine
+    "system": "import os\nprint(os.system('id'))",
+    "popen": "import os\nprint(os.popen('id').read())",
+    "environ": "import os\nprint(os.environ['SANDBOX_SECRET'])",
+    "getenv": "import os\nprint(os.getenv('SANDBOX_SECRET'))",
+    "subprocess": "import subprocess\nprint(subprocess.run(['id']))",
+    "socket": "import socket\nsocket.create_connection(('127.0.0.1', 80))",
+    "ctypes": "import ctypes\nctypes.string_at(0)",
+    "import": "print(__import__('os').getcwd())",
+    "importlib": "import importlib\nimportlib.import_module('subprocess')",
+    "open": "print(open('SECRET').read())",
+    "open to write": "open('VICTIM', 'w').write('x')",
+    "path": "from pathlib import Path\nprint(Path('SECRET').read_text())",
+    "path to write": "from pathlib import Path\nPath('VICTIM').write_text('x')",
+    "list": "import os\nprint(os.listdir('/'))",
+    "read": "print(read_file('SECRET'))",
+    "climb": "print(read_file('../' * 20 + 'SECRET'.lstrip('/')))",
+    "write": "write_file('VICTIM', 'x')",
+    "cat": "print(run_command('cat SECRET'))",
+    "touch": "print(run_command('touch VICTIM'))",
+    "redirect": "print(run_command('echo x > VICTIM'))",
+    "proc": "print(open('/proc/self/environ').read())",
+    # reaching for the interpreter around it
+    "subclasses": "print(().__class__.__base__.__subclasses__())",
+    "mro": "print(type(typecheck('.')).__mro__[1].__subclasses__())",
+    "globals": "print(typecheck.__globals__['os'])",
+    "builtins": "print(__builtins__)",
+    "init": "print(typecheck('.').__class__.__init__.__globals__)",
+    "getattr": "print(getattr(typecheck('.'), '__' + 'dict__'))",
+    "wrapper": "print(typecheck('.').reads, typecheck('.').value, typecheck('.').class_type)",
+    "construct": "type(typecheck('.'))()",
+    "method": "print(typecheck('.').model_dump.__self__.__init__)",
+    "indent": "print(typecheck('.').model_dump_json(indent=10**9))",
+    "include": "typecheck('.').model_dump(include={'errors'}, context=typecheck)",
+    "private": "print(typecheck('.')._copy_and_set_values({}, set(), deep=True))",
+    "format": "print('{0.__class__.__init__.__globals__}'.format(typecheck('.')))",
+    "f-string": "x = typecheck('.')\nprint(f'{x.__class__.__mro__!r:>{10**9}}')",
+    "frame": "try:\n    1 / 0\nexcept Exception as e:\n    print(e.__traceback__.tb_frame.f_globals)",
+    "eval": "print(eval(\"__import__('os')\"))",
+    "exec": "exec('import os; os.abort()')",
+    "compile": "exec(compile('1', 'a', 'exec'))",
+    # taking too much
+    "loop": "while True:\n    pass",
+    "stubborn loop": "while 1:\n  try:\n    while 1:\n      pass\n  except BaseException:\n    pass",
+    "loop at the end": "try:\n    1 / 0\nfinally:\n    while True:\n        pass",
+    "loop of calls": "while True:\n    try:\n        typecheck('.')\n    except BaseException:\n        pass",
+    "loop in exec": "exec('while True: pass')",
+    "count": "sum(range(10**12))",
+    "endless list": "import itertools\nlist(itertools.count())",
+    "product": "import itertools\nprint(len(list(itertools.product(range(1000), repeat=5))))",
+    "recursion": "def f():\n    f()\nf()",
+    "recursion in repr": "class A:\n    def __repr__(self):\n        return repr(self)\nprint(A())",
+    "recursion in key": "def f(x):\n    return sorted([1, 2], key=f)\nf(1)",
+    "text": "'a' * 10**10",
+    "list growth": "x = []\nwhile True:\n    x.append('a' * 1000 + str(len(x)))",
+    "doubling": "x = 'a'\nwhile True:\n    x += x",
+    "power": "print(10**10**10)",
+    "shift": "1 << 10**12",
+    "factorial": "import math\nmath.factorial(10**7)",
+    "bytes": "bytes(10**11)",
+    "range": "list(range(10**12))",
+    "pad": "print('{:>1000000000}'.format(1), '%1000000000d' % 1)",
+    "replace": "('a' * 10**5).replace('a', 'b' * 10**6)",
+    "join": "'a'.join(['b' * 10**5] * 10**6)",
+    "digits": "int('9' * 10**7)",
+    "print": "while True:\n    print('x' * 1000)",
+    "print a lot": "print('x' * 10**7)",
+    "big argument": "read_file('a' * 10**7)",
+    "big file": "for n in range(10**4):\n    write_file(f'{n}', 'a' * 10**6)",
+    "sleep": "import time\ntime.sleep(10**6)",
+    "async": "import asyncio\nasync def main():\n    await asyncio.sleep(10**6)\nasyncio.run(main())",
+    "gather": "import asyncio\nasync def f():\n    return await asyncio.gather(f(), f())\nasyncio.run(f())",
+    "backtracking": "import re\nre.match(r'(a+)+$', 'a' * 40 + 'b')",
+    "back reference": "import re\nre.match(r'(a|a|b)*\\1c$', 'a' * 60 + 'b')",
+    # breaking the reader
+    "parentheses": "x = " + "(" * 5000 + ")" * 5000,
+    "brackets": "x = " + "[" * 190 + "]" * 190,
+    "minus": "x = " + "-" * 100_000 + "1",
+    "not": "x = " + "not " * 50_000 + "1",
+    "long sum": "x = " + "+".join(["1"] * 100_000),
+    "blocks": "\n".join(" " * n + "if 1:" for n in range(300)) + "\n" + " " * 300 + "x = 1",
+    "nul": "x = 1\0\nprint(x)",
+    "surrogate": "print('\ud800', typecheck('\udfff'))",
+    "controls": "\x1b[2J\x07\r\x0c print(1)",
+    "self list": "x = []\nx.append(x)\nprint(x, x == x)\nread_file(x)",
+    "deep list": "x = []\nfor n in range(10**5):\n    x = [x]\nprint(x == [x])\nread_file(x)",
+    "deep json": "import json\nprint(json.loads('[' * 10**5))",
+    "redefine": "def print(*a):\n    while True:\n        pass\nprint(1)",
+}
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(LIMITS) as sandbox:
+        yield sandbox
+
+
+def worker_memory() -> int:
+    """Bytes that the sandbox's process holds, 0 where it has just died."""
+    try:
+        return sum(child.memory_info().rss for child in psutil.Process().children(recursive=True))
+    except psutil.NoSuchProcess:
+        return 0
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_code_is_contained(
+    name: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, victim = tmp_path / "secret.txt", tmp_path / "victim.txt"
+    secret.write_text(SECRET, encoding="utf-8")
+    monkeypatch.setenv("SANDBOX_SECRET", SECRET)
+    code = HOSTILE[name].replace("SECRET", str(secret)).replace("VICTIM", str(victim))
+    started, held = time.monotonic(), psutil.Process().memory_info().rss
+    run = sandbox.run_code(code, make_project())
+    seconds = time.monotonic() - started
+    assert SECRET not in run.model_dump_json()
+    assert not victim.exists()
+    assert secret.read_text(encoding="utf-8") == SECRET
+    assert seconds < 2 * (LIMITS.seconds + 1.0) + LATE, run.error
+    assert len(run.printed) <= LIMITS.printed
+    assert psutil.Process().memory_info().rss - held + worker_memory() < MEMORY
+    assert sandbox.run_code("print(typecheck('.').error_count)", make_project()).printed == "7\n"
+
+
+def test_a_sandbox_that_dies_is_replaced() -> None:
+    others = set(psutil.Process().children())
+    with Sandbox(Limits(seconds=60)) as sandbox:
+        sandbox.run_code("print(1)", make_project())
+        (worker,) = set(psutil.Process().children()) - others
+        killer = threading.Timer(0.05, worker.kill)
+        killer.start()
+        run = sandbox.run_code("while True:\n    pass", make_project())
+        killer.join()
+        assert (run.outcome, run.works, run.timed_out) == ("unsupported", None, False)
+        assert run.error is not None
+        assert run.error.startswith("SandboxCrash: ")
+        assert sandbox.run_code("print(2)", make_project()).printed == "2\n"
+
+
+PIECES = [
+    "typecheck('.')",
+    "r = ruff_check('src')\n",
+    "for e in r.violations:",
+    "\n    ",
+    "print(",
+    "lambda e: ",
+]
+SIGNS = "()[]{}'=*:.,\\#\0\ud800\n"
+
+
+@settings(max_examples=150, deadline=None)
+@given(code=st.lists(st.sampled_from([*PIECES, *SIGNS]) | st.text(max_size=5), max_size=12).map("".join))
+def test_no_text_is_too_odd(code: str, sandbox: Sandbox) -> None:
+    run = sandbox.run_code(code, make_project())
+    assert (run.error is None) == (run.outcome == "ran")
