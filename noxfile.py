@@ -179,6 +179,8 @@ def corpus(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure this project beside stock tools on this machine: -- train, -- eval or -- convert"""
     install(session, "bench", EMBEDDED)
+    if "--torch" in session.posargs:
+        install(session, "torch")
     session.run("python", "-m", "tests.bench", *stage_options(session))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -22,6 +22,9 @@ PRESETS = Path(__file__).parent / "presets"
 TEMPLATES = Path(__file__).parent / "templates"
 _DIALECTS, _OWN_TEMPLATES = ", ".join(DIALECTS), ", ".join(sorted(p.stem for p in TEMPLATES.glob("*.jinja")))
 OWN_FOLDER = "folder"  # the preset that a bare model folder is run with
+
+
+Temperature = Annotated[float, Field(ge=0)]
 
 
 class _Section(BaseModel):
@@ -104,6 +107,21 @@ class EvalSetup(_Section):
     suites: tuple[str, ...] = Field(min_length=1, description="names under datasets/suites, or .json paths")
     max_tokens: int = Field(ge=1, description="limit of a reply; reaching it counts as runaway")
     completion_batch: int = Field(ge=1, description="queries answered at the same time")
+    stop_at_call: bool = Field(
+        description="cut a reply off behind its first complete call: how it would end is then not known"
+    )
+    temperature: tuple[Temperature, ...] = Field(
+        min_length=1, description="0 takes the likeliest token; any other, or several, make a sweep"
+    )
+    samples: int = Field(ge=1, description="replies a query at each temperature above 0")
+    prompts: tuple[str, ...] = Field(
+        description="text files, each a system line to try in a sweep instead of the model's; empty: its own"
+    )
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether anything but one greedy reply to every query is asked for."""
+        return self.temperature != (0.0,) or self.samples > 1 or bool(self.prompts)
 
     @field_validator("suites")
     @classmethod
@@ -111,6 +129,13 @@ class EvalSetup(_Section):
         if len(set(suites)) != len(suites):
             raise ValueError("name each suite once")
         return suites
+
+    @field_validator("temperature", "prompts")
+    @classmethod
+    def _distinct_values(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(values)) != len(values):
+            raise ValueError("name each one once")
+        return values
 
 
 class Preset(_Section):

@@ -141,9 +141,18 @@ class RawReply(Record):
 
     id: str = Field(description="the query's id")
     text: str = Field(description="the reply without its stop token, special tokens kept as text")
-    tokens: int = Field(description="tokens generated, the stop token included")
-    finish: Literal["stop", "length"] = Field(description="length: hit the token limit, a runaway reply")
-    seconds: float = Field(description="from the start of the run until this reply was finished")
+    tokens: int | None = Field(None, description="tokens generated, its stop token too; None: not counted")
+    finish: Literal["stop", "length", "call"] = Field(
+        description="length: hit the token limit, a runaway reply; call: cut off behind its first call"
+    )
+    seconds: float | None = Field(
+        None, description="its part of the run: of all time an equal share for every query in work"
+    )
+    prompt_tokens: int | None = Field(None, description="length of the prompt; None: not counted")
+    calls_by: Literal["model", "server"] = Field(
+        "model", description="server: its parser read the calls, and `text` has them written anew"
+    )
+    served: dict[str, Any] | None = Field(None, description="a server's message and finish_reason")
 
 
 class Parsed(Record):
@@ -173,9 +182,16 @@ class Timing(Record):
     """What the run cost, measured in the same way for every model."""
 
     load_seconds: float | None = Field(description="loading the model")
+    first_token_seconds: float | None = Field(
+        None, description="from a whole prompt to its first token, one query alone"
+    )
     seconds_per_query: float | None = Field(description="generation time over the number of queries")
+    seconds_median: float | None = Field(None, description="median of the queries' parts of the time")
+    seconds_p95: float | None = Field(None, description="95th percentile of the same, nearest rank")
     tokens_per_second: float | None = Field(description="generated tokens over the generation time")
     generated_tokens: int | None = None
+    runaway_tokens: float | None = Field(None, description="share of the tokens that runaway replies took")
+    runaway_seconds: float | None = Field(None, description="share of the time that runaway replies took")
     peak_memory_gb: float | None = Field(description="highest resident or device memory, 1e9 bytes")
     disk_gb: float | None = Field(description="size of the model folder, 1e9 bytes")
 
@@ -215,6 +231,9 @@ class EvalSummary(Record):
     )
     dialect: str = Field(description="dialect of the strict parser")
     source: Literal["measured", "recorded"] = "measured"
+    engine: Literal["local", "endpoint", "recorded"] = Field(
+        "local", description="what answered; an endpoint's calls are read by its server's own parser"
+    )
     decision: Rate = Field(description="tool or direct decided right, strict")
     decision_lenient: Rate | None = None
     tool_queries: Rate | None = Field(None, description="decision on tool queries, strict")

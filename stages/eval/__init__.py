@@ -1,8 +1,9 @@
 """Put the queries of the suites to a model, keep every raw reply, and score them.
 
-Scoring re-reads the raw replies and needs no model: when only the parser or a scoring rule
-changes, the replies of an earlier run of the same model and prompt are used again.
+The model is one in this process, one behind a server (--endpoint), or replies from a file. Scoring re-reads
+raw replies and needs no model: those of an earlier run of the same model, prompt and sampling are used again.
 
 Reads: the output of quantize (or any model folder given with --data), `datasets/suites`.
-Writes: per suite `replies.jsonl`, `scores.jsonl`, `summary.json`, `manifest.json`.
+Writes: per suite `replies.jsonl`, `scores.jsonl`, `summary.json`, `manifest.json`; of a sweep the same for
+every draw, and `sweep.json`; beside them, in `artifacts/MODEL/replies`, what later runs use again.
 """

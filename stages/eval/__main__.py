@@ -2,22 +2,65 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
+import orjson
+
 from stages import eval as package
-from stages.core.cli import Options, Outcome, run_stage
+from stages.core import progress
+from stages.core.blas import ensure_fast_blas
+from stages.core.cli import (
+    Options,
+    Outcome,
+    blas_folder,
+    build_parser,
+    catch_interrupts,
+    guard,
+    read_options,
+    run_work,
+)
+from stages.eval.parity import compare_outputs
+from stages.eval.request import Request, add_flags, read_request
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the options and evaluate."""
-    return run_stage("eval", package.__doc__, _work, argv, sections=("eval",), computes=True)
+    parser = build_parser("eval", package.__doc__ or "", ("eval",))
+    add_flags(parser)
+
+    def body() -> int:
+        catch_interrupts()
+        return _run(parser.parse_args(argv), typed=argv is None)
+
+    return guard("eval", body)
 
 
-def _work(options: Options) -> Outcome:
-    from stages.eval.stage import evaluate  # with MLX, which comes after the choice of a BLAS
+def _run(args: argparse.Namespace, *, typed: bool) -> int:
+    progress.talk_on_stderr(args.json)
+    options = read_options(args)
+    request = read_request(args, options)
+    if request.compare:
+        return _compare(request, json=options.json)
+    if request.local and typed:
+        ensure_fast_blas(blas_folder())  # starts this command once more
 
-    return evaluate(options)
+    def work(options: Options) -> Outcome:
+        from stages.eval.stage import evaluate  # after the choice of a BLAS, which MLX needs
+
+        return evaluate(options, request)
+
+    return run_work("eval", work, options, computes=request.local)
+
+
+def _compare(request: Request, *, json: bool) -> int:
+    comparison = compare_outputs(request.compare)
+    for line in comparison.lines:
+        progress.say(line)
+    if json:
+        print(orjson.dumps({"differences": comparison.differences}).decode())
+    return 0
 
 
 if __name__ == "__main__":

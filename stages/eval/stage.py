@@ -1,10 +1,9 @@
-"""The stage: every suite of the plan, one artifact each."""
+"""The stage: every suite of the plan, one artifact each; of a sweep one for every cell."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from stages.core import progress
 from stages.core.artifact import (
@@ -15,10 +14,9 @@ from stages.core.artifact import (
     read_manifest,
     require_artifact,
 )
-from stages.core.cli import Options, Outcome
-from stages.core.compute import device_peak_gb
-from stages.core.platform import folder_size_gb, peak_memory_gb, require_disk
-from stages.core.prompts import prompt_parts, query_row
+from stages.core.cli import Options, Outcome, artifacts_root
+from stages.core.platform import require_disk
+from stages.core.prompts import query_row
 from stages.core.records import (
     EvalSummary,
     Rate,
@@ -26,67 +24,106 @@ from stages.core.records import (
     Recipe,
     Score,
     Timing,
-    read_lines,
     read_record,
     write_lines,
     write_record,
 )
 from stages.core.suite import Suite, load_suites
-from stages.core.tokenizer import template_source
-from stages.eval.generate import GENERATOR_VERSION, Engine
+from stages.core.words import plural
+from stages.eval.cells import Cell, list_cells, usual_cell
+from stages.eval.clock import summarize_timing
+from stages.eval.engines import Engine, Question
+from stages.eval.engines.endpoint import Endpoint, check_address
+from stages.eval.engines.recorded import Recorded
+from stages.eval.engines.transport import Transport
+from stages.eval.request import Request
 from stages.eval.score import SCORER_VERSION, rate, rates_by_category, score_replies
+from stages.eval.store import ReplyStore
+from stages.eval.sweep import describe_sweep, summarize_sweep
+
+NO_REQUEST = Request()
 
 
-def evaluate(options: Options) -> Outcome:
+def evaluate(options: Options, request: Request = NO_REQUEST) -> Outcome:
     """Evaluate one arm's model on every suite of its preset."""
-    run = _Run(options)
-    place = options.output("eval")
-    current, lines = True, []
-    for suite in load_suites(options.preset.eval.suites):
-        target, recipe = place / suite.name, run.recipe(suite)
-        if not is_current(target, recipe, force=options.force):
-            current = False
-            require_disk(target, 0.01, "the replies")
-            with build_artifact(target, recipe, given=options.given) as build:
-                summary = run.evaluate(suite, build.folder)
-                build.facts |= {"generation": run.generation(suite)}
-        else:
-            summary = read_record(target / "summary.json", EvalSummary)
-        lines.append(_line(summary))
-    return Outcome(place, up_to_date=current, lines=tuple(lines))
+    suites = load_suites(options.preset.eval.suites)
+    return evaluate_engine(options, choose_engine(options, request), suites)
+
+
+def evaluate_engine(options: Options, engine: Engine, suites: Sequence[Suite]) -> Outcome:
+    """Put the suites to an engine; as a sweep where the preset asks for one."""
+    run = _Run(options, engine)
+    if options.preset.eval.is_sweep:
+        return _sweep(run, suites)
+    place, cell = options.output("eval"), usual_cell(options.preset)
+    results = [run.require(suite, cell, place / suite.name) for suite in suites]
+    lines = tuple(_line(summary) for summary, _ in results)
+    return Outcome(place, up_to_date=all(current for _, current in results), lines=lines)
+
+
+def choose_engine(options: Options, request: Request) -> Engine:
+    """What answers. Raises StageError when there is no model, and for an address that is none."""
+    setup = options.preset
+    if request.replies is not None:
+        return Recorded(request.replies)
+    if request.endpoint is not None:
+        transport = Transport(check_address(request.endpoint), request.timeout)
+        return Endpoint(transport, setup.model.dialect, request.served_model, request.concurrency)
+    folder = options.input("quantize")
+    # A folder that fuse did not write has its own template, unless the preset names another.
+    foreign = (folder / "config.json").is_file() and read_manifest(folder) is None
+    if foreign:
+        content = fingerprint_model(folder)
+    else:
+        content = require_artifact(folder, "quantize", options.advice("quantize"), also=("fuse",)).content
+    from stages.eval.engines.local import LocalEngine  # with MLX, which no other engine needs
+
+    own = setup.model if foreign else None
+    return LocalEngine(folder, content, setup.eval.completion_batch, setup.model.dialect, own)
+
+
+def _sweep(run: _Run, suites: Sequence[Suite]) -> Outcome:
+    """Every cell on every suite, each an output of its own, and what they say together."""
+    options = run.options
+    eval_place = options.place("eval")
+    place = options.out or eval_place.parents[2] / "sweep" / eval_place.parent.name / eval_place.name
+    current = True
+    for suite in suites:
+        for cell in list_cells(options.preset):
+            _, was_current = run.require(suite, cell, place / suite.name / cell.slug)
+            current = current and was_current
+    sweep = summarize_sweep(place, suites, [*list_cells(options.preset)])
+    return Outcome(place, up_to_date=current, lines=describe_sweep(sweep))
 
 
 class _Run:
-    """One model under evaluation; it is loaded when the first reply is needed."""
+    """One engine under evaluation; it is loaded when the first reply is needed."""
 
-    def __init__(self, options: Options) -> None:
-        self.options = options
-        self.folder = options.input("quantize")
-        # A folder that fuse did not write has its own template, unless the preset names another.
-        self._foreign = (self.folder / "config.json").is_file() and read_manifest(self.folder) is None
-        if self._foreign:
-            self.content = fingerprint_model(self.folder)
-        else:
-            command = options.advice("quantize")
-            self.content = require_artifact(self.folder, "quantize", command, also=("fuse",)).content
-        self._engine: Engine | None = None
+    def __init__(self, options: Options, engine: Engine) -> None:
+        self.options, self.engine = options, engine
+        self._model = engine.fingerprint()
 
-    def generation(self, suite: Suite) -> str:
-        """Fingerprint of all that decides the raw replies; parser and scorer are not part of it."""
+    def require(self, suite: Suite, cell: Cell, target: Path) -> tuple[EvalSummary, bool]:
+        """The summary of a suite, evaluated unless its output is current, and whether it was."""
+        recipe = self.recipe(suite, cell)
+        if is_current(target, recipe, force=self.options.force):
+            return read_record(target / "summary.json", EvalSummary), True
+        require_disk(target, 0.01, "the replies")
+        with build_artifact(target, recipe, given=self.options.given) as build:
+            summary = self.evaluate(suite, cell, build.folder)
+            build.facts |= self.engine.facts()
+        return summary, False
+
+    def questions(self, suite: Suite, cell: Cell) -> list[Question]:
+        """The suite's queries as they are put to the model."""
         setup, fixes = self.options.preset.model, self.options.fixes
-        return fingerprint_json(
-            {
-                "model": self.content,
-                "version": GENERATOR_VERSION,
-                "prompt": prompt_parts(setup, fixes),
-                "chat template": template_source(setup) if self._foreign else "of the model",
-                "queries": [[query.id, query.query] for query in suite.queries],
-                "max_tokens": self.options.preset.eval.max_tokens,
-            }
-        )
+        if cell.system is not None:
+            setup = setup.model_copy(update={"system": cell.system})
+        return [Question(query.id, query_row(query.query, setup, fixes)) for query in suite.queries]
 
-    def recipe(self, suite: Suite) -> Recipe:
+    def recipe(self, suite: Suite, cell: Cell) -> Recipe:
         """What decides the result on a suite."""
+        prompts = fingerprint_json([[question.id, question.key] for question in self.questions(suite, cell)])
         return Recipe(
             stage="eval",
             settings={
@@ -95,18 +132,15 @@ class _Run:
                 "suite_version": suite.version,
                 "scorer_version": SCORER_VERSION,
                 "dialect": self.options.parser,
-                "max_tokens": self.options.preset.eval.max_tokens,
+                "max_tokens": cell.sampling.max_tokens,
+                **cell.settings(),
             },
-            inputs={
-                "model": self.content,
-                "suite": suite.fingerprint,
-                "replies": self.generation(suite),
-            },
+            inputs={"model": self._model, "suite": suite.fingerprint, "prompts": prompts},
         )
 
-    def evaluate(self, suite: Suite, folder: Path) -> EvalSummary:
+    def evaluate(self, suite: Suite, cell: Cell, folder: Path) -> EvalSummary:
         """Replies, scores and summary of one suite, written into `folder`."""
-        replies, timing = self._earlier_replies(suite) or self._new_replies(suite)
+        replies, timing = self._reply(suite, cell)
         scores = score_replies(suite, replies, self.options.parser)
         summary = self._summarize(suite, scores, timing)
         write_lines(folder / "replies.jsonl", replies)
@@ -114,40 +148,41 @@ class _Run:
         write_record(folder / "summary.json", summary)
         return summary
 
-    def _earlier_replies(self, suite: Suite) -> tuple[list[RawReply], Timing] | None:
-        """The replies of another arm that asked the same model the same, if there are any."""
+    def _reply(self, suite: Suite, cell: Cell) -> tuple[list[RawReply], Timing]:
+        """The replies to a suite: those that an earlier run kept, and of what is left new ones."""
+        questions, sampling = self.questions(suite, cell), cell.sampling
+        if self.engine.name == "recorded":  # they lie on the disk already
+            recorded: list[RawReply] = []
+            self.engine.answer(questions, sampling, lambda _, reply: recorded.append(reply), suite.name)
+            return recorded, summarize_timing(recorded, self.engine.costs())
+        store, draw = self._open_store(cell), sampling.sample
         if self.options.force:
-            return None
-        wanted = self.generation(suite)
-        for manifest_path in sorted(
-            self.options.place("eval").parents[1].glob(f"*/*/{suite.name}/manifest.json")
-        ):
-            folder = manifest_path.parent
-            manifest = read_manifest(folder)
-            if manifest is not None and manifest.facts.get("generation") == wanted:
-                progress.say(f"  {suite.name}: the replies in {folder} are scored again")
-                summary = read_record(folder / "summary.json", EvalSummary)
-                return read_lines(folder / "replies.jsonl", RawReply), summary.timing
-        return None
+            for question in questions:
+                store.forget(question, draw)
+        left = {question.key: question for question in questions if store.find(question, draw) is None}
+        if kept := sum(question.key not in left for question in questions):
+            progress.say(f"  {suite.name}: {plural(kept, 'reply')} of an earlier run used again")
+        if left:
+            self.engine.load()
+            self.engine.answer(
+                [*left.values()], sampling, lambda asked, reply: store.keep(asked, draw, reply), suite.name
+            )
+            store.write_costs(self.engine.costs())
+        found = [store.find(question, draw) for question in questions]
+        replies = [reply for reply in found if reply is not None]
+        return replies, summarize_timing(replies, store.read_costs())
 
-    def _new_replies(self, suite: Suite) -> tuple[list[RawReply], Timing]:
-        if self._engine is None:
-            self._engine = Engine.load(self.folder, self.options.preset.model if self._foreign else None)
-        setup, fixes = self.options.preset.model, self.options.fixes
-        rows: list[dict[str, Any]] = [query_row(query.query, setup, fixes) for query in suite.queries]
-        started = time.perf_counter()
-        ids = [query.id for query in suite.queries]
-        replies = self._engine.answer(rows, ids, self.options.preset.eval, suite.name)
-        seconds = time.perf_counter() - started
-        generated = sum(reply.tokens for reply in replies)
-        return replies, Timing(
-            load_seconds=round(self._engine.load_seconds, 3),
-            seconds_per_query=round(seconds / len(replies), 4),
-            tokens_per_second=round(generated / seconds, 2),
-            generated_tokens=generated,
-            peak_memory_gb=max(peak_memory_gb(), device_peak_gb()),
-            disk_gb=folder_size_gb(self.folder),
-        )
+    def _open_store(self, cell: Cell) -> ReplyStore:
+        """The kept replies of this engine and sampling; the prompt and the draw are looked up in it."""
+        sampling, setup = cell.sampling, self.options.preset
+        key = {
+            **self.engine.facts(),
+            "model": self._model,
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "stop_at_call": sampling.stop_at_call and setup.model.dialect,
+        }
+        return ReplyStore(artifacts_root() / setup.name / "replies", key)
 
     def _summarize(self, suite: Suite, scores: list[Score], timing: Timing) -> EvalSummary:
         options = self.options
@@ -163,6 +198,7 @@ class _Run:
             suite_version=suite.version,
             suite_fingerprint=suite.fingerprint,
             dialect=options.parser,
+            engine=self.engine.name,
             decision=decision,
             decision_lenient=rate(s.lenient.decision for s in scores),
             tool_queries=rate(s.strict.decision for s in scores if s.kind == "tool"),
@@ -187,4 +223,5 @@ def _line(summary: EvalSummary) -> str:
         "runaway": summary.runaway,
     }
     words = [f"{name} {r.k}/{r.n} ({r.value:.0%})" for name, r in shown.items() if r is not None]
-    return f"{summary.suite}: {', '.join(words)}; {summary.timing.seconds_per_query:.2f} s a query"
+    took = summary.timing.seconds_per_query
+    return f"{summary.suite}: {', '.join(words)}" + (f"; {took:.2f} s a query" if took is not None else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from stages.core.records import EvalSummary, Rate
+from stages.core.records import EvalSummary, Rate, Timing
 from stages.report.cells import (
     NONE,
     compare_size,
@@ -31,10 +31,14 @@ RATES = {  # by field of a summary
 }
 COSTS = {  # by field of a timing: name, unit, and whether it depends on the machine
     "seconds_per_query": ("time per query", "s", True),
+    "seconds_median": ("… the median query's", "s", True),
+    "seconds_p95": ("… that 95 % keep below", "s", True),
+    "first_token_seconds": ("time to the first token, alone", "s", True),
     "load_seconds": ("time to load", "s", True),
     "peak_memory_gb": ("peak memory", "GB", True),
     "disk_gb": ("size on disk", "GB", False),
 }
+TOLD = ("seconds_per_query", "load_seconds", "peak_memory_gb", "disk_gb")  # in a sentence
 
 
 def write_results(columns: Mapping[str, EvalSummary], match: Match | None, beside: str) -> str:
@@ -55,8 +59,10 @@ def write_results(columns: Mapping[str, EvalSummary], match: Match | None, besid
         ]
         for field, (name, unit, _) in COSTS.items()
     ]
+    rows.append(["tokens a second", *(number(s.timing.tokens_per_second) for s in columns.values()), NONE])
     rows.append(["tokens generated", *(_count(s.timing.generated_tokens) for s in columns.values()), NONE])
-    rows.append(["strict parser", *(plain(s.dialect) for s in columns.values()), NONE])
+    rows.append(["… by runaway replies", *(_runaway_costs(s.timing) for s in columns.values()), NONE])
+    rows.append(["strict parser", *(_parser(s) for s in columns.values()), NONE])
     kept = [row for row in rows if set(row[1:]) != {NONE}]
     heads = ["", *columns, *([beside] if compared else [])]
     return "\n\n".join([table(heads, [row[: len(heads)] for row in kept]), *_explain(compared)])
@@ -75,7 +81,7 @@ def describe_costs(match: Match) -> str:
     """The costs in one sentence; times and memory only where both come from the same machine."""
     if match.reference is None:
         return ""
-    query, load, memory, disk = (cost_beside(field, match) for field in COSTS)
+    query, load, memory, disk = (cost_beside(field, match) for field in TOLD)
     if match.same_machine:
         return f"Costs beside the reference: per query {query}, load {load}, memory {memory}, disk {disk}."
     return (
@@ -114,6 +120,22 @@ def _explain(match: Match | None) -> list[str]:
     if not match.same_machine:
         lines.append("The two come from different machines: times and memory do not compare.")
     return [" ".join(lines)]
+
+
+def _runaway_costs(timing: Timing) -> str:
+    """`31 %, 40 % of the time`."""
+    if timing.runaway_tokens is None or timing.runaway_seconds is None:
+        return NONE
+    return f"{100 * timing.runaway_tokens:.0f} %, {100 * timing.runaway_seconds:.0f} % of the time"
+
+
+def _parser(summary: EvalSummary) -> str:
+    """Who reads the calls strictly; a server's parser has read those that it knows before us."""
+    return (
+        f"the server's, then {plain(summary.dialect)}"
+        if summary.engine == "endpoint"
+        else plain(summary.dialect)
+    )
 
 
 def _count(value: int | None) -> str:

@@ -13,6 +13,7 @@ from stages.report.cells import fenced, inline_code, plain
 from stages.report.results import Arm, SuiteResult
 
 SHOWN = 5
+ENDS = {"length": "cut off at the token limit", "call": "cut off behind its call"}  # by a reply's finish
 
 
 def write_failures(arm: Arm, suite: str) -> str:
@@ -68,8 +69,11 @@ def _write_failure(score: Score, reply: RawReply | None, query: Query | None) ->
         lines.append("Parser: " + plain("; ".join(problems)))
     if reply is None:
         return "\n\n".join([*lines, "The reply is missing from replies.jsonl."])
-    end = ", cut off at the token limit" if reply.finish == "length" else ""
-    return "\n\n".join([*lines, f"Reply ({plural(reply.tokens, 'token')}{end}):", fenced(reply.text)])
+    told = [] if reply.tokens is None else [plural(reply.tokens, "token")]
+    told += [ENDS[reply.finish]] if reply.finish in ENDS else []
+    told += ["its calls as the server read them"] if reply.calls_by == "server" else []
+    head = f"Reply ({', '.join(told)}):" if told else "Reply:"
+    return "\n\n".join([*lines, head, fenced(reply.text)])
 
 
 def _expected(score: Score, query: Query | None) -> str:

@@ -39,8 +39,10 @@ class SuiteResult:
 
     @property
     def machine(self) -> str:
-        """The kind of machine it was measured on, such as `Linux x86_64`."""
-        return self.manifest.platform.partition(",")[0]
+        """The kind of machine it was measured on, such as `Linux x86_64`; of a server its address."""
+        if self.summary.engine == "local":
+            return self.manifest.platform.partition(",")[0]
+        return str(self.manifest.facts.get("url", "unknown"))
 
 
 @dataclass(frozen=True)

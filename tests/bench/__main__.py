@@ -23,6 +23,7 @@ from stages.core.fixes import FAIR
 from stages.core.models import find_model
 from stages.core.preset import load_preset
 from tests.bench.convert import show_conversion
+from tests.bench.evaluation import show_evaluation
 
 
 @dataclass(frozen=True)
@@ -39,21 +40,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
     parser.add_argument("what", choices=["train", "eval", "convert"])
     parser.add_argument("--steps", type=int, default=8, help="training steps, after one that is not counted")
-    parser.add_argument("--queries", type=int, default=20, help="queries of the suite extended")
+    parser.add_argument("--queries", default="20", help="eval: queries of the suite extended, 20 or 20,200")
+    parser.add_argument("--data", type=Path, help="eval: a fused or quantized model (default: the base)")
+    parser.add_argument("--torch", action="store_true", help="eval: transformers on PyTorch as well")
     parser.add_argument("--mb", type=float, default=64, help="megabytes of rows to convert (default: 64)")
     args = parser.parse_args()
     if args.what == "convert":
         return show_conversion(args.mb)
     with tempfile.TemporaryDirectory() as folder:
-        rows = (
-            bench_train(Path(folder), args.steps)
-            if args.what == "train"
-            else bench_eval(Path(folder), args.queries)
-        )
+        if args.what == "eval":
+            counts = [int(count) for count in args.queries.split(",")]
+            return show_evaluation(Path(folder), counts, args.data, torch=args.torch)
+        rows = bench_train(Path(folder), args.steps)
     ours = rows[0].seconds
     table = [[row.name, f"{row.seconds:.2f}", f"{row.seconds / ours:.1f}", row.peak_gb] for row in rows]
-    unit = "seconds a step" if args.what == "train" else "seconds a query"
-    print(tabulate(table, headers=["", unit, "times ours", "peak memory, GB"], tablefmt="github"))
+    heads = ["", "seconds a step", "times ours", "peak memory, GB"]
+    print(tabulate(table, headers=heads, tablefmt="github"))
     return 0
 
 
@@ -74,21 +76,6 @@ def bench_train(folder: Path, steps: int) -> list[Figures]:
             folder / "plain",
             folder / "data",
             steps,
-        ),
-    ]
-
-
-def bench_eval(folder: Path, queries: int) -> list[Figures]:
-    """Seconds a query on the base model, greedy."""
-    from tests.bench.plain_model import write_plain_model  # MLX, so not before its BLAS is chosen
-
-    preset = load_preset("smol")
-    base = find_model(preset, artifacts_root())
-    write_plain_model(base, folder / "plain", preset.model)
-    return [
-        measure("ours", "tests.bench.run_eval", "ours", folder / "plain", queries),
-        measure(
-            "loop over mlx_lm.generate, same BLAS", "tests.bench.run_eval", "stock", folder / "plain", queries
         ),
     ]
 

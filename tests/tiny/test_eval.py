@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,17 @@ import mlx_lm
 import pytest
 
 from stages.core.artifact import build_artifact, require_artifact
-from stages.core.cli import Options
+from stages.core.cli import Options, artifacts_root
 from stages.core.compute import load_arrays
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR
-from stages.core.preset import EvalSetup
 from stages.core.records import EvalSummary, RawReply, Recipe, Score, read_lines, read_record
 from stages.core.suite import load_suite
 from stages.eval.__main__ import main
-from stages.eval.generate import Engine, common_prefix
+from stages.eval.engines import Question, Sampling
+from stages.eval.engines.local import LocalEngine, common_prefix
 from tests.models import KINDS, BuiltOnce, Kind
+from tests.parrot import write_parrot
 from tests.pipeline import Pipeline, run_work, stock_functions
 
 SYSTEM = {"role": "system", "content": "You are a coding assistant for Python projects."}
@@ -55,8 +57,22 @@ SUITE = {
 }  # fmt: skip
 
 
-def make_setup(max_tokens: int, batch: int = 16) -> EvalSetup:
-    return EvalSetup(suites=("core20",), max_tokens=max_tokens, completion_batch=batch)
+def load_engine(folder: Path, batch: int = 16, dialect: str = "hermes") -> LocalEngine:
+    engine = LocalEngine(folder, "content", batch, dialect)
+    engine.load()
+    return engine
+
+
+def answer(
+    engine: LocalEngine, max_tokens: int, picked: slice = slice(None), **sampling: Any
+) -> list[RawReply]:
+    """The engine's replies to the questions, in their order."""
+    kept: dict[str, RawReply] = {}
+    questions = [Question(query, row) for query, row in zip(IDS, ROWS, strict=True)][picked]
+    engine.answer(
+        questions, Sampling(max_tokens, **sampling), lambda q, reply: kept.update({q.id: reply}), "test"
+    )
+    return [kept[question.id] for question in questions]
 
 
 def generate_alone(folder: Path, max_tokens: int, stops: list[int] | None = None) -> list[list[int]]:
@@ -100,8 +116,8 @@ def test_batched_replies_are_those_of_one_by_one_generation(
     expected = generate_alone(folder, 12)
     assert all(len(set(reply)) > 1 for reply in expected)
     assert len({tuple(reply) for reply in expected}) == 4
-    engine = Engine.load(folder)
-    replies = engine.answer(ROWS, IDS, make_setup(12, batch), "test")
+    engine = load_engine(folder, batch)
+    replies = answer(engine, 12)
     assert [reply.id for reply in replies] == IDS
     assert [reply.text for reply in replies] == [engine.tokenizer.decode(tokens) for tokens in expected]
     assert [reply.tokens for reply in replies] == [len(tokens) for tokens in expected]
@@ -115,24 +131,57 @@ def test_a_stop_token_ends_a_reply_and_the_limit_makes_it_a_runaway(built: Built
     expected = generate_alone(folder, 9, stops)
     assert len(expected[0]) <= 5
     assert len(expected[2]) <= 3
-    engine = replace(Engine.load(folder), stops=stops)
-    replies = engine.answer(ROWS, IDS, make_setup(9), "test")
+    engine = load_engine(folder)
+    engine.stops = stops
+    replies = answer(engine, 9)
     for reply, tokens in zip(replies, expected, strict=True):
         ended = tokens[-1] in stops
         assert reply.finish == ("stop" if ended else "length")
         assert reply.tokens == len(tokens)
         assert reply.text == engine.tokenizer.decode(tokens[:-1] if ended else tokens)
     assert {reply.finish for reply in replies} == {"stop", "length"}
-    assert all(reply.seconds >= 0 for reply in replies)
+    assert [reply.prompt_tokens for reply in replies] == [
+        len(engine.tokenizer.apply_chat_template(row["messages"], add_generation_prompt=True)["input_ids"])
+        for row in ROWS
+    ]
 
 
 def test_one_query_alone(built: BuiltOnce) -> None:
-    engine = Engine.load(built.model("qwen2"))
-    together = engine.answer(ROWS, IDS, make_setup(6), "test")
+    engine = load_engine(built.model("qwen2"))
+    together = answer(engine, 6)
     for i in (0, 1):
-        assert (
-            engine.answer(ROWS[i : i + 1], IDS[i : i + 1], make_setup(6), "test")[0].text == together[i].text
-        )
+        assert answer(engine, 6, slice(i, i + 1))[0].text == together[i].text
+
+
+def test_a_sampled_reply_depends_on_its_prompt_and_draw_alone(built: BuiltOnce) -> None:
+    engine = load_engine(built.model("qwen2"))
+    first, second = (answer(engine, 3, temperature=0.8, sample=i) for i in (0, 1))
+    greedy = answer(engine, 3)
+    assert len({tuple(reply.text for reply in replies) for replies in (first, second, greedy)}) == 3
+    assert first[1].text == first[3].text, "the same prompt"
+    engine.batch = 2
+    again = answer(engine, 3, temperature=0.8, sample=1)
+    assert [reply.text for reply in again] == [reply.text for reply in second]
+    cold = answer(engine, 3, slice(2), temperature=1e-6)
+    assert [reply.text for reply in cold] == [reply.text for reply in greedy[:2]]
+
+
+def test_the_time_is_measured(built: BuiltOnce) -> None:
+    engine = load_engine(built.model("qwen2"), batch=2)
+    started = time.perf_counter()
+    replies = answer(engine, 6)
+    passed = time.perf_counter() - started
+    parts = [reply.seconds or 0.0 for reply in replies]
+    assert all(part > 0 for part in parts)
+    assert engine.first_token_seconds is not None
+    assert 0.3 * passed < sum(parts) <= passed
+    costs = engine.costs()
+    assert costs.first_token_seconds == engine.first_token_seconds
+    assert costs.load_seconds is not None
+    assert (costs.disk_gb or 0) > 0.01
+    assert (costs.peak_memory_gb or 0) > 0.1
+    answer(engine, 2)
+    assert engine.costs().first_token_seconds == costs.first_token_seconds, "measured once"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +207,7 @@ def test_a_model_without_a_stop_token_is_refused(built: BuiltOnce, tmp_path: Pat
         data.pop("eos_token_id")
         (folder / name).write_text(json.dumps(data), "utf-8")
     with pytest.raises(StageError, match=r"/config\.json names no eos_token_id: no reply would ever end$"):
-        Engine.load(folder)
+        load_engine(folder)
 
 
 # The stage
@@ -213,37 +262,46 @@ def test_a_whole_evaluation(options: Options) -> None:
     assert (again.up_to_date, again.lines) == (True, outcome.lines)
 
 
+def kept_replies(options: Options) -> Path:
+    """The file of the replies that were kept for later runs."""
+    (path,) = artifacts_root().glob(f"{options.preset.name}/replies/*/replies.jsonl")
+    return path
+
+
 def test_replies_are_scored_again_for_another_parser(
-    options: Options, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    options: Options, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = run_work("eval", options)
     # What only a model could tell apart: the kept reply is changed, so a new one would be seen.
-    path = first.folder / "three" / "replies.jsonl"
+    path = kept_replies(options)
     code = 'typecheck("src/app.py")'
     call = (
         f"<tool_call><function=execute_code>\n<parameter=code>\n{code}\n</parameter>\n</function></tool_call>"
     )
-    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    lines[0]["text"] = call
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
+    (types,) = (line for line in lines if line["reply"]["id"] == "types")
+    types["reply"]["text"] = call
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
     capsys.readouterr()
     legacy = replace(options, fixes=tuple(fix for fix in options.fixes if fix != "parser"))
     second = run_work("eval", legacy)
-    assert "three: the replies in" in capsys.readouterr().out
+    assert "three: 3 replies of an earlier run used again" in capsys.readouterr().out
     assert second.folder != first.folder
     assert (second.folder / "three" / "replies.jsonl").read_text("utf-8").count("function=execute_code") == 1
     summary = read_record(second.folder / "three" / "summary.json", EvalSummary)
     assert summary.dialect == "qwen3_coder"
     assert summary.right_arguments is not None
     assert (summary.decision.k, summary.right_arguments.k) == (2, 1)  # now strictly readable
+    timing = read_record(first.folder / "three" / "summary.json", EvalSummary).timing
+    assert summary.timing == timing
 
 
 @pytest.mark.parametrize(
-    "change",
-    ["tools", "system", "max_tokens", "query", "model", "force"],
+    ("change", "used"),
+    [("tools", 0), ("system", 0), ("max_tokens", 0), ("query", 2), ("model", 0), ("force", 0)],
 )
 def test_replies_to_another_question_are_not_used_again(
-    change: str, options: Options, qwen2_run: Pipeline, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    change: str, used: int, options: Options, qwen2_run: Pipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_work("eval", options)
     legacy = tuple(fix for fix in options.fixes if fix != "parser")
@@ -266,7 +324,55 @@ def test_replies_to_another_question_are_not_used_again(
         other = replace(other, force=True)
     capsys.readouterr()
     run_work("eval", other)
-    assert "three: the replies in" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert ("of an earlier run used again" in out) == bool(used)
+    if used:
+        assert f"three: {used} replies of an earlier run used again" in out
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_killed_evaluation_goes_on_with_what_is_left(sampled: bool, options: Options) -> None:
+    if sampled:
+        setup = options.preset.eval.model_copy(update={"temperature": (0.8,), "samples": 2})
+        options = replace(options, preset=options.preset.model_copy(update={"eval": setup}))
+    first = run_work("eval", options)
+    texts = {path: read_texts(path) for path in sorted(first.folder.glob("**/replies.jsonl"))}
+    assert len(texts) == (2 if sampled else 1)
+    path = kept_replies(options)
+    lines = path.read_bytes().splitlines()
+    # As a kill leaves it: no output, one reply kept, the next one cut off in the middle.
+    shutil.rmtree(first.folder)
+    path.write_bytes(b"\n".join(lines[:2]) + b"\n" + lines[2][:50])
+    run_work("eval", options)
+    assert {path: read_texts(path) for path in texts} == texts
+    kept = [json.loads(line) for line in path.read_bytes().splitlines() if line and line.endswith(b"}")]
+    assert len({(line["prompt"], line["sample"]) for line in kept}) == len(kept) == 3 * len(texts)
+
+
+def read_texts(path: Path) -> list[str]:
+    return [reply.text for reply in read_lines(path, RawReply)]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "text", "then"),
+    [
+        ("pythonic", "[f(a=1)]", " again"),
+        ("hermes", '<tool_call>{"name":"f" ,"arguments":{} }</tool_call>', " again"),
+    ],
+)
+def test_a_reply_can_be_cut_off_behind_its_call(
+    dialect: str, text: str, then: str, built: BuiltOnce, tmp_path: Path
+) -> None:
+    parrot = write_parrot(built.model("qwen2", quantize=False), tmp_path / "parrot", text, then)
+    engine = load_engine(parrot, 2, dialect)
+    engine.stops = []
+    endless = answer(engine, 20, slice(2))
+    assert {reply.finish for reply in endless} == {"length"}
+    assert all(reply.text.startswith(text + then) for reply in endless)
+    cut = answer(engine, 20, slice(2), stop_at_call=True)
+    assert {(reply.finish, reply.text) for reply in cut} == {("call", text)}
+    engine.dialect = "qwen3_coder"
+    assert [r.text for r in answer(engine, 20, slice(2), stop_at_call=True)] == [r.text for r in endless]
 
 
 def test_a_bare_model_folder(

@@ -16,9 +16,14 @@ FILES = sorted((ROOT / "stages").glob("*/**/*.py"))
 # Modules of stages that need no model: what they do can be tested and run anywhere.
 LIGHT = (
     "stages.convert_data.stage",
+    "stages.eval.__main__",
     "stages.eval.code",
     "stages.eval.sandbox",
+    "stages.eval.engines.endpoint",
+    "stages.eval.engines.recorded",
+    "stages.eval.parity",
     "stages.eval.score",
+    "stages.eval.stage",
     "stages.report.stage",
     "stages.retest_fair.stage",
     "stages.train.rows",

@@ -1,0 +1,154 @@
+"""Replies of a server that speaks OpenAI's chat completions: mlx_lm.server, vLLM, Ollama, llama-server, …
+
+The prompt goes as messages and tools, so the server's own template writes it and its own parser may read
+the calls: what is measured is the model as it is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+import orjson
+from pydantic import ValidationError
+
+from stages.core import progress
+from stages.core.artifact import fingerprint_json
+from stages.core.errors import StageError
+from stages.eval.clock import WorkClock
+from stages.eval.engines import Costs, EngineName, Keep, Question, Sampling
+from stages.eval.engines.completions import Completion, ModelList, read_completion, write_request
+from stages.eval.engines.transport import KEY_VARIABLE, BrokenAnswer, PassingError, ServerError, Transport
+
+
+@dataclass
+class Endpoint:
+    """A server, and the model that it is asked for; None: the only one that it has."""
+
+    transport: Transport
+    dialect: str
+    served_model: str | None = None
+    concurrency: int = 4
+    _checked: bool = field(default=False, repr=False)
+
+    @property
+    def name(self) -> EngineName:
+        """What summaries call it."""
+        return "endpoint"
+
+    def fingerprint(self) -> str:
+        """Of the address and the model's name there; asks the server for the name when none was given."""
+        if self.served_model is None:
+            self.load()
+        return fingerprint_json([self.transport.url, self.served_model, self.dialect])
+
+    def facts(self) -> dict[str, Any]:
+        """The address and the model's name there."""
+        return {"engine": self.name, "url": self.transport.url, "served_model": self.served_model}
+
+    def load(self) -> None:
+        """See that the server has the model. Raises StageError when it has not, or does not answer."""
+        if self._checked:
+            return
+        url, listed = self.transport.url, asyncio.run(self._list_models())
+        if listed is None and self.served_model is None:
+            raise StageError(f"{url}/models lists no models: name the one to ask with --served-model")
+        if listed is None:
+            progress.say(f"  {url}/models lists no models: only the answers tell which one answers")
+        elif self.served_model is None and len(listed) == 1:
+            self.served_model = listed[0]
+        elif self.served_model not in listed:
+            asked = f", not {self.served_model}" if self.served_model else ""
+            has = ", ".join(listed) or "no model"
+            raise StageError(f"{url} serves {has}{asked}: name one of its models with --served-model")
+        progress.say(f"  {url} serves {self.served_model}")
+        self._checked = True
+
+    def answer(self, questions: Sequence[Question], sampling: Sampling, keep: Keep, label: str) -> None:
+        """Ask the questions, `concurrency` at the same time.
+
+        Raises StageError when the server gives up, refuses a question or another model answers.
+        """
+        asyncio.run(self._answer_all(questions, sampling, keep, label))
+
+    def costs(self) -> Costs:
+        """What the server costs is not seen from here."""
+        return Costs()
+
+    async def _list_models(self) -> list[str] | None:
+        """The names of the server's models, None where it has no list of them."""
+        async with self.transport.open() as client:
+            try:
+                answer = await self.transport.get(client, "/models")
+                return [model.id for model in ModelList.model_validate_json(answer).data]
+            except PassingError as error:
+                if isinstance(error, BrokenAnswer):
+                    return None
+                raise StageError(
+                    f"{self.transport.url} does not answer ({error}): start the server, or check --endpoint"
+                ) from None
+            except (ServerError, ValidationError):
+                return None
+
+    async def _answer_all(
+        self, questions: Sequence[Question], sampling: Sampling, keep: Keep, label: str
+    ) -> None:
+        waiting, in_work, failures = [*reversed(questions)], set[str](), list[str]()
+        clock = WorkClock([question.id for question in questions])
+        with progress.bar(label, len(questions), "queries") as bar:
+
+            async def work(client: httpx2.AsyncClient) -> None:
+                while waiting and not failures:
+                    question = waiting.pop()
+                    clock.tick(in_work)
+                    in_work.add(question.id)
+                    try:
+                        answer = await self._ask(client, question, sampling)
+                    except ServerError as error:
+                        failures.append(f"query {question.id}: {error}")
+                        return
+                    finally:
+                        clock.tick(in_work)
+                        in_work.remove(question.id)
+                    seconds = round(clock.parts[question.id], 4)
+                    keep(question, read_completion(answer, question, self.dialect, seconds))
+                    bar.advance()
+
+            async with self.transport.open() as client:
+                # A question that fails stops no other one in work: its answer is waited for and kept.
+                await asyncio.gather(*(work(client) for _ in range(min(self.concurrency, len(questions)))))
+        if failures:
+            raise StageError(f"{self.transport.url}, {failures[0]}; the same command asks what is left")
+
+    async def _ask(
+        self, client: httpx2.AsyncClient, question: Question, sampling: Sampling
+    ) -> dict[str, Any]:
+        """One answer as it came. Raises ServerError when none of the right model comes."""
+        body = write_request(question, sampling, self.served_model)
+        answer = await self.transport.post(client, "/chat/completions", body)
+        try:
+            completion = Completion.model_validate_json(answer)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ServerError(f"no chat completion came, at {place}: {first['msg']}") from None
+        if completion.model not in (None, self.served_model):
+            raise ServerError(f"{completion.model} answered, not {self.served_model}: see --served-model")
+        read: dict[str, Any] = orjson.loads(answer)
+        return read
+
+
+def check_address(url: str) -> str:
+    """The address without a slash at its end. Raises StageError for no address, and for one with a key."""
+    try:
+        address = httpx2.URL(url)
+    except httpx2.InvalidURL:
+        address = httpx2.URL("")
+    if address.scheme not in ("http", "https") or not address.host:
+        raise StageError(f"--endpoint {url}: use an address such as http://127.0.0.1:8080/v1")
+    if address.userinfo or address.query:
+        raise StageError(f"--endpoint: give the address alone, and a key in the variable {KEY_VARIABLE}")
+    return url.rstrip("/")

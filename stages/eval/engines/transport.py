@@ -1,0 +1,112 @@
+"""Requests to a server: tried again where that can help, and failures in one line without the key."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import orjson
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_random_exponential,
+)
+
+KEY_VARIABLE = "FAIR_RETEST_API_KEY"  # a name of our own: no server gets a key that is meant for another one
+PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # statuses that another try may not meet again
+LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
+
+
+class ServerError(Exception):
+    """A failure that every other try would meet; its text says which."""
+
+
+class PassingError(ServerError):
+    """A failure that another try may not meet; `after` is the wait in seconds that the server asked for."""
+
+    def __init__(self, reason: str, after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+class BrokenAnswer(PassingError):
+    """An answer that is not JSON, such as one that was cut off."""
+
+
+@dataclass(frozen=True)
+class Transport:
+    """A server's address, the seconds it may take to answer, the tries, the first wait between them."""
+
+    url: str
+    timeout: float = 600.0
+    attempts: int = 5
+    first_wait: float = 0.5
+
+    def open(self) -> httpx2.AsyncClient:
+        """A client with the key of the environment, if there is one."""
+        key = os.environ.get(KEY_VARIABLE)
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        return httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(self.timeout, connect=10.0))
+
+    async def get(self, client: httpx2.AsyncClient, path: str) -> bytes:
+        """The JSON at a path, tried once. Raises ServerError."""
+        return await self._send(client, "GET", path, None)
+
+    async def post(self, client: httpx2.AsyncClient, path: str, body: Mapping[str, Any]) -> bytes:
+        """The JSON that a request brings, tried as often as allowed. Raises ServerError."""
+        backoff = wait_random_exponential(multiplier=self.first_wait, max=LONGEST_WAIT)
+
+        def wait(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            asked = error.after if isinstance(error, PassingError) else 0.0
+            return min(max(asked, backoff(state)), LONGEST_WAIT)
+
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self.attempts),
+            wait=wait,
+            retry=retry_if_exception_type(PassingError),
+            reraise=True,
+        )
+        answer: bytes = await retrying(self._send, client, "POST", path, body)
+        return answer
+
+    async def _send(
+        self, client: httpx2.AsyncClient, method: str, path: str, body: Mapping[str, Any] | None
+    ) -> bytes:
+        content = None if body is None else orjson.dumps(body)
+        try:
+            response = await client.request(method, self.url + path, content=content)
+        except httpx2.TimeoutException:
+            raise PassingError(f"no answer within {self.timeout:g} s") from None
+        except httpx2.RequestError as error:
+            raise PassingError(f"the connection failed, {_in_a_line(error)}") from None
+        if not response.is_success:
+            reason = f"status {response.status_code}, {_in_a_line(response.text)}"
+            if response.status_code in PASSING:
+                raise PassingError(reason, _read_seconds(response.headers.get("Retry-After")))
+            raise ServerError(reason)
+        try:
+            orjson.loads(response.content)
+        except orjson.JSONDecodeError:
+            raise BrokenAnswer("the answer is not JSON") from None
+        return response.content
+
+
+def _read_seconds(text: str | None) -> float:
+    """The seconds of a Retry-After; a date, or nothing, asks for no more than the usual wait."""
+    try:
+        return max(float(text or 0), 0.0)
+    except ValueError:
+        return 0.0
+
+
+def _in_a_line(what: object) -> str:
+    """Anything as a short line; a server that repeats the key is not repeated."""
+    key = os.environ.get(KEY_VARIABLE)
+    line = " ".join(str(what).split())
+    return (line.replace(key, "***") if key else line)[:200] or type(what).__name__

@@ -1,0 +1,144 @@
+"""The same queries on several engines, side by side: where template, parser or stop tokens differ.
+
+Read from the raw replies alone. A difference in the prompt's length is the template's, one in the dialect or
+in who read the calls the parser's, one in the end of a reply the stop tokens'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tabulate import tabulate
+
+from stages.core.artifact import require_artifact
+from stages.core.dialects import parse_any, parse_reply
+from stages.core.errors import StageError
+from stages.core.records import EvalSummary, Manifest, RawReply, Score, read_lines, read_record
+from stages.core.words import plural
+
+COLUMNS = ("decision", "dialect", "stop", "prompt", "text")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One output of eval on one suite."""
+
+    folder: Path
+    summary: EvalSummary
+    manifest: Manifest
+    replies: dict[str, RawReply]
+    right: int
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What one reply shows of template, parser and stop tokens."""
+
+    decision: str
+    dialect: str
+    stop: str
+    prompt: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Outputs beside each other: as lines, and by suite how many queries differ in what."""
+
+    lines: list[str]
+    differences: dict[str, dict[str, int]]
+
+
+def compare_outputs(folders: Sequence[Path]) -> Comparison:
+    """Lay outputs of eval beside each other, suite by suite.
+
+    Raises StageError when a folder is none, or when they have no suite in common.
+    """
+    found = [_read_sides(folder) for folder in folders]
+    common = [suite for suite in found[0] if all(suite in sides for sides in found[1:])]
+    if not common:
+        raise StageError(f"{' and '.join(map(str, folders))} have no suite in common: evaluate the same ones")
+    lines: list[str] = []
+    differences = {}
+    for suite in common:
+        sides = [sides[suite] for sides in found]
+        _require_same_queries(suite, sides)
+        table = {query: [describe_reply(side, query) for side in sides] for query in sides[0].replies}
+        lines += _describe_suite(suite, sides, table)
+        differences[suite] = {name: len(_differing(table, name)) for name in COLUMNS}
+    return Comparison(lines, differences)
+
+
+def describe_reply(side: Side, query: str) -> Behaviour:
+    """What a reply shows: read strictly where a strict reading finds a call, else leniently."""
+    reply, strict_dialect = side.replies[query], side.summary.dialect
+    strict, lenient = parse_reply(reply.text, strict_dialect), parse_any(reply.text)
+    dialect = "the server's" if reply.calls_by == "server" else lenient.dialect if lenient.calls else "none"
+    return Behaviour(
+        decision="tool" if strict.calls else "direct",
+        dialect=dialect or "none",
+        stop=reply.finish,
+        prompt="?" if reply.prompt_tokens is None else str(reply.prompt_tokens),
+        text=reply.text,
+    )
+
+
+def _read_sides(folder: Path) -> dict[str, Side]:
+    """The suites of an output, or the one suite whose folder it is."""
+    places = [folder] if (folder / "summary.json").is_file() else sorted(folder.glob("*/"))
+    sides = {}
+    for place in places:
+        if place.name.startswith(".") or not (place / "summary.json").is_file():
+            continue
+        manifest = require_artifact(place, "eval", "nox -s eval")
+        replies = {reply.id: reply for reply in read_lines(place / "replies.jsonl", RawReply)}
+        summary = read_record(place / "summary.json", EvalSummary)
+        scores = read_lines(place / "scores.jsonl", Score)
+        right = sum(score.strict.decision for score in scores)
+        sides[summary.suite] = Side(folder, summary, manifest, replies, right)
+    if not sides:
+        raise StageError(f"{folder} holds no output of eval: give a folder that nox -s eval wrote")
+    return sides
+
+
+def _require_same_queries(suite: str, sides: Sequence[Side]) -> None:
+    for side in sides[1:]:
+        if side.summary.suite_fingerprint != sides[0].summary.suite_fingerprint:
+            raise StageError(
+                f"{sides[0].folder} and {side.folder} answered different queries of {suite}: "
+                "evaluate the same version of the suite"
+            )
+
+
+def _differing(table: Mapping[str, Sequence[Behaviour]], name: str) -> list[str]:
+    """The queries on which the engines differ in something; what nobody counted differs from nothing."""
+    known = {query: {getattr(b, name) for b in row} - {"?"} for query, row in table.items()}
+    return [query for query, values in known.items() if len(values) > 1]
+
+
+def _describe_suite(suite: str, sides: Sequence[Side], table: Mapping[str, Sequence[Behaviour]]) -> list[str]:
+    """The table of a suite: its engines, how often each thing differs, and the queries that differ."""
+    letters = [chr(ord("A") + i) for i in range(len(sides))]
+    lines = [f"{suite}: {plural(len(table), 'query')}"]
+    lines += [f"  {letter}: {_name(side)}" for letter, side in zip(letters, sides, strict=True)]
+    counts = [f"{name} {len(_differing(table, name))}" for name in COLUMNS]
+    lines.append(f"  queries that differ in: {', '.join(counts)}")
+    shown = [name for name in COLUMNS if name != "text"]
+    rows = [
+        [query, *(" / ".join(getattr(behaviour, name) for behaviour in row) for name in shown)]
+        for query, row in table.items()
+        if any(query in _differing(table, name) for name in shown)
+    ]
+    if rows:
+        heads = ["query", *(f"{name} {'/'.join(letters)}" for name in shown)]
+        lines += tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True).splitlines()
+    return lines
+
+
+def _name(side: Side) -> str:
+    facts = side.manifest.facts
+    where = facts.get("url") or facts.get("file") or ""
+    engine = f"{side.summary.engine} {where}".strip()
+    return f"{side.folder}, {engine}, {side.right}/{len(side.replies)} decided right"

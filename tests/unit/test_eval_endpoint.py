@@ -1,0 +1,376 @@
+"""Servers as engines, on loopback: what is asked, what is kept, and every way in which one can fail."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.core.cli import Options
+from stages.core.errors import StageError
+from stages.core.fixes import FAIR
+from stages.core.preset import load_preset
+from stages.core.records import EvalSummary, Manifest, RawReply, Score, read_lines, read_record
+from stages.core.suite import load_suites
+from stages.core.tools import EXECUTE_CODE
+from stages.eval.__main__ import main
+from stages.eval.engines import Question, Sampling
+from stages.eval.engines.completions import Function, write_served_call
+from stages.eval.engines.endpoint import Endpoint
+from stages.eval.engines.transport import KEY_VARIABLE, Transport
+from stages.eval.stage import evaluate_engine
+from tests.chat_server import ChatServer, call, complete, serving
+from tests.small_suite import CODE, DIRECT, SUITE, TESTS, TYPES, WRITTEN
+
+
+@pytest.fixture
+def server() -> Iterator[ChatServer]:
+    with serving(ChatServer()) as running:
+        yield running
+
+
+@pytest.fixture
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
+    path = tmp_path / "three.json"
+    path.write_text(json.dumps(SUITE), "utf-8")
+    return Options(load_preset("smol", {"suites": (str(path),)}), FAIR, out=tmp_path / "out")
+
+
+def make_endpoint(server: ChatServer, concurrency: int = 1, **transport: Any) -> Endpoint:
+    """An endpoint that does not wait long before it tries again."""
+    settings = {"first_wait": 0.005, "timeout": 5.0, **transport}
+    return Endpoint(Transport(server.url, **settings), "hermes", None, concurrency)
+
+
+def run(options: Options, endpoint: Endpoint) -> Path:
+    """Evaluate, and return the folder of the one suite."""
+    return evaluate_engine(options, endpoint, load_suites(options.preset.eval.suites)).folder / "three"
+
+
+def ask_one(server: ChatServer, **settings: Any) -> RawReply:
+    endpoint = make_endpoint(server, **settings)
+    endpoint.load()
+    kept: list[RawReply] = []
+    row = {"messages": [{"role": "user", "content": TYPES}], "tools": [EXECUTE_CODE.to_json()]}
+    endpoint.answer([Question("q", row)], Sampling(16), lambda _, reply: kept.append(reply), "test")
+    (reply,) = kept
+    return reply
+
+
+# What is asked, and what is kept
+
+
+def test_a_question_goes_as_messages_and_tools(server: ChatServer, options: Options) -> None:
+    run(options, make_endpoint(server))
+    assert [body["messages"][1]["content"] for body in server.asked] == [TYPES, TESTS, DIRECT]
+    for body in server.asked:
+        assert body["messages"][0]["role"] == "system"
+        assert "typecheck(path: str)" in body["messages"][0]["content"]
+        assert [tool["function"]["name"] for tool in body["tools"]] == ["execute_code"]
+        assert (body["model"], body["temperature"], body["max_tokens"]) == ("tiny", 0.0, 160)
+        assert "seed" not in body
+    server.asked.clear()
+    run(replace(options, fixes=(), out=options.out and options.out / "flawed"), make_endpoint(server))
+    assert all("tools" not in body for body in server.asked)
+
+
+def test_calls_that_the_server_read_are_written_in_the_dialect_and_marked(server: ChatServer) -> None:
+    served = call(CODE)
+    server.reply = lambda *_: (200, complete("I look.", "tool_calls", message=served))
+    reply = ask_one(server)
+    assert reply.text == f"I look.\n{WRITTEN}"
+    assert (reply.calls_by, reply.finish, reply.tokens, reply.prompt_tokens) == ("server", "stop", 3, 7)
+    assert reply.served is not None
+    assert reply.served["message"] == {"role": "assistant", "content": "I look.", **served}
+    assert reply.served["finish_reason"] == "tool_calls"
+
+
+def test_raw_content_is_kept_as_it_came(server: ChatServer) -> None:
+    server.reply = lambda *_: (200, complete(f" {WRITTEN}\n"))
+    reply = ask_one(server)
+    assert (reply.text, reply.calls_by) == (f" {WRITTEN}\n", "model")
+
+
+@pytest.mark.parametrize(
+    ("finish", "expected"),
+    [
+        ("stop", "stop"),
+        ("tool_calls", "stop"),
+        ("length", "length"),
+        ("max_tokens", "length"),
+        (None, "stop"),
+    ],
+)
+def test_reasons_to_stop(finish: Any, expected: str, server: ChatServer) -> None:
+    server.reply = lambda *_: (200, complete("Hi", finish))
+    assert ask_one(server).finish == expected
+
+
+@pytest.mark.parametrize("content", ["", None])
+def test_an_empty_reply_is_a_reply(content: str | None, server: ChatServer, options: Options) -> None:
+    server.reply = lambda *_: (200, complete(content))
+    folder = run(options, make_endpoint(server))
+    assert [reply.text for reply in read_lines(folder / "replies.jsonl", RawReply)] == [""] * 3
+    assert read_record(folder / "summary.json", EvalSummary).decision.k == 1
+    assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize("dialect", ["hermes", "qwen3_coder", "bare_python"])
+@pytest.mark.parametrize(
+    ("arguments", "raw"),
+    [('{"code": "print(1)', '{"code": "print(1)'), ("[1, 2]", "[1, 2]"), ("print(1)", "print(1)")],
+)
+def test_arguments_that_are_no_object_stay_what_they_are(dialect: str, arguments: str, raw: str) -> None:
+    text = write_served_call(Function(name="execute_code", arguments=arguments), dialect)
+    assert text == f'<tool_call>\n{{"name": "execute_code", "arguments": {raw}}}\n</tool_call>'
+
+
+def test_malformed_calls_count_as_malformed(server: ChatServer, options: Options) -> None:
+    server.reply = lambda *_: (200, complete(None, "tool_calls", message=call('{"code": "print(1)')))
+    folder = run(options, make_endpoint(server))
+    first = read_lines(folder / "scores.jsonl", Score)[0]
+    assert first.strict.calls == []
+    assert first.strict.problems != []
+
+
+def test_summary_and_manifest_tell_the_engine(server: ChatServer, options: Options) -> None:
+    folder = run(options, make_endpoint(server))
+    summary = read_record(folder / "summary.json", EvalSummary)
+    assert summary.engine == "endpoint"
+    timing = summary.timing
+    assert (timing.load_seconds, timing.peak_memory_gb, timing.disk_gb) == (None, None, None)
+    assert timing.generated_tokens == 9
+    assert timing.seconds_per_query is not None
+    facts = read_record(folder / "manifest.json", Manifest).facts
+    assert facts == {"engine": "endpoint", "url": server.url, "served_model": "tiny"}
+    asked = len(server.asked)
+    assert main_words(options, server) == 0
+    assert len(server.asked) == asked, "it was up to date"
+
+
+def main_words(options: Options, server: ChatServer, *more: str) -> int:
+    suites = ",".join(options.preset.eval.suites)
+    return main(["--endpoint", f"{server.url}/", "--suites", suites, "--out", str(options.out), *more])
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_so_many_requests_at_once(concurrency: int, server: ChatServer, options: Options) -> None:
+    together = threading.Barrier(concurrency)
+
+    def reply(_question: str, _time: int) -> tuple[int, Any]:
+        together.wait(30)  # no request is answered before so many have come
+        return 200, complete()
+
+    server.reply, server.pause = reply, 0.05
+    started = time.perf_counter()
+    folder = run(options, make_endpoint(server, concurrency))
+    passed = time.perf_counter() - started
+    assert server.at_once == concurrency
+    parts = [reply.seconds or 0.0 for reply in read_lines(folder / "replies.jsonl", RawReply)]
+    # The parts add up to the time of the run, however many share it.
+    assert 3 * 0.05 / concurrency <= sum(parts) <= passed
+
+
+def test_a_sampled_reply_has_its_seed(server: ChatServer, options: Options) -> None:
+    setup = options.preset.eval.model_copy(update={"temperature": (0.5,), "samples": 2})
+    swept = replace(options, preset=options.preset.model_copy(update={"eval": setup}))
+    evaluate_engine(swept, make_endpoint(server), load_suites(setup.suites))
+    assert [(body["temperature"], body["seed"]) for body in server.asked] == [(0.5, 0)] * 3 + [(0.5, 1)] * 3
+
+
+# Keys
+
+
+def test_the_key_is_sent_and_never_written(
+    server: ChatServer, options: Options, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, "sk-secret-123")
+    run(options, make_endpoint(server))
+    assert {headers["Authorization"] for headers in server.headers} == {"Bearer sk-secret-123"}
+    server.reply = lambda *_: (401, {"error": "sk-secret-123 is not known"})
+    with pytest.raises(StageError, match=r"status 401, .*\*\*\* is not known") as error:
+        run(replace(options, force=True), make_endpoint(server))
+    assert "secret" not in str(error.value)
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 5
+    assert not any(b"secret" in content for content in written)
+
+
+def test_without_a_key_none_is_sent(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    ask_one(server)
+    assert "Authorization" not in server.headers[0]
+
+
+# Failures that pass, and those that do not
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        (429, {"error": "slow down"}, {"Retry-After": "0.01"}),
+        (500, {"error": "out of memory"}),
+        (503, b"<html>restarting</html>"),
+        (200, b'{"choices": [{"mess'),
+        (200, b""),
+    ],
+)
+def test_a_failure_that_passes_is_tried_again(failure: Any, server: ChatServer) -> None:
+    server.reply = lambda _, number: failure if number < 3 else (200, complete("At last."))
+    assert ask_one(server).text == "At last."
+    assert len(server.asked) == 3
+
+
+def test_a_wait_that_the_server_asks_for_is_waited(server: ChatServer) -> None:
+    server.reply = lambda _, number: (429, {}, {"Retry-After": "0.3"}) if number == 1 else (200, complete())
+    reply = ask_one(server)
+    assert (reply.seconds or 0.0) >= 0.3
+
+
+@pytest.mark.parametrize(
+    ("failure", "words", "tries"),
+    [
+        ((500, {"error": "out of memory"}), "query types: status 500, .*out of memory", 5),
+        ((429, {"error": "slow down"}), "query types: status 429", 5),
+        ((200, b"<html>"), "query types: the answer is not JSON", 5),
+        ((400, {"error": "context of 4096"}), "query types: status 400, .*context of 4096", 1),
+        ((200, {"choices": []}), "query types: no chat completion came, at choices: ", 1),
+        ((200, {"object": "x"}), "query types: no chat completion came, at choices: ", 1),
+        ((200, []), "query types: no chat completion came, at ", 1),
+        ((200, complete(model="other")), "query types: other answered, not tiny: see --served-model", 1),
+    ],
+)
+def test_a_failure_that_stays_is_one_line(
+    failure: Any, words: str, tries: int, server: ChatServer, options: Options
+) -> None:
+    server.reply = lambda *_: failure
+    with pytest.raises(StageError, match=words) as error:
+        run(options, make_endpoint(server))
+    assert str(error.value).startswith(server.url)
+    assert "\n" not in str(error.value)
+    assert len(server.asked) == tries
+    assert not (options.out or Path()).exists() or not list((options.out or Path()).glob("three*"))
+
+
+def test_a_server_that_does_not_answer_in_time(server: ChatServer) -> None:
+    server.pause = 0.5
+    with pytest.raises(StageError, match=r"query q: no answer within 0\.05 s"):
+        ask_one(server, timeout=0.05, attempts=2)
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_a_server_that_dies_is_asked_for_the_rest_alone(concurrency: int, options: Options) -> None:
+    with serving(ChatServer(dies_after=2, pause=0.02)) as server:
+        port = int(server.url.split(":")[2].split("/")[0])
+        with pytest.raises(StageError, match=r"the connection failed.*the same command asks what is left"):
+            run(options, make_endpoint(server, concurrency))
+        answered = server.times()
+    assert sum(answered.values()) == 2
+    with serving(ChatServer(), port) as again:
+        folder = run(options, make_endpoint(again, concurrency))
+        assert sum(again.times().values()) == 1
+        assert not again.times().keys() & answered.keys()
+    assert len(read_lines(folder / "replies.jsonl", RawReply)) == 3
+
+
+def test_other_requests_in_work_are_kept_when_one_is_refused(options: Options) -> None:
+    def reply(question: str, _time: int) -> tuple[int, Any]:
+        return (400, {"error": "too long"}) if question == TYPES else (200, complete())
+
+    with serving(ChatServer(reply, pause=0.05)) as server:
+        with pytest.raises(StageError, match="query types: status 400"):
+            run(options, make_endpoint(server, 3))
+        server.reply = lambda *_: (200, complete())
+        run(options, make_endpoint(server, 3))
+        assert server.times() == {TYPES: 2, TESTS: 1, DIRECT: 1}
+
+
+# Which model
+
+
+def test_the_only_model_is_taken_and_another_refused(
+    server: ChatServer, options: Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main_words(options, server, "--served-model", "big") == 2
+    error = capsys.readouterr().err
+    assert error == f"eval: {server.url} serves tiny, not big: name one of its models with --served-model\n"
+    assert server.asked == []
+    assert main_words(options, server) == 0
+    assert f"{server.url} serves tiny" in capsys.readouterr().out
+
+
+def test_of_several_models_one_has_to_be_named(server: ChatServer, options: Options) -> None:
+    server.models = (200, {"data": [{"id": "small"}, {"id": "tiny"}]})
+    with pytest.raises(StageError, match="serves small, tiny: name one of its models with --served-model"):
+        run(options, make_endpoint(server))
+    run(options, replace(make_endpoint(server), served_model="tiny"))
+    assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize("models", [(404, {"error": "no"}), (200, b""), (200, {"object": "list"})])
+def test_a_server_without_a_list_is_asked_by_name(
+    models: Any, server: ChatServer, options: Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.models = models
+    with pytest.raises(StageError, match="/models lists no models: name the one to ask with --served-model"):
+        run(options, make_endpoint(server))
+    run(options, replace(make_endpoint(server), served_model="tiny"))
+    assert "only the answers tell which one answers" in capsys.readouterr().out
+
+
+def test_another_model_behind_the_same_address_is_not_taken_for_the_first(
+    server: ChatServer, options: Options
+) -> None:
+    run(options, make_endpoint(server))
+    server.models = (200, {"data": [{"id": "other"}]})
+    with pytest.raises(StageError, match="made with another model: --force replaces it"):
+        run(options, make_endpoint(server))
+
+
+def test_no_server_there(options: Options) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+    with pytest.raises(StageError, match=r"does not answer \(the connection failed.*: start the server"):
+        run(options, Endpoint(Transport(address), "hermes"))
+
+
+# The command line
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--endpoint", "127.0.0.1:8080"], "--endpoint 127.0.0.1:8080: use an address such as http://"),
+        (["--endpoint", "ftp://a/v1"], "--endpoint ftp://a/v1: use an address such as http://"),
+        (["--endpoint", "http://me:pw@a/v1"], f"and a key in the variable {KEY_VARIABLE}"),
+        (["--endpoint", "http://a/v1", "--replies", "b"], "--endpoint and --replies exclude each other"),
+        (["--endpoint", "http://a/v1", "--data", "b"], "--endpoint asks no model folder: leave --data out"),
+        (["--served-model", "x"], "--served-model names a model of --endpoint: give its address too"),
+        (["--endpoint", "http://a/v1", "--concurrency", "0"], "--concurrency 0: use 1 or more"),
+        (["--endpoint", "http://a/v1", "--timeout", "0"], "--timeout 0: use a number above 0"),
+        (["--endpoint", "http://a/v1", "--stop-at-call"], "--stop-at-call works on a model in this process"),
+        (["--compare", "a"], "--compare lays two or more outputs beside each other: name another one"),
+        (["--replies", "a.jsonl"], "--replies a.jsonl answers one suite: name it with --suites"),
+        (["--replies", "a", "--suites", "core20", "--samples", "2"], "leave --temperature, --samples, --pro"),
+        (["--replies", "no.jsonl", "--suites", "core20"], "no file no.jsonl: --replies takes JSON lines"),
+    ],
+)  # fmt: skip
+def test_a_wrong_command_is_one_line(
+    words: list[str], complaint: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path))
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("eval: ")
+    assert complaint in error
+    assert error.count("\n") == 1

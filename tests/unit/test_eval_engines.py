@@ -1,0 +1,399 @@
+"""Recorded replies, kept replies, sweeps and engines side by side: all that needs no model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.core.cli import Options
+from stages.core.errors import StageError
+from stages.core.fixes import FAIR
+from stages.core.preset import load_preset
+from stages.core.records import EvalSummary, RawReply, Timing, read_lines, read_record
+from stages.core.suite import load_suites
+from stages.eval.__main__ import main
+from stages.eval.cells import list_cells, usual_cell
+from stages.eval.clock import WorkClock, percentile, summarize_timing
+from stages.eval.engines import Costs, Question
+from stages.eval.engines.endpoint import Endpoint
+from stages.eval.engines.transport import Transport
+from stages.eval.request import Request
+from stages.eval.stage import evaluate, evaluate_engine
+from stages.eval.store import ReplyStore
+from stages.eval.sweep import Sweep, spread_of
+from tests.chat_server import ChatServer, call, complete, serving
+from tests.small_suite import CODE, REPLIES, SUITE, TESTS, TYPES
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    path = tmp_path / "three.json"
+    path.write_text(json.dumps(SUITE), "utf-8")
+    return path
+
+
+@pytest.fixture
+def options(suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
+    return Options(load_preset("smol", {"suites": (str(suite),)}), FAIR)
+
+
+@pytest.fixture
+def server() -> Iterator[ChatServer]:
+    with serving(ChatServer()) as running:
+        yield running
+
+
+def with_setup(options: Options, **changes: Any) -> Options:
+    setup = options.preset.eval.model_copy(update=changes)
+    return replace(options, preset=options.preset.model_copy(update={"eval": setup}))
+
+
+def write_replies(path: Path, replies: dict[str, str], **more: Any) -> Path:
+    path.write_text("".join(json.dumps({"id": i, "text": t, **more}) + "\n" for i, t in replies.items()))
+    return path
+
+
+def ask(options: Options, server: ChatServer) -> Path:
+    endpoint = Endpoint(Transport(server.url, first_wait=0.005), "hermes", None, 1)
+    return evaluate_engine(options, endpoint, load_suites(options.preset.eval.suites)).folder
+
+
+# Recorded replies
+
+
+def test_recorded_replies_are_scored_without_a_model(options: Options, tmp_path: Path) -> None:
+    file = write_replies(tmp_path / "mine.jsonl", REPLIES)
+    outcome = evaluate(options, Request(replies=file))
+    summary = read_record(outcome.folder / "three" / "summary.json", EvalSummary)
+    assert (summary.engine, summary.decision.k, summary.decision.n) == ("recorded", 2, 3)
+    assert summary.timing.seconds_per_query is None
+    assert summary.timing.generated_tokens is None
+    assert outcome.lines[0].endswith("runaway 0/3 (0%)")
+    assert evaluate(options, Request(replies=file)).up_to_date
+    assert not (tmp_path / "artifacts" / "smol" / "replies").exists()
+
+
+def test_replies_of_another_output_are_scored_again_with_their_figures(
+    options: Options, tmp_path: Path
+) -> None:
+    more = {"tokens": 9, "finish": "length", "seconds": 0.5}
+    file = write_replies(tmp_path / "theirs.jsonl", REPLIES, **more)
+    first = evaluate(options, Request(replies=file)).folder / "three"
+    again = evaluate(
+        replace(options, out=tmp_path / "again"), Request(replies=first / "replies.jsonl")
+    ).folder / "three"  # fmt: skip
+    assert (again / "scores.jsonl").read_bytes() == (first / "scores.jsonl").read_bytes()
+    timing = read_record(again / "summary.json", EvalSummary).timing
+    assert (timing.generated_tokens, timing.seconds_per_query) == (27, 0.5)
+    assert (timing.runaway_tokens, timing.runaway_seconds) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("replies", "words"),
+    [
+        ({"types": "a", "direct": "b"}, "has no reply to 1 query of three, such as tests: add them, or name"),
+        (REPLIES | {"more": "c"}, "has a reply to more, which is no query of three: name the suite"),
+        ({}, "has no reply to 3 queries of three, such as direct"),
+    ],
+)
+def test_replies_to_other_queries_are_refused(
+    replies: dict[str, str], words: str, options: Options, tmp_path: Path
+) -> None:
+    file = write_replies(tmp_path / "mine.jsonl", replies)
+    with pytest.raises(StageError, match=words):
+        evaluate(options, Request(replies=file))
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ('{"id": "types"}\n', r"mine\.jsonl:1 is not a valid RecordedReply: "),
+        ('{"id": "types", "text": "a", "txet": "b"}\n', r"mine\.jsonl:1 is not a valid RecordedReply: "),
+        ("not json\n", r"mine\.jsonl:1 is not a valid RecordedReply: "),
+        ('{"id": "types", "text": "a"}\n' * 2, r"mine\.jsonl has two replies to types: leave one"),
+    ],
+)
+def test_a_wrong_file_is_one_line(lines: str, words: str, options: Options, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text(lines)
+    with pytest.raises(StageError, match=words) as error:
+        evaluate(options, Request(replies=file))
+    assert "\n" not in str(error.value)
+
+
+# Kept replies
+
+
+QUESTION = Question("a", {"messages": [{"role": "user", "content": "Hi"}], "tools": []})
+OTHER = Question("b", {"messages": [{"role": "user", "content": "Ho"}], "tools": []})
+
+
+def test_a_kept_reply_is_found_by_its_prompt_and_draw(tmp_path: Path) -> None:
+    reply = RawReply(id="a", text="Hello.", tokens=3, finish="stop", seconds=0.5)
+    ReplyStore(tmp_path, {"model": "x"}).keep(QUESTION, 1, reply)
+    store = ReplyStore(tmp_path, {"model": "x"})
+    assert store.find(QUESTION, 1) == reply
+    assert store.find(Question("c", QUESTION.row), 1) == reply.model_copy(update={"id": "c"})
+    assert store.find(QUESTION, 0) is None
+    assert store.find(OTHER, 1) is None
+    assert ReplyStore(tmp_path, {"model": "y"}).find(QUESTION, 1) is None
+    assert json.loads((store.folder / "key.json").read_text()) == {"model": "x"}
+
+
+@pytest.mark.parametrize("cut", [1, 2, 60, 400])
+def test_a_line_that_a_kill_cut_off_is_asked_again(cut: int, tmp_path: Path) -> None:
+    store = ReplyStore(tmp_path, {})
+    store.keep(QUESTION, 0, RawReply(id="a", text="Hello.", finish="stop"))
+    store.keep(OTHER, 0, RawReply(id="b", text="Ho ho.", finish="stop"))
+    path = store.folder / "replies.jsonl"
+    content = path.read_bytes()
+    second = content.rindex(b"\n")
+    path.write_bytes(content[: max(len(content) - cut, second + 1)])
+    again = ReplyStore(tmp_path, {})
+    assert again.find(QUESTION, 0) is not None
+    assert again.find(OTHER, 0) is None
+    again.keep(OTHER, 0, RawReply(id="b", text="Ho ho.", finish="stop"))
+    found = ReplyStore(tmp_path, {})
+    assert found.find(OTHER, 0) == RawReply(id="b", text="Ho ho.", finish="stop")
+    assert found.find(QUESTION, 0) is not None
+
+
+def test_one_prompt_is_asked_once_whatever_arm_or_suite_asks(
+    options: Options, server: ChatServer, suite: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twice = json.loads(json.dumps(SUITE))
+    twice["name"] = "twice"
+    twice["queries"] += [{**twice["queries"][2], "id": "again"}]
+    (suite.parent / "twice.json").write_text(json.dumps(twice), "utf-8")
+    ask(options, server)
+    assert len(server.asked) == 3
+    ask(with_setup(options, suites=(str(suite.parent / "twice.json"),)), server)
+    ask(replace(options, fixes=tuple(fix for fix in FAIR if fix != "parser")), server)
+    assert len(server.asked) == 3
+    assert "twice: 4 replies of an earlier run used again" in capsys.readouterr().out
+    ask(replace(options, force=True), server)
+    assert len(server.asked) == 6
+
+
+# Sweeps
+
+
+def test_the_default_is_one_greedy_reply_and_no_sweep(options: Options) -> None:
+    setup = options.preset.eval
+    assert not setup.is_sweep
+    cell = usual_cell(options.preset)
+    assert (cell.sampling.temperature, cell.sampling.max_tokens, cell.settings()) == (0.0, 160, {})
+
+
+def test_a_sweep_has_a_cell_for_every_draw(options: Options, tmp_path: Path) -> None:
+    for name in ("terse", "kind"):
+        (tmp_path / f"{name}.txt").write_text(f"You are {name}.\n")
+    prompts = (str(tmp_path / "terse.txt"), str(tmp_path / "kind.txt"))
+    swept = with_setup(options, temperature=(0.0, 0.5), samples=2, prompts=prompts)
+    assert [cell.slug for cell in list_cells(swept.preset)] == [
+        *("terse-t0-s0", "terse-t0.5-s0", "terse-t0.5-s1"),
+        *("kind-t0-s0", "kind-t0.5-s0", "kind-t0.5-s1"),
+    ]
+    assert {cell.system for cell in list_cells(swept.preset)} == {"You are terse.", "You are kind."}
+
+
+def answer_by_seed(server: ChatServer) -> None:
+    """The tool query of types gets a call in even draws alone, the one of tests never."""
+
+    def reply(question: str, time: int) -> tuple[int, Any]:
+        right = question == TYPES and time % 2 == 1
+        return 200, complete(None, message=call(CODE)) if right else complete("No.")
+
+    server.reply = reply
+
+
+def test_a_sweep_is_scored_draw_by_draw(options: Options, server: ChatServer) -> None:
+    answer_by_seed(server)
+    swept = with_setup(options, temperature=(0.7,), samples=4)
+    folder = ask(swept, server)
+    arm = "json+tools+eos+parser+six_bit"
+    assert folder.parts[-4:] == ("smol", "sweep", arm, "seed0")
+    draws = sorted(path.name for path in (folder / "three").iterdir())
+    assert draws == [f"own-t0.7-s{i}" for i in range(4)]
+    decided = [
+        read_record(folder / "three" / d / "summary.json", EvalSummary).decision.k for d in draws
+    ]  # fmt: skip
+    assert decided == [2, 1, 2, 1]
+    (group,) = read_record(folder / "sweep.json", Sweep).groups
+    assert (group.suite, group.prompt, group.temperature, group.draws) == ("three", "own", 0.7, 4)
+    assert group.rates["decision"].model_dump() == {
+        "mean": 0.5, "deviation": 0.1925, "lowest": pytest.approx(1 / 3), "highest": pytest.approx(2 / 3),
+    }  # fmt: skip
+    assert group.unsteady == ["types"]
+    assert not (folder.parents[1].with_name("eval")).exists(), "a sweep is no evaluation for the report"
+
+
+def test_a_sweep_that_grows_or_was_stopped_asks_what_is_left(options: Options, server: ChatServer) -> None:
+    server.dies_after = 4
+    swept = with_setup(options, temperature=(0.7,), samples=2)
+    with pytest.raises(StageError, match="the same command asks what is left"):
+        ask(swept, server)
+    server.dies_after = None
+    folder = ask(swept, server)
+    assert len(server.asked) == 6
+    more = ask(with_setup(options, temperature=(0.0, 0.7), samples=3), server)
+    assert more == folder
+    seeds = [(body["temperature"], body.get("seed")) for body in server.asked[6:]]
+    assert seeds == [(0.0, None)] * 3 + [(0.7, 2)] * 3
+    outcome = evaluate_engine(
+        swept, Endpoint(Transport(server.url), "hermes"), load_suites(options.preset.eval.suites)
+    )
+    assert outcome.up_to_date
+    assert outcome.lines[0].startswith("three, prompt own, temperature 0.7, 2 draws: decision 33%")
+    assert len(server.asked) == 12
+
+
+def test_prompts_of_a_sweep_are_put_to_the_model(
+    options: Options, server: ChatServer, tmp_path: Path
+) -> None:
+    (tmp_path / "terse.txt").write_text("Be terse.\n")
+    ask(with_setup(options, prompts=(str(tmp_path / "terse.txt"),)), server)
+    said = {body["messages"][0]["content"].splitlines()[0] for body in server.asked}
+    assert said == {"Be terse."}
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--prompts", "none.txt"], "--prompts none.txt: no text file there that can be read"),
+        (["--prompts", "DIR/own.txt"], "own.txt: the name own stands for the preset's own, rename the file"),
+        (["--prompts", "DIR/a.txt,DIR/b/a.txt"], "--prompts names two files a: rename one"),
+        (["--temperature", "-1"], "--temperature -1: use 0 or more"),
+        (["--temperature", "hot"], "--temperature hot: use a number"),
+        (["--temperature", "0.5,0.50"], "--temperature 0.5,0.50: name each one once"),
+        (["--samples", "0"], "--samples 0: use 1 or more"),
+    ],
+)
+def test_a_wrong_sweep_is_one_line(
+    words: list[str], complaint: str, options: Options, server: ChatServer, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "b").mkdir()
+    for name in ("own.txt", "a.txt", "b/a.txt"):
+        (tmp_path / name).write_text("You are one.")
+    words = [word.replace("DIR", str(tmp_path)) for word in words]
+    suites = ",".join(options.preset.eval.suites)
+    assert main(["--endpoint", server.url, "--suites", suites, *words]) == 2
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert error.count("\n") == 1
+
+
+def test_the_spread_of_one_draw_has_no_deviation() -> None:
+    assert spread_of([0.5]).deviation is None
+    assert spread_of([0.0, 1.0]).model_dump() == {
+        "mean": 0.5, "deviation": 0.7071, "lowest": 0.0, "highest": 1.0,
+    }  # fmt: skip
+
+
+# Engines side by side
+
+
+def test_engines_beside_each_other_show_where_they_differ(
+    options: Options, server: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = replace(options, out=tmp_path / "mine")
+    evaluate(mine, Request(replies=write_replies(tmp_path / "a.jsonl", REPLIES, prompt_tokens=9)))
+
+    def reply(question: str, _time: int) -> tuple[int, Any]:
+        if question == TYPES:
+            return 200, complete(None, "tool_calls", message=call(CODE))
+        if question == TESTS:
+            return 200, complete('```json\n{"name": "execute_code", "arguments": {"code": "1"}}\n```')
+        return 200, complete(REPLIES["direct"], "length")
+
+    server.reply = reply
+    ask(replace(options, out=tmp_path / "theirs"), server)
+    capsys.readouterr()
+    assert main(["--compare", str(tmp_path / "mine"), str(tmp_path / "theirs")]) == 0
+    out = capsys.readouterr().out
+    assert f"A: {tmp_path / 'mine'}, recorded a.jsonl, 2/3 decided right" in out
+    assert f"B: {tmp_path / 'theirs'}, endpoint {server.url}, 2/3 decided right" in out
+    assert "queries that differ in: decision 0, dialect 2, stop 1, prompt 3, text 1" in out
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if "|" in line]
+    assert rows[2:] == [
+        ["types", "tool / tool", "hermes / the server's", "stop / stop", "9 / 7"],
+        ["tests", "direct / direct", "none / fenced_json", "stop / stop", "9 / 7"],
+        ["direct", "direct / direct", "none / none", "stop / length", "9 / 7"],
+    ]
+    assert main(["--json", "--compare", *[str(tmp_path / "mine")] * 2]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == {
+        "differences": {"three": dict.fromkeys(("decision", "dialect", "stop", "prompt", "text"), 0)}
+    }
+
+
+def test_outputs_that_cannot_be_compared_are_refused(
+    options: Options, suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_replies(tmp_path / "a.jsonl", REPLIES)
+    evaluate(replace(options, out=tmp_path / "mine"), Request(replies=file))
+    changed = json.loads(json.dumps(SUITE))
+    changed["queries"][2]["query"] += " Why?"
+    suite.write_text(json.dumps(changed), "utf-8")
+    evaluate(replace(options, out=tmp_path / "other"), Request(replies=file))
+    suite.write_text(json.dumps({**SUITE, "name": "four"}), "utf-8")
+    evaluate(replace(options, out=tmp_path / "four"), Request(replies=file))
+    (tmp_path / "empty").mkdir()
+    for other, words in (
+        ("other", "answered different queries of three: evaluate the same version of the suite"),
+        ("four", "have no suite in common: evaluate the same ones"),
+        ("empty", "holds no output of eval: give a folder that nox -s eval wrote"),
+        ("none", "holds no output of eval: give a folder that nox -s eval wrote"),
+    ):
+        assert main(["--compare", str(tmp_path / "mine"), str(tmp_path / other)]) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
+
+
+# Timing
+
+
+def test_parts_of_the_time_add_up_to_it() -> None:
+    clock = WorkClock(["a", "b", "c"])
+    spent = [clock.tick(in_work) for in_work in (["a", "b", "c"], ["a"], ["a", "b"], [])]
+    clock.skip()
+    spent.append(clock.tick(["c"]))
+    worked = spent[0] + spent[1] + spent[2] + spent[4]
+    assert sum(clock.parts.values()) == pytest.approx(worked)
+    assert clock.parts["a"] == pytest.approx(spent[0] / 3 + spent[1] + spent[2] / 2)
+    assert clock.parts["c"] == pytest.approx(spent[0] / 3 + spent[4])
+
+
+@pytest.mark.parametrize(
+    ("values", "share", "expected"),
+    [([3.0], 0.95, 3.0), ([2.0, 1.0], 0.95, 2.0), ([*range(1, 21)], 0.95, 19), ([*range(1, 101)], 0.95, 95)],
+)
+def test_nearest_rank(values: list[float], share: float, expected: float) -> None:
+    assert percentile(values, share) == expected
+
+
+def test_runaway_replies_are_counted_with_their_cost() -> None:
+    replies = [
+        RawReply(id="a", text="", tokens=10, finish="stop", seconds=1.0),
+        RawReply(id="b", text="", tokens=10, finish="stop", seconds=2.0),
+        RawReply(id="c", text="", tokens=80, finish="length", seconds=7.0),
+    ]
+    assert summarize_timing(replies, Costs(load_seconds=0.5, first_token_seconds=0.1)) == Timing(
+        load_seconds=0.5, first_token_seconds=0.1, seconds_per_query=3.3333, seconds_median=2.0,
+        seconds_p95=7.0, tokens_per_second=10.0, generated_tokens=100, runaway_tokens=0.8,
+        runaway_seconds=0.7, peak_memory_gb=None, disk_gb=None,
+    )  # fmt: skip
+
+
+def test_the_kept_replies_of_an_output_are_those_of_the_store(options: Options, server: ChatServer) -> None:
+    folder = ask(options, server)
+    replies = read_lines(folder / "three" / "replies.jsonl", RawReply)
+    assert [reply.id for reply in replies] == ["types", "tests", "direct"]
