@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.core.preset import SECTIONS, Preset, flag_of, load_preset, option_choices, option_type
+from stages.core.preset import SECTIONS, Preset, flag_of, item_type, load_preset, option_choices, option_type
 
 
 def whole_number(text: str) -> int:
@@ -38,7 +38,16 @@ def comma_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-_PARSERS: dict[type, Any] = {int: whole_number, float: number, str: str, tuple: comma_list}
+def list_reader(item: type) -> Callable[[str], tuple[Any, ...]]:
+    """The type of a flag that takes several values of one type."""
+
+    def read(text: str) -> tuple[Any, ...]:
+        return tuple(_PARSERS[item](part) for part in comma_list(text))
+
+    return read
+
+
+_PARSERS: dict[type, Any] = {int: whole_number, float: number, str: str}
 _METAVARS: dict[type, str] = {int: "N", float: "NUMBER", str: "TEXT", tuple: "A,B,…"}
 
 
@@ -51,9 +60,10 @@ def add_section(parser: argparse.ArgumentParser, section: str) -> None:
         if kind is bool:
             group.add_argument(flag_of(name), action=argparse.BooleanOptionalAction, help=help_text)
         else:
+            reader = list_reader(item_type(info.annotation)) if kind is tuple else _PARSERS[kind]
             group.add_argument(
                 flag_of(name),
-                type=_PARSERS[kind],
+                type=reader,
                 choices=choices,
                 metavar=None if choices else _METAVARS[kind],
                 help=help_text,

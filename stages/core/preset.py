@@ -229,6 +229,13 @@ def option_type(annotation: Any) -> type:
     return annotation if isinstance(annotation, type) else str
 
 
+def item_type(annotation: Any) -> type:
+    """The type of the items of a list that a flag takes: str or float."""
+    item = get_args(annotation)[0]
+    kind: type = get_args(item)[0] if get_origin(item) is Annotated else item
+    return kind
+
+
 def _find_preset(model: str) -> tuple[Path, dict[str, Any]]:
     """The TOML file for `--model`, and what a bare model folder adds to it."""
     if model in preset_names():

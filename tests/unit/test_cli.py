@@ -121,7 +121,7 @@ def test_every_option_of_a_preset_has_a_flag(option: str) -> None:
     if kind is bool:
         words = [flag if value else f"--no-{flag[2:]}"]
     else:
-        words = [flag, ",".join(value) if kind is tuple else str(value)]
+        words = [flag, ",".join(map(str, value)) if kind is tuple else str(value)]
     options = read(*words)
     assert options.overrides == {option: value}
     assert options.preset == SMOL
