@@ -7,13 +7,16 @@ system text is the preset's line alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages.core.chat import Message, Tool
 from stages.core.fixes import FixSet
 from stages.core.preset import ModelSetup
+from stages.core.query import Query
 from stages.core.tools import EXECUTE_CODE, code_mode_instructions
+
+RESULT_PREFIX = "Tool result:\n"  # of a user turn, where the preset wants results as such
 
 OwnTools = Sequence[Tool] | None
 """Tools instead of those of Code Mode; None: Code Mode."""
@@ -46,3 +49,22 @@ def query_row(query: str, setup: ModelSetup, fixes: FixSet, tools: OwnTools = No
         ],
         "tools": [tool.to_json() for tool in offered_tools(fixes, tools)],
     }
+
+
+def case_row(query: Query, setup: ModelSetup, fixes: FixSet) -> dict[str, Any]:
+    """The neutral row of a suite's query, with its own tools and given turns, as a conversion writes one."""
+    turns = [_as_preset_wants(turn, setup) for turn in query.turns]
+    if turns[0]["role"] != "system":
+        own: OwnTools = None if query.code_mode else ()
+        turns.insert(0, {"role": "system", "content": system_message(setup, fixes, own).content})
+    shown = [tool.to_json() for tool in offered_tools(fixes)] if query.code_mode else query.tools
+    return {"messages": turns, "tools": list(shown or ()) if "tools" in fixes else []}
+
+
+def as_user_turn(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool's turn as a user's, for a preset with `tool_response = "user"`."""
+    return {"role": "user", "content": RESULT_PREFIX + result["content"]}
+
+
+def _as_preset_wants(turn: dict[str, Any], setup: ModelSetup) -> dict[str, Any]:
+    return as_user_turn(turn) if turn["role"] == "tool" and setup.tool_response == "user" else turn

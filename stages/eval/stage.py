@@ -18,13 +18,12 @@ from stages.core.artifact import (
 from stages.core.cli import Options, Outcome
 from stages.core.compute import device_peak_gb
 from stages.core.platform import folder_size_gb, peak_memory_gb, require_disk
-from stages.core.prompts import prompt_parts, query_row
+from stages.core.prompts import case_row
 from stages.core.records import (
     EvalSummary,
     Rate,
     RawReply,
     Recipe,
-    Score,
     Timing,
     read_lines,
     read_record,
@@ -34,7 +33,8 @@ from stages.core.records import (
 from stages.core.suite import Suite, load_suites
 from stages.core.tokenizer import template_source
 from stages.eval.generate import GENERATOR_VERSION, Engine
-from stages.eval.score import SCORER_VERSION, rate, rates_by_category, score_replies
+from stages.eval.score import SCORER_VERSION, score_replies
+from stages.eval.summary import read_timing, summarize_scores
 
 
 def evaluate(options: Options) -> Outcome:
@@ -44,16 +44,32 @@ def evaluate(options: Options) -> Outcome:
     current, lines = True, []
     for suite in load_suites(options.preset.eval.suites):
         target, recipe = place / suite.name, run.recipe(suite)
-        if not is_current(target, recipe, force=options.force):
+        if not is_current(target, recipe, force=options.force or needs_scores_alone(target, recipe)):
             current = False
             require_disk(target, 0.01, "the replies")
             with build_artifact(target, recipe, given=options.given) as build:
-                summary = run.evaluate(suite, build.folder)
+                summary = run.evaluate(suite, build.folder, target)
                 build.facts |= {"generation": run.generation(suite)}
         else:
             summary = read_record(target / "summary.json", EvalSummary)
         lines.append(_line(summary))
     return Outcome(place, up_to_date=current, lines=tuple(lines))
+
+
+def needs_scores_alone(folder: Path, wanted: Recipe) -> bool:
+    """Whether a result differs from what is wanted in nothing but what counts as right.
+
+    Its replies are kept then and scored again, which loses nothing that could not be made once more.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.recipe == wanted:
+        return False
+    made, rules = manifest.recipe, {"suite_version": None, "scorer_version": None}
+    return (
+        made.settings | rules == wanted.settings | rules
+        and made.inputs | {"suite": ""} == wanted.inputs | {"suite": ""}
+        and made.stage == wanted.stage
+    )
 
 
 class _Run:
@@ -78,9 +94,8 @@ class _Run:
             {
                 "model": self.content,
                 "version": GENERATOR_VERSION,
-                "prompt": prompt_parts(setup, fixes),
                 "chat template": template_source(setup) if self._foreign else "of the model",
-                "queries": [[query.id, query.query] for query in suite.queries],
+                "prompts": [[query.id, case_row(query, setup, fixes)] for query in suite.queries],
                 "max_tokens": self.options.preset.eval.max_tokens,
             }
         )
@@ -104,37 +119,34 @@ class _Run:
             },
         )
 
-    def evaluate(self, suite: Suite, folder: Path) -> EvalSummary:
-        """Replies, scores and summary of one suite, written into `folder`."""
-        replies, timing = self._earlier_replies(suite) or self._new_replies(suite)
+    def evaluate(self, suite: Suite, folder: Path, target: Path) -> EvalSummary:
+        """Replies, scores and summary of one suite, written into `folder`, which becomes `target`."""
+        replies, timing = self._earlier_replies(suite, target) or self._new_replies(suite)
         scores = score_replies(suite, replies, self.options.parser)
-        summary = self._summarize(suite, scores, timing)
+        summary = summarize_scores(suite, scores, self.options, timing)
         write_lines(folder / "replies.jsonl", replies)
         write_lines(folder / "scores.jsonl", scores)
         write_record(folder / "summary.json", summary)
         return summary
 
-    def _earlier_replies(self, suite: Suite) -> tuple[list[RawReply], Timing] | None:
-        """The replies of another arm that asked the same model the same, if there are any."""
+    def _earlier_replies(self, suite: Suite, target: Path) -> tuple[list[RawReply], Timing] | None:
+        """The replies kept here, or of another arm that asked the same model the same, if there are any."""
         if self.options.force:
             return None
         wanted = self.generation(suite)
-        for manifest_path in sorted(
-            self.options.place("eval").parents[1].glob(f"*/*/{suite.name}/manifest.json")
-        ):
-            folder = manifest_path.parent
+        arms = sorted(self.options.place("eval").parents[1].glob(f"*/*/{suite.name}/manifest.json"))
+        for folder in (target, *(path.parent for path in arms)):
             manifest = read_manifest(folder)
             if manifest is not None and manifest.facts.get("generation") == wanted:
                 progress.say(f"  {suite.name}: the replies in {folder} are scored again")
-                summary = read_record(folder / "summary.json", EvalSummary)
-                return read_lines(folder / "replies.jsonl", RawReply), summary.timing
+                return read_lines(folder / "replies.jsonl", RawReply), read_timing(folder)
         return None
 
     def _new_replies(self, suite: Suite) -> tuple[list[RawReply], Timing]:
         if self._engine is None:
             self._engine = Engine.load(self.folder, self.options.preset.model if self._foreign else None)
         setup, fixes = self.options.preset.model, self.options.fixes
-        rows: list[dict[str, Any]] = [query_row(query.query, setup, fixes) for query in suite.queries]
+        rows: list[dict[str, Any]] = [case_row(query, setup, fixes) for query in suite.queries]
         started = time.perf_counter()
         ids = [query.id for query in suite.queries]
         replies = self._engine.answer(rows, ids, self.options.preset.eval, suite.name)
@@ -149,42 +161,12 @@ class _Run:
             disk_gb=folder_size_gb(self.folder),
         )
 
-    def _summarize(self, suite: Suite, scores: list[Score], timing: Timing) -> EvalSummary:
-        options = self.options
-        decision = rate(s.strict.decision for s in scores)
-        assert decision is not None  # a suite has at least one query
-        return EvalSummary(
-            scorer_version=SCORER_VERSION,
-            model=options.preset.name,
-            title=options.preset.title,
-            arm=options.arm,
-            seed=options.seed,
-            suite=suite.name,
-            suite_version=suite.version,
-            suite_fingerprint=suite.fingerprint,
-            dialect=options.parser,
-            decision=decision,
-            decision_lenient=rate(s.lenient.decision for s in scores),
-            tool_queries=rate(s.strict.decision for s in scores if s.kind == "tool"),
-            direct_queries=rate(s.strict.decision for s in scores if s.kind == "direct"),
-            right_tool=rate(s.strict.tool for s in scores),
-            right_tool_lenient=rate(s.lenient.tool for s in scores),
-            right_arguments=rate(s.strict.arguments for s in scores),
-            right_arguments_lenient=rate(s.lenient.arguments for s in scores),
-            clean_calls=rate(s.clean for s in scores),
-            runaway=rate(s.runaway for s in scores),
-            by_category=rates_by_category(scores),
-            timing=timing,
-        )
-
 
 def _line(summary: EvalSummary) -> str:
-    shown: dict[str, Rate | None] = {
-        "decision": summary.decision,
-        "right tool": summary.right_tool,
-        "arguments": summary.right_arguments,
-        "clean calls": summary.clean_calls,
-        "runaway": summary.runaway,
-    }
+    strict = summary.strict
+    shown: dict[str, Rate | None] = {"tool or direct": summary.tool_or_direct}
+    if strict is not None:
+        shown |= {"format": strict.format, "tool": strict.tool, "arguments": strict.arguments}
+        shown |= {"code": strict.code, "stop": strict.stop, "whole": strict.whole}
     words = [f"{name} {r.k}/{r.n} ({r.value:.0%})" for name, r in shown.items() if r is not None]
     return f"{summary.suite}: {', '.join(words)}; {summary.timing.seconds_per_query:.2f} s a query"

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from rapidfuzz import fuzz
 
-from stages.core.suite import SUITES, Matcher, Query, load_suite
+from stages.core.matcher import Matcher
+from stages.core.query import Query
+from stages.core.suite import SUITES, load_suite
 from stages.core.tools import FUNCTIONS
 
 COMPOSITION = {
