@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages.core.chat import Message, Tool
+from stages.core.definitions import Definition
 from stages.core.fixes import FixSet
 from stages.core.preset import ModelSetup
 from stages.core.query import Query
@@ -42,23 +43,29 @@ def prompt_parts(setup: ModelSetup, fixes: FixSet, tools: OwnTools = None) -> di
 
 def query_row(query: str, setup: ModelSetup, fixes: FixSet, tools: OwnTools = None) -> dict[str, Any]:
     """The neutral row of a question, as it is put to the model."""
-    return {
-        "messages": [
-            {"role": "system", "content": system_message(setup, fixes, tools).content},
-            {"role": "user", "content": query},
-        ],
-        "tools": [tool.to_json() for tool in offered_tools(fixes, tools)],
-    }
+    shown = None if tools is None else [tool.to_json() for tool in tools]
+    return turns_row([{"role": "user", "content": query}], shown, setup, fixes)
 
 
 def case_row(query: Query, setup: ModelSetup, fixes: FixSet) -> dict[str, Any]:
     """The neutral row of a suite's query, with its own tools and given turns, as a conversion writes one."""
-    turns = [_as_preset_wants(turn, setup) for turn in query.turns]
-    if turns[0]["role"] != "system":
-        own: OwnTools = None if query.code_mode else ()
-        turns.insert(0, {"role": "system", "content": system_message(setup, fixes, own).content})
-    shown = [tool.to_json() for tool in offered_tools(fixes)] if query.code_mode else query.tools
-    return {"messages": turns, "tools": list(shown or ()) if "tools" in fixes else []}
+    return turns_row(query.turns, query.tools, setup, fixes)
+
+
+def turns_row(
+    turns: Sequence[Mapping[str, Any]], tools: Sequence[Definition] | None, setup: ModelSetup, fixes: FixSet
+) -> dict[str, Any]:
+    """The neutral row of some turns before the model's; they keep a system text of their own.
+
+    `tools` are definitions in OpenAI shape, None for Code Mode.
+    """
+    messages = [as_user_turn(turn) if _is_user_turn(turn, setup) else dict(turn) for turn in turns]
+    if messages[0]["role"] != "system":
+        own: OwnTools = None if tools is None else ()
+        messages.insert(0, {"role": "system", "content": system_message(setup, fixes, own).content})
+    if tools is None:
+        tools = [tool.to_json() for tool in offered_tools(fixes)]
+    return {"messages": messages, "tools": list(tools) if "tools" in fixes else []}
 
 
 def as_user_turn(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,5 +73,5 @@ def as_user_turn(result: Mapping[str, Any]) -> dict[str, Any]:
     return {"role": "user", "content": RESULT_PREFIX + result["content"]}
 
 
-def _as_preset_wants(turn: dict[str, Any], setup: ModelSetup) -> dict[str, Any]:
-    return as_user_turn(turn) if turn["role"] == "tool" and setup.tool_response == "user" else turn
+def _is_user_turn(turn: Mapping[str, Any], setup: ModelSetup) -> bool:
+    return turn["role"] == "tool" and setup.tool_response == "user"

@@ -70,7 +70,16 @@ def _read_messages(value: Any) -> Any:
     if not isinstance(value, list | tuple) or not value:
         return value
     messages = [_decode_arguments(m) if isinstance(m, Mapping) else m for m in value]
-    return Conversation.from_row({"messages": messages}).to_row()["messages"]
+    rows: list[dict[str, Any]] = Conversation.from_row({"messages": messages}).to_row()["messages"]
+    given = [call.get("id") for message in messages for call in message.get("tool_calls") or ()]
+    called = [call["function"]["name"] for row in rows for call in row.get("tool_calls", ())]
+    for message, row in zip(messages, rows, strict=True):
+        if "tool_call_id" in row:  # of a result that answers a call
+            number = int(row["tool_call_id"].removeprefix("call_"))
+            if message.get("tool_call_id") not in (None, given[number]):
+                raise ValueError("the results in `messages` must stand in the order of their calls")
+            row["name"] = called[number]
+    return rows
 
 
 def _decode_arguments(message: Mapping[str, Any]) -> Mapping[str, Any]:

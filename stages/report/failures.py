@@ -51,7 +51,7 @@ def _describe(score: Score) -> str:
     if score.cause == "decided wrong":
         said = "no call was made" if score.kind == "tool" else "a call was made, none was needed"
         return f"decided wrong, {said}"
-    return f"{score.cause}" + ("; read leniently all was right" if score.lenient.whole else "")
+    return f"{score.cause}" + (", read leniently all was right" if score.lenient.whole else "")
 
 
 def _write_failure(score: Score, reply: RawReply | None, query: Query | None) -> str:

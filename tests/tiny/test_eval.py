@@ -269,7 +269,7 @@ def test_replies_are_kept_when_only_their_scores_change(
     assert summary.timing.model_dump() == old["timing"]
     assert run_work("eval", options).up_to_date
     other = replace(options, preset=with_max_tokens(options, 4))
-    with pytest.raises(StageError, match=r"was made with max_tokens=5 \(now 4\)"):
+    with pytest.raises(StageError, match=r"max_tokens=5 \(now 4\): --force replaces it"):
         run_work("eval", other)
 
 

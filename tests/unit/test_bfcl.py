@@ -258,7 +258,8 @@ def test_our_verdict_is_the_published_one(published: Callable[[str, str, list[Ca
     assert judged == 4000
     assert 0.2 < right / judged < 0.6  # neither side is trivial
     # Theirs gives each answer the first call that fits, ours looks for a way to give every answer one.
-    assert all("order" in kind and not theirs for kind, theirs in differ), differ
+    # In a list of floats theirs refuses a whole number.
+    assert differ.keys() <= {("order", False), ("value list item number as int", False)}
     assert differ.total() <= judged / 100
 
 

@@ -444,6 +444,74 @@ def test_a_failure_says_what_was_asked_and_expected(two_arms: World) -> None:
     assert "Expected: `typecheck(path='src/payments/gateway.py')`" in failures
 
 
+def test_what_went_wrong_first_is_counted_per_arm(world: World) -> None:
+    """Each cause has its row, each arm its column, and a lenient reading is told."""
+
+    def answer(query: Query) -> str:
+        if query.category == "typecheck":
+            return call_for(query).replace("typecheck(", "ruff_check(")
+        if query.category == "ruff_check":
+            return call_for(query).replace("path=", "path='x' + ")
+        if query.category == "pytest_run":
+            return call_for(query).removesuffix("\n</tool_call>")
+        return answer_right(query)  # whose commands are not those that the two of run_command want
+
+    world.evaluate(FLAWED, lambda _: DIRECT)
+    world.evaluate(FAIR, answer)
+    world.audit(FAIR)
+    world.write()
+    page = world.page()
+    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in table_lines(page)]
+    for row in (
+        ["decided wrong", "13", "0"],
+        ["malformed", "0", "3"],
+        ["wrong tool", "0", "3"],
+        ["wrong arguments", "0", "5"],
+        ["all failed replies", "13 of 20", "11 of 20"],
+    ):
+        assert row in rows, row
+    assert "11 replies of 20 failed: 3 times malformed, read leniently all was right; 3 times wrong" in page
+    assert [row[1] for row in rows if row[0] == "the whole right"] == ["7/20 = 35.0 % (18.1 to 56.7)"]
+    assert "The whole right, by category:" in page
+    assert "by tool" not in page, "categories of Code Mode are its functions"
+    check_tables(page)
+
+
+def test_a_suite_with_tools_of_its_own(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    tools = [{"name": name, "parameters": {"type": "object"}} for name in ("left", "right")]
+    calls = [{"function": "left", "arguments": {"by": {"exact": n}}} for n in (1, 2)]
+    queries = [
+        {"id": "one", "query": "Left!", "accept": calls[:1], "category": "moves"},
+        {"id": "two", "query": "Left and right!", "accept": [{"calls": [calls[1], {"function": "right"}]}]},
+        {"id": "none", "query": "And up?", "messages": [{"role": "user", "content": "Stay."},
+                                                        {"role": "assistant", "content": "Yes."}]},
+    ]  # fmt: skip
+    path.write_text("\n".join(json.dumps(line) for line in ({"tools": tools}, *queries)), "utf-8")
+    given = Given(model="smol", data=None, options={"suites": [str(path)]})
+    world.evaluate(FAIR, lambda _: '<tool_call>\n{"name": "left", "arguments": {"by": 1}}\n</tool_call>',
+                   suite=str(path), given=given)  # fmt: skip
+    world.audit(FAIR)
+    world.write()
+    page = world.page()
+    assert "Expected: `left(by=2) and right()`" in page
+    assert "Asked (behind 2 turns): And up?" in page
+    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in table_lines(page)]
+    assert "The whole right, by tool:" in page
+    assert ["left", "1/2 = 50.0 % (9.5 to 90.5)"] in rows
+    assert ["right", "0/1 = 0.0 % (0.0 to 79.3)"] in rows
+    check_tables(page)
+
+
+def test_a_result_of_another_version_is_scored_anew(two_arms: World) -> None:
+    place = Options(load_preset("smol"), FAIR).place("eval") / "core20" / "summary.json"
+    data = json.loads(place.read_text("utf-8"))
+    data["decision"] = data.pop("tool_or_direct")
+    place.write_text(json.dumps(data), "utf-8")
+    with pytest.raises(StageError, match=r"run nox -s eval again, which scores the kept replies anew$"):
+        two_arms.write()
+
+
 def test_same_records_same_bytes(two_arms: World) -> None:
     two_arms.write()
     first = {p.name: p.read_bytes() for p in two_arms.reports.iterdir()}

@@ -13,7 +13,7 @@ from stages.core.matcher import Matcher
 from stages.core.query import Calls, Expected, Query
 from stages.core.suite import SUITES, load_suite, load_suites
 
-TOOL = {"id": "t", "category": "typecheck", "kind": "tool", "query": "Types ok?",
+TOOL: dict[str, Any] = {"id": "t", "category": "typecheck", "kind": "tool", "query": "Types ok?",
         "accept": [{"function": "typecheck", "arguments": {"path": {"path": "src"}}}]}  # fmt: skip
 DIRECT = {
     "id": "d",
@@ -229,6 +229,13 @@ def test_a_wrong_header_is_named(tmp_path: Path) -> None:
     assert complaint(str(tmp_path / "dir.jsonl")).endswith("is a folder: name the .json or .jsonl file in it")
     (tmp_path / "bytes.jsonl").write_bytes(b'{"id": "\xff"}')
     assert "line 1 is not valid JSON" in complaint(str(tmp_path / "bytes.jsonl"))
+
+
+def test_the_example_of_the_card_is_a_suite(tmp_path: Path) -> None:
+    card = (SUITES / "README.md").read_text("utf-8")
+    (example,) = [block for block in card.split("```") if block.lstrip().startswith('{"tools"')]
+    (query,) = load_suite(write_lines(tmp_path, example.strip(), name="my.jsonl")).queries
+    assert (query.kind, query.category, list(query.parameters)) == ("tool", "get_weather", ["get_weather"])
 
 
 def test_the_shipped_suites_keep_their_fingerprints() -> None:
