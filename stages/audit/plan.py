@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 from stages.audit.data import CONVERT
 from stages.audit.probe import find_dialect
 from stages.audit.registry import Issue, check
 from stages.audit.rows import EXAMPLES, Row, tally
 from stages.audit.subject import Subject
-from stages.core.prompts import offered_tools, query_row
+from stages.core.prompts import offered_tools, turns_row
 from stages.core.render import render_row
+from stages.core.tools import EXECUTE_CODE
 from stages.core.wording import normalise
 from stages.core.words import plural
 
@@ -68,7 +71,7 @@ def evaluation_without_tools(subject: Subject) -> Issue | None:
         len(tools),
         len(queries),
         "evaluate with the fix tools",
-        tuple(f"{query.id}: {query.query[:60]}" for query in tools[:EXAMPLES]),
+        tuple(f"{query.id}: {query.question[:60]}" for query in tools[:EXAMPLES]),
     )
 
 
@@ -76,7 +79,7 @@ def evaluation_without_tools(subject: Subject) -> Issue | None:
 def prompts_differ(subject: Subject) -> Issue | None:
     """Rows that do not begin, byte for byte, as evaluation would put their question."""
     asked = [row for row in subject.train if row.question and row.last_trained is not None]
-    rows = [row for row in asked if not row.text.startswith(evaluation_prompt(row.question, subject))]
+    rows = [row for row in asked if not any(map(row.text.startswith, evaluation_prompts(row, subject)))]
     if not rows:
         return None
     found = tally(rows, subject.train)
@@ -85,38 +88,74 @@ def prompts_differ(subject: Subject) -> Issue | None:
         f"{found.words} begin otherwise than evaluation puts the same question",
         found.count,
         found.total,
-        "convert and evaluate with the fix tools: one prompt for both",
+        _advise_one_prompt(rows, subject),
         tuple(show_difference(row, subject) for row in rows[:EXAMPLES]),
     )
 
 
-def evaluation_prompt(question: str, subject: Subject) -> str:
-    """The text that evaluation will send for a question."""
-    return render_row(query_row(question, subject.setup, subject.fixes), subject.tokenizer, prompt=True)
+def _advise_one_prompt(rows: Sequence[Row], subject: Subject) -> str:
+    """What makes training and evaluation show the same: for other tools another suite, else the fix tools."""
+    own = [has_own_tools(row) for row in rows]
+    asked = {query.code_mode for query in subject.plan.queries}
+    if all(own) and asked == {True}:
+        return "evaluate on a suite with the tools of these rows: --suites FILE.jsonl"
+    if not any(own) and asked == {False}:
+        return "evaluate on a suite of Code Mode as well, such as --suites core20"
+    return "convert and evaluate with the fix tools: one prompt for both"
+
+
+def has_own_tools(row: Row) -> bool:
+    """Whether a row defines tools, and not Code Mode's one."""
+    return row.data.get("tools") not in (None, [], [EXECUTE_CODE.to_json()])
+
+
+def evaluation_prompts(row: Row, subject: Subject) -> Iterator[str]:
+    """The texts that evaluation would send for a row's question; where suites have tools, with the row's."""
+    turns = [{"role": "user", "content": row.question}]
+    queries = subject.plan.queries
+    ways: list[tuple[list[dict[str, Any]], Any]] = []
+    if any(query.code_mode for query in queries):
+        ways.append((turns, None))
+    own = [query for query in queries if not query.code_mode]
+    systems = {turn["content"] for query in own for turn in query.turns[:1] if turn["role"] == "system"}
+    if any(query.turns[0]["role"] != "system" for query in own):
+        ways.append((turns, row.data.get("tools") or ()))
+    if row.system in systems:
+        ways.append(([{"role": "system", "content": row.system}, *turns], row.data.get("tools") or ()))
+    for shown, tools in ways:
+        asked = turns_row(shown, tools, subject.setup, subject.fixes)
+        yield render_row(asked, subject.tokenizer, prompt=True)
 
 
 def show_difference(row: Row, subject: Subject) -> str:
-    """The first place at which a row and its evaluation prompt part."""
-    asked = evaluation_prompt(row.question, subject)
-    pairs = enumerate(zip(row.text, asked, strict=False))
-    at = next((i for i, (a, b) in pairs if a != b), min(len(row.text), len(asked)))
+    """The place at which a row parts from the evaluation prompt that it is most like."""
+    prompts = {find_parting(row.text, asked): asked for asked in evaluation_prompts(row, subject)}
+    at = max(prompts, default=0)
+    asked = prompts.get(at, "")
     return f"{row.place}: trained {row.text[at : at + 40]!r}, asked {asked[at : at + 40]!r}"
+
+
+def find_parting(one: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 @check("plan")
 def queries_in_training(subject: Subject) -> Issue | None:
     """Evaluation queries that the model is trained on."""
     trained = {normalise(row.question): row for row in subject.train if row.question}
-    known = [query for query in subject.plan.queries if normalise(query.query) in trained]
+    known = [query for query in subject.plan.queries if normalise(query.question) in trained]
     if not known:
         return None
+    same = [(query, trained[normalise(query.question)]) for query in known[:EXAMPLES]]
     return Issue(
         "critical",
         f"{len(known)} of {len(subject.plan.queries)} evaluation queries are questions of training rows",
         len(known),
         len(subject.plan.queries),
         "remove these rows from the training data, or evaluate on another suite",
-        tuple(f"{q.id} = {trained[normalise(q.query)].place}: {q.query[:60]}" for q in known[:EXAMPLES]),
+        tuple(f"{query.id} = {row.place}: {query.question[:60]}" for query, row in same),
     )
 
 

@@ -13,9 +13,10 @@ from stages.core.cli import Options
 from stages.core.errors import StageError
 from stages.core.fixes import FixSet
 from stages.core.preset import ModelSetup, Preset
+from stages.core.query import Query
 from stages.core.render import Turns, encode_text, find_turns
 from stages.core.stops import choose_stop_ids, own_stop_ids, turn_end_ids
-from stages.core.suite import Query, load_suites
+from stages.core.suite import load_suites
 from stages.core.tokenizer import Tokenizer, load_tokenizer
 
 JINJA = "chat_template.jinja"

@@ -17,8 +17,9 @@ import orjson
 from tabulate import tabulate
 
 from stages.convert_data.duplicates import Duplicates, Repeats
-from stages.convert_data.rows import RESULT_PREFIX, Converted
+from stages.convert_data.rows import Converted
 from stages.convert_data.tokens import TokenStats
+from stages.core.prompts import RESULT_PREFIX
 from stages.core.words import plural
 
 SAMPLES = 5

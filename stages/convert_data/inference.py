@@ -17,10 +17,10 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter
 
-from stages.convert_data.definitions import NONE, read_definitions
 from stages.convert_data.instructions import IN_USER_TURN, take_tools
 from stages.convert_data.shapes import SourceRow, read_row
 from stages.core.chat import Tool, ToolCall
+from stages.core.definitions import NONE, read_definitions
 from stages.core.dialects import parse_any
 from stages.core.dialects.schema import read_typed
 from stages.core.tools import EXECUTE_CODE, FUNCTIONS

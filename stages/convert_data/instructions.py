@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from stages.convert_data.definitions import Definitions, adopt, skip_separator
+from stages.core.definitions import Definitions, adopt, skip_separator
 from stages.core.dialects.json_calls import read_value
 from stages.core.dialects.literals import NotLiteral, read_literal
 

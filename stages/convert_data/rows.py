@@ -15,18 +15,17 @@ from typing import Any
 
 import orjson
 
-from stages.convert_data.definitions import NONE, Definitions, adopt, read_definitions
 from stages.convert_data.instructions import IN_USER_TURN, take_tools
 from stages.convert_data.shapes import SourceRow, SourceTurn, read_row
 from stages.core.chat import Tool, ToolCall
+from stages.core.definitions import NONE, Definitions, adopt, read_definitions
 from stages.core.dialects import Recovered, Reply, Toolbox, parse_any, render_calls
 from stages.core.fixes import FixSet
 from stages.core.preset import ModelSetup
-from stages.core.prompts import offered_tools, system_message
+from stages.core.prompts import as_user_turn, offered_tools, system_message
 from stages.core.tools import EXECUTE_CODE, as_code_mode, function_tools
 from stages.core.wording import normalise_to_bytes
 
-RESULT_PREFIX = "Tool result:\n"  # of a user turn, where the preset wants results as such
 LEGACY_TAG = re.compile(r"</?tool_call>|</?tool_response>|<function=|</function>|<parameter=|</parameter>")
 NO_DIGEST = bytes(16)  # of the questions of a row that asks none
 
@@ -407,7 +406,7 @@ class _Draft:
             self._order_results()
         turns = self.turns
         if self.context.setup.tool_response == "user" and any(m["role"] == "tool" for m in turns):
-            turns = [_as_user_turn(m) if m["role"] == "tool" else m for m in turns]
+            turns = [as_user_turn(m) if m["role"] == "tool" else m for m in turns]
             self.changes.append("tool result made a user turn")
         system, turns = self._split_system(turns)
         try:
@@ -474,10 +473,6 @@ def digest_questions(questions: list[str]) -> bytes:
         return NO_DIGEST
     text = normalise_to_bytes("\n".join(questions))
     return blake2b(text, digest_size=16).digest() if text else NO_DIGEST
-
-
-def _as_user_turn(message: dict[str, Any]) -> dict[str, Any]:
-    return {"role": "user", "content": RESULT_PREFIX + message["content"]}
 
 
 def _words_beside(reply: Reply) -> str:

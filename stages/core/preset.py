@@ -104,7 +104,9 @@ class QuantizeSetup(_Section):
 class EvalSetup(_Section):
     """Evaluation."""
 
-    suites: tuple[str, ...] = Field(min_length=1, description="names under datasets/suites, or .json paths")
+    suites: tuple[str, ...] = Field(
+        min_length=1, description="names under datasets/suites, bfcl_… sets, or .json and .jsonl paths"
+    )
     max_tokens: int = Field(ge=1, description="limit of a reply; reaching it counts as runaway")
     completion_batch: int = Field(ge=1, description="queries answered at the same time")
     stop_at_call: bool = Field(

@@ -7,13 +7,17 @@ system text is the preset's line alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stages.core.chat import Message, Tool
+from stages.core.definitions import Definition
 from stages.core.fixes import FixSet
 from stages.core.preset import ModelSetup
+from stages.core.query import Query
 from stages.core.tools import EXECUTE_CODE, code_mode_instructions
+
+RESULT_PREFIX = "Tool result:\n"  # of a user turn, where the preset wants results as such
 
 OwnTools = Sequence[Tool] | None
 """Tools instead of those of Code Mode; None: Code Mode."""
@@ -39,10 +43,35 @@ def prompt_parts(setup: ModelSetup, fixes: FixSet, tools: OwnTools = None) -> di
 
 def query_row(query: str, setup: ModelSetup, fixes: FixSet, tools: OwnTools = None) -> dict[str, Any]:
     """The neutral row of a question, as it is put to the model."""
-    return {
-        "messages": [
-            {"role": "system", "content": system_message(setup, fixes, tools).content},
-            {"role": "user", "content": query},
-        ],
-        "tools": [tool.to_json() for tool in offered_tools(fixes, tools)],
-    }
+    shown = None if tools is None else [tool.to_json() for tool in tools]
+    return turns_row([{"role": "user", "content": query}], shown, setup, fixes)
+
+
+def case_row(query: Query, setup: ModelSetup, fixes: FixSet) -> dict[str, Any]:
+    """The neutral row of a suite's query, with its own tools and given turns, as a conversion writes one."""
+    return turns_row(query.turns, query.tools, setup, fixes)
+
+
+def turns_row(
+    turns: Sequence[Mapping[str, Any]], tools: Sequence[Definition] | None, setup: ModelSetup, fixes: FixSet
+) -> dict[str, Any]:
+    """The neutral row of some turns before the model's; they keep a system text of their own.
+
+    `tools` are definitions in OpenAI shape, None for Code Mode.
+    """
+    messages = [as_user_turn(turn) if _is_user_turn(turn, setup) else dict(turn) for turn in turns]
+    if messages[0]["role"] != "system":
+        own: OwnTools = None if tools is None else ()
+        messages.insert(0, {"role": "system", "content": system_message(setup, fixes, own).content})
+    if tools is None:
+        tools = [tool.to_json() for tool in offered_tools(fixes)]
+    return {"messages": messages, "tools": list(tools) if "tools" in fixes else []}
+
+
+def as_user_turn(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool's turn as a user's, for a preset with `tool_response = "user"`."""
+    return {"role": "user", "content": RESULT_PREFIX + result["content"]}
+
+
+def _is_user_turn(turn: Mapping[str, Any], setup: ModelSetup) -> bool:
+    return turn["role"] == "tool" and setup.tool_response == "user"

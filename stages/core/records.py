@@ -155,15 +155,47 @@ class RawReply(Record):
     served: dict[str, Any] | None = Field(None, description="a server's message and finish_reason")
 
 
+Cause = Literal[
+    "decided wrong",
+    "said nothing",
+    "wrong dialect",
+    "malformed",
+    "wrong tool",
+    "wrong arguments",
+    "code fails",
+    "ran away",
+    "repeated itself",
+]
+"""The first thing that went wrong in a reply."""
+
+
 class Parsed(Record):
-    """One reading of a reply, strict (one dialect) or lenient (any dialect)."""
+    """One reading of a reply, strict (one dialect) or lenient (any dialect), judged in each respect.
+
+    None: there was nothing to judge.
+    """
 
     dialect: str | None = Field(description="the dialect found, None without a call")
     calls: list[dict[str, Any]] = Field(description="name and arguments of each call")
     problems: list[str]
     decision: bool = Field(description="tool or direct, as the query wants")
+    format: bool | None = Field(
+        description="what looks like a call is one: strictly without a problem, leniently at all"
+    )
     tool: bool | None = Field(description="an accepted function was called; None for direct queries")
     arguments: bool | None = Field(description="its arguments match as well; None for direct queries")
+    code: bool | None = Field(description="the code of its calls ran without a failure; None: it was not run")
+    stop: bool = Field(description="it ended by itself; leniently also where it went on behind a call")
+    whole: bool = Field(description="right in every respect that was judged")
+
+
+class DirectAnswer(Record):
+    """How an answer without a tool reads. No measure of whether it is true."""
+
+    not_empty: bool
+    on_terms: bool | None = Field(description="uses one of the query's terms; None where it has none")
+    not_repeating: bool = Field(description="says nothing over and over")
+    no_call: bool = Field(description="holds nothing that looks like a call")
 
 
 class Score(Record):
@@ -172,10 +204,12 @@ class Score(Record):
     id: str
     category: str
     kind: Literal["tool", "direct"]
+    tools: list[str] = Field(description="the functions that the first accepted answer calls")
     strict: Parsed
     lenient: Parsed
-    clean: bool | None = Field(description="what looks like a call parses strictly; None when nothing does")
-    runaway: bool
+    runaway: bool = Field(description="it hit the token limit")
+    cause: Cause | None = Field(description="what went wrong first, read strictly; None: the whole is right")
+    answer: DirectAnswer | None = Field(description="None for tool queries")
 
 
 class Timing(Record):
@@ -214,6 +248,27 @@ class Rate(Record):
         return self.k / self.n
 
 
+class Rates(Record):
+    """How many replies were right in each respect, in one reading; None where none was judged."""
+
+    decision: Rate = Field(description="tool or direct decided right")
+    format: Rate | None = Field(None, description="of the replies with something that looks like a call")
+    tool: Rate | None = Field(None, description="accepted functions called, of the tool queries")
+    arguments: Rate | None = Field(None, description="with accepted arguments, of the tool queries")
+    code: Rate | None = Field(None, description="code that ran without a failure, of what was run")
+    stop: Rate | None = Field(None, description="ended by itself")
+    whole: Rate | None = Field(None, description="right in every respect")
+
+
+class AnswerRates(Record):
+    """How the answers to direct queries read."""
+
+    not_empty: Rate
+    on_terms: Rate | None = Field(None, description="of the queries that have terms")
+    not_repeating: Rate
+    no_call: Rate
+
+
 class EvalSummary(Record):
     """The result of one model, arm and suite."""
 
@@ -234,19 +289,22 @@ class EvalSummary(Record):
     engine: Literal["local", "endpoint", "recorded"] = Field(
         "local", description="what answered; an endpoint's calls are read by its server's own parser"
     )
-    decision: Rate = Field(description="tool or direct decided right, strict")
-    decision_lenient: Rate | None = None
-    tool_queries: Rate | None = Field(None, description="decision on tool queries, strict")
-    direct_queries: Rate | None = Field(None, description="decision on direct queries, strict")
-    right_tool: Rate | None = Field(
-        None, description="an accepted function called, of the tool queries, strict"
+    tool_or_direct: Rate = Field(
+        description="the accuracy that the first experiment published: tool or direct decided right, strict"
     )
-    right_tool_lenient: Rate | None = None
-    right_arguments: Rate | None = Field(None, description="function and arguments right, strict")
-    right_arguments_lenient: Rate | None = None
-    clean_calls: Rate | None = Field(None, description="replies with a call that parse strictly")
+    tool_queries: Rate | None = Field(None, description="the same on tool queries")
+    direct_queries: Rate | None = Field(None, description="the same on direct queries")
+    strict: Rates | None = Field(None, description="read in the dialect alone; None where not published")
+    lenient: Rates | None = Field(None, description="read in any dialect")
     runaway: Rate | None = Field(None, description="replies that hit the token limit")
-    by_category: dict[str, Rate] = Field(default_factory=dict, description="decision per category, strict")
+    answers: AnswerRates | None = Field(None, description="None without direct queries")
+    causes: dict[Cause, int] = Field(
+        default_factory=dict, description="failed replies by what went wrong first, read strictly"
+    )
+    by_category: dict[str, Rates] = Field(default_factory=dict, description="read strictly")
+    by_tool: dict[str, Rates] = Field(
+        default_factory=dict, description="tool queries by the function that is wanted, read strictly"
+    )
     timing: Timing
 
 
@@ -294,7 +352,7 @@ def read_lines(path: Path, kind: type[R]) -> list[R]:
 
 
 Answer = Literal["use small", "split", "stay with large", "inconclusive"]
-Cause = Literal["flawed set-up", "too few queries", "no comparable reference"]
+Doubt = Literal["flawed set-up", "too few queries", "no comparable reference"]
 
 
 class Verdict(Record):
@@ -317,7 +375,7 @@ class Verdict(Record):
     ratio_high: float | None = Field(description="upper limit; None where there is none")
     point_answer: Answer | None = Field(description="the rule applied to the point estimate")
     supported_answer: Answer = Field(description="what the evidence supports")
-    cause: Cause | None = Field(description="why inconclusive, None for a clear answer")
+    cause: Doubt | None = Field(description="why inconclusive, None for a clear answer")
     reasons: list[str] = Field(description="what led to the supported answer, one sentence each")
     queries_needed: int | None = Field(description="estimate, per model, where more queries would decide")
     queries_note: str = Field(description="how the estimate was made, or why there is none")

@@ -1,7 +1,8 @@
-"""Query suites: what is asked, and which calls count as right.
+"""Query suites: named, versioned sets of queries, and the files they are read from.
 
-A suite is one JSON file: `{"name", "version", "description", "queries": [...]}`. A comparison is
-only made between results of the same suite: name, version and the content of its queries.
+A suite is a JSON file `{"name", "version", "description", "queries": [...]}`, a JSONL file with one
+query a line, or one of BFCL's categories. A comparison is only made between results of the same
+suite: name, version and the content of its queries.
 """
 
 from __future__ import annotations
@@ -9,78 +10,26 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from stages.core import bfcl
 from stages.core.artifact import fingerprint_json
 from stages.core.errors import StageError
-from stages.core.problems import first_problem
-from stages.core.tools import FUNCTIONS
+from stages.core.problems import Problem, first_problem
+from stages.core.query import ONE, SEVERAL, Query, read_tools
+
+SUITES = Path(__file__).resolve().parents[2] / "datasets" / "suites"
+_HEADER = ("name", "version", "description", "tools")
+_NOT_IN_A_NAME = re.compile(r"[^\w.-]+|^[^A-Za-z0-9]+")
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Matcher(_Record):
-    """What one argument must be. Exactly one of the fields is given."""
-
-    exact: str | None = Field(None, description="equal, character for character")
-    path: str | None = Field(None, description="the same path: ./a, a and a/ are equal")
-    contains: tuple[str, ...] | None = Field(None, description="holds all of these texts")
-    regex: str | None = Field(None, description="the pattern is found in it")
-    any_of: tuple[Matcher, ...] | None = Field(None, description="at least one of these matches")
-
-    @model_validator(mode="after")
-    def _one_rule(self) -> Matcher:
-        if len(self.model_fields_set) != 1:
-            raise ValueError("a matcher has exactly one of exact, path, contains, regex, any_of")
-        try:
-            re.compile(self.regex or "")
-        except re.error as error:
-            raise ValueError(f"the regex {self.regex!r} is not valid: {error}") from None
-        return self
-
-
-class Expected(_Record):
-    """One accepted call: a Code Mode function and a matcher for each argument that matters."""
-
-    function: str = Field(description="such as typecheck")
-    arguments: dict[str, Matcher] = Field(
-        default_factory=dict, description="by parameter name; an argument not named here may be anything"
-    )
-
-    @model_validator(mode="after")
-    def _can_be_called(self) -> Expected:
-        if self.function not in FUNCTIONS:
-            raise ValueError(f"no function {self.function!r}: use one of {', '.join(FUNCTIONS)}")
-        unknown = self.arguments.keys() - set(FUNCTIONS[self.function].parameters)
-        if unknown:
-            raise ValueError(f"{self.function} has no parameter {', '.join(sorted(unknown))}")
-        return self
-
-
-class Query(_Record):
-    """One question to the model."""
-
-    id: str = Field(description="unique in the suite")
-    category: str = Field(description="typecheck, ruff_check, …, concept, comparison, best_practice")
-    kind: Literal["tool", "direct"] = Field(description="whether a tool must be called")
-    query: str = Field(description="the user's text")
-    accept: tuple[Expected, ...] = Field((), description="accepted calls; any one of them is right")
-    terms: tuple[str, ...] = Field((), description="words of which a direct answer uses at least one")
-
-    @model_validator(mode="after")
-    def _kind_fits(self) -> Query:
-        if (self.kind == "tool") != bool(self.accept):
-            raise ValueError("a tool query has accepted calls, a direct one has none")
-        return self
-
-
-class Suite(_Record):
+class Suite(BaseModel):
     """A versioned set of queries."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", description="such as core20; the name of a folder")
     version: int = Field(description="raised by every change that can change a score")
@@ -89,7 +38,7 @@ class Suite(_Record):
 
     @model_validator(mode="after")
     def _unique_ids(self) -> Suite:
-        ids = [q.id for q in self.queries]
+        ids = [query.id for query in self.queries]
         if len(set(ids)) != len(ids):
             raise ValueError("two queries have the same id")
         return self
@@ -101,27 +50,29 @@ class Suite(_Record):
         return fingerprint_json([query.model_dump(mode="json", exclude_defaults=True) for query in queries])
 
 
-SUITES = Path(__file__).resolve().parents[2] / "datasets" / "suites"
-
-
 def load_suite(name: str) -> Suite:
-    """A suite by its name under `datasets/suites`, or by the path of a JSON file.
+    """A suite by its name, or by the path of a JSON or JSONL file.
 
     Raises StageError when there is none or it is not well formed.
     """
-    path = Path(name) if name.endswith(".json") else SUITES / f"{name}.json"
+    if name in bfcl.CATEGORIES:
+        return Suite(
+            name=name,
+            version=bfcl.VERSION,
+            description=f"BFCL, {bfcl.CATEGORIES[name]}.",
+            queries=bfcl.read_queries(name),
+        )
+    path = Path(name) if name.endswith((".json", ".jsonl")) else SUITES / f"{name}.json"
     try:
-        data = orjson.loads(path.read_bytes())
+        text = path.read_bytes()
     except FileNotFoundError:
-        known = ", ".join(sorted(p.stem for p in SUITES.glob("*.json")))
-        raise StageError(f"no suite {name!r}: use one of {known}, or the path of a .json file") from None
-    except orjson.JSONDecodeError as error:
-        raise StageError(f"suite {path} is not valid JSON: {error}") from None
-    try:
-        return Suite.model_validate(data)
-    except ValidationError as error:
-        problem = first_problem(error)
-        raise StageError(f"suite {path}: {problem.describe(_place(problem.where, data))}") from None
+        known = ", ".join([*sorted(p.stem for p in SUITES.glob("*.json")), *bfcl.CATEGORIES])
+        raise StageError(
+            f"no suite {name!r}: use one of {known}, or the path of a .json or .jsonl file"
+        ) from None
+    except IsADirectoryError:
+        raise StageError(f"suite {path} is a folder: name the .json or .jsonl file in it") from None
+    return _read_lines(path, text) if path.suffix == ".jsonl" else _read_json(path, text)
 
 
 def load_suites(names: Sequence[str]) -> list[Suite]:
@@ -133,10 +84,87 @@ def load_suites(names: Sequence[str]) -> list[Suite]:
     return suites
 
 
-def _place(where: tuple[str | int, ...], data: Any) -> str:
-    """A place in a suite; a query goes by its id, where it has one."""
-    if len(where) < 2 or where[0] != "queries":
-        return ".".join(map(str, where))
-    query, inside = data["queries"][where[1]], ".".join(map(str, where[2:]))
-    named = query.get("id") if isinstance(query, dict) else None
-    return f"query {named or f'number {int(where[1]) + 1}'}{f', {inside}' if inside else ''}"
+def _read_json(path: Path, text: bytes) -> Suite:
+    try:
+        data = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise StageError(f"suite {path} is not valid JSON: {error}") from None
+    queries = data.get("queries") if isinstance(data, dict) else None
+    if not isinstance(queries, list):
+        return _make_suite(path, data, [])
+    header = {key: value for key, value in data.items() if key != "queries"}
+    return _make_suite(path, header, [(_name_query(i, raw), raw) for i, raw in enumerate(queries, 1)])
+
+
+def _name_query(number: int, raw: Any) -> str:
+    named = raw.get("id") if isinstance(raw, dict) else None
+    return f"query {named or f'number {number}'}"
+
+
+def _read_lines(path: Path, text: bytes) -> Suite:
+    """One query a line; a first line without a question names the suite and may give it tools."""
+    header: dict[str, Any] = {
+        "name": _NOT_IN_A_NAME.sub("-", path.stem).strip("-") or "suite",
+        "version": 1,
+        "description": f"The queries of {path.name}.",
+    }
+    queries: list[tuple[str, Any]] = []
+    for number, line in enumerate(text.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            raw = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise StageError(
+                f"suite {path}: line {number} is not valid JSON ({error}): write one query a line"
+            ) from None
+        if not isinstance(raw, dict):
+            raise StageError(f"suite {path}: line {number} is no object: write one query a line")
+        if not queries and raw.keys() <= set(_HEADER):
+            header |= raw
+        else:
+            queries.append((f"line {number}", raw))
+    return _make_suite(path, header, queries)
+
+
+def _make_suite(path: Path, header: Any, rows: Sequence[tuple[str, Any]]) -> Suite:
+    """A suite of raw queries, each with the place by which a mistake in it is named."""
+    queries: dict[str, Query] = {}
+    shared = _read_shared(path, header)
+    for number, (place, raw) in enumerate(rows, 1):
+        query = _read_query(path, place, shared | raw if isinstance(raw, dict) else raw)
+        if query.id in queries:
+            first = list(queries).index(query.id) + 1
+            raise StageError(
+                f"suite {path}: {place}: queries {first} and {number} have the same id {query.id!r}: "
+                "give each its own"
+            )
+        queries[query.id] = query
+    if isinstance(header, dict):
+        named = {key: value for key, value in header.items() if key != "tools"}
+        header = named | {"queries": list(queries.values())}
+    try:
+        return Suite.model_validate(header)
+    except ValidationError as error:
+        raise StageError(f"suite {path}: {first_problem(error)}") from None
+
+
+def _read_shared(path: Path, header: Any) -> dict[str, Any]:
+    """What a suite gives all queries that do not say it themselves: its tools, if it has any."""
+    try:
+        tools = read_tools(header.get("tools") if isinstance(header, dict) else None)
+    except ValueError as error:
+        raise StageError(f"suite {path}: {error}") from None
+    return {} if tools is None else {"tools": tools}
+
+
+def _read_query(path: Path, place: str, raw: Any) -> Query:
+    try:
+        return Query.model_validate(raw)
+    except ValidationError as error:
+        raise StageError(f"suite {path}: {_describe(first_problem(error), place)}") from None
+
+
+def _describe(problem: Problem, place: str) -> str:
+    inside = ".".join(str(part) for part in problem.where if part not in (ONE, SEVERAL))
+    return problem.describe(f"{place}{', ' * bool(inside)}{inside}")

@@ -1,6 +1,6 @@
 """What the code of a call would do: which functions it calls with which arguments.
 
-The code is read, never run.
+The code is read here, never run.
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 import ast
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from stages.core.chat import ToolCall
 from stages.core.tools import EXECUTE_CODE, FUNCTIONS
@@ -16,22 +18,37 @@ from stages.core.tools import EXECUTE_CODE, FUNCTIONS
 
 @dataclass(frozen=True)
 class FunctionCall:
-    """A call of a Code Mode function; an argument that is no literal is None."""
+    """A call of a function with its arguments by name; one that is no literal is UNKNOWN."""
 
     function: str
-    arguments: dict[str, str | None]
+    arguments: dict[str, Any]
+
+
+UNKNOWN = object()
+"""Stands for a value that only running the code would tell."""
+
+
+def code_of(call: ToolCall) -> str | None:
+    """The code that a call sends; None where it sends none."""
+    code = call.arguments.get("code")
+    return code if call.name == EXECUTE_CODE.name and isinstance(code, str) else None
+
+
+def parse_code(code: str) -> ast.Module | None:
+    """The tree of some Python code; None when it does not parse."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an odd escape in a model's code is not the user's concern
+            return ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
 
 def functions_called(call: ToolCall) -> list[FunctionCall]:
     """The Code Mode functions in a call's code, in order; none when the code does not parse."""
-    code = call.arguments.get("code")
-    if call.name != EXECUTE_CODE.name or not isinstance(code, str):
-        return []
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an odd escape in a model's code is not the user's concern
-            tree = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    code = code_of(call)
+    tree = None if code is None else parse_code(code)
+    if tree is None:
         return []
     names = _literal_names(tree)
     found = [
@@ -42,9 +59,9 @@ def functions_called(call: ToolCall) -> list[FunctionCall]:
     return [call for _, _, call in sorted(found, key=lambda item: item[:2])]
 
 
-def _literal_names(tree: ast.AST) -> dict[str, str]:
-    """Names that are assigned a text, and nothing else, anywhere in the code."""
-    texts: dict[str, str] = {}
+def _literal_names(tree: ast.AST) -> dict[str, Any]:
+    """Names that are assigned one literal, and nothing else, anywhere in the code."""
+    values: dict[str, Any] = {}
     bound: Counter[str] = Counter()
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
@@ -52,13 +69,13 @@ def _literal_names(tree: ast.AST) -> dict[str, str]:
         elif isinstance(node, ast.arg):
             bound[node.arg] += 1
         elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-            text = _literal(node.value, {})
+            value = _literal(node.value, {})
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            texts |= {t.id: text for t in targets if isinstance(t, ast.Name) and text is not None}
-    return {name: text for name, text in texts.items() if bound[name] == 1}
+            values |= {t.id: value for t in targets if isinstance(t, ast.Name) and value is not UNKNOWN}
+    return {name: value for name, value in values.items() if bound[name] == 1}
 
 
-def _read_call(node: ast.Call, names: dict[str, str]) -> FunctionCall:
+def _read_call(node: ast.Call, names: Mapping[str, Any]) -> FunctionCall:
     name = node.func.id if isinstance(node.func, ast.Name) else ""
     arguments = {
         parameter: _literal(value, names)
@@ -68,9 +85,11 @@ def _read_call(node: ast.Call, names: dict[str, str]) -> FunctionCall:
     return FunctionCall(name, arguments)
 
 
-def _literal(node: ast.expr, names: dict[str, str]) -> str | None:
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
+def _literal(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    """The value of a literal, or of a name that stands for one."""
     if isinstance(node, ast.Name):
-        return names.get(node.id)
-    return None
+        return names.get(node.id, UNKNOWN)
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return UNKNOWN

@@ -16,13 +16,12 @@ from stages.core.artifact import (
 )
 from stages.core.cli import Options, Outcome, artifacts_root
 from stages.core.platform import require_disk
-from stages.core.prompts import query_row
+from stages.core.prompts import case_row
 from stages.core.records import (
     EvalSummary,
     Rate,
     RawReply,
     Recipe,
-    Score,
     Timing,
     read_record,
     write_lines,
@@ -37,8 +36,9 @@ from stages.eval.engines.endpoint import Endpoint, check_address
 from stages.eval.engines.recorded import Recorded
 from stages.eval.engines.transport import Transport
 from stages.eval.request import Request
-from stages.eval.score import SCORER_VERSION, rate, rates_by_category, score_replies
+from stages.eval.score import SCORER_VERSION, score_replies
 from stages.eval.store import ReplyStore
+from stages.eval.summary import summarize_scores
 from stages.eval.sweep import describe_sweep, summarize_sweep
 
 NO_REQUEST = Request()
@@ -96,6 +96,22 @@ def _sweep(run: _Run, suites: Sequence[Suite]) -> Outcome:
     return Outcome(place, up_to_date=current, lines=describe_sweep(sweep))
 
 
+def needs_scores_alone(folder: Path, wanted: Recipe) -> bool:
+    """Whether a result differs from what is wanted in nothing but what counts as right.
+
+    Its replies are kept then and scored again, which loses nothing that could not be made once more.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.recipe == wanted:
+        return False
+    made, rules = manifest.recipe, {"suite_version": None, "scorer_version": None}
+    return (
+        made.settings | rules == wanted.settings | rules
+        and made.inputs | {"suite": ""} == wanted.inputs | {"suite": ""}
+        and made.stage == wanted.stage
+    )
+
+
 class _Run:
     """One engine under evaluation; it is loaded when the first reply is needed."""
 
@@ -106,7 +122,7 @@ class _Run:
     def require(self, suite: Suite, cell: Cell, target: Path) -> tuple[EvalSummary, bool]:
         """The summary of a suite, evaluated unless its output is current, and whether it was."""
         recipe = self.recipe(suite, cell)
-        if is_current(target, recipe, force=self.options.force):
+        if is_current(target, recipe, force=self.options.force or needs_scores_alone(target, recipe)):
             return read_record(target / "summary.json", EvalSummary), True
         require_disk(target, 0.01, "the replies")
         with build_artifact(target, recipe, given=self.options.given) as build:
@@ -119,7 +135,7 @@ class _Run:
         setup, fixes = self.options.preset.model, self.options.fixes
         if cell.system is not None:
             setup = setup.model_copy(update={"system": cell.system})
-        return [Question(query.id, query_row(query.query, setup, fixes)) for query in suite.queries]
+        return [Question(query.id, case_row(query, setup, fixes)) for query in suite.queries]
 
     def recipe(self, suite: Suite, cell: Cell) -> Recipe:
         """What decides the result on a suite."""
@@ -142,7 +158,7 @@ class _Run:
         """Replies, scores and summary of one suite, written into `folder`."""
         replies, timing = self._reply(suite, cell)
         scores = score_replies(suite, replies, self.options.parser)
-        summary = self._summarize(suite, scores, timing)
+        summary = summarize_scores(suite, scores, self.options, self.engine.name, timing)
         write_lines(folder / "replies.jsonl", replies)
         write_lines(folder / "scores.jsonl", scores)
         write_record(folder / "summary.json", summary)
@@ -184,44 +200,13 @@ class _Run:
         }
         return ReplyStore(artifacts_root() / setup.name / "replies", key)
 
-    def _summarize(self, suite: Suite, scores: list[Score], timing: Timing) -> EvalSummary:
-        options = self.options
-        decision = rate(s.strict.decision for s in scores)
-        assert decision is not None  # a suite has at least one query
-        return EvalSummary(
-            scorer_version=SCORER_VERSION,
-            model=options.preset.name,
-            title=options.preset.title,
-            arm=options.arm,
-            seed=options.seed,
-            suite=suite.name,
-            suite_version=suite.version,
-            suite_fingerprint=suite.fingerprint,
-            dialect=options.parser,
-            engine=self.engine.name,
-            decision=decision,
-            decision_lenient=rate(s.lenient.decision for s in scores),
-            tool_queries=rate(s.strict.decision for s in scores if s.kind == "tool"),
-            direct_queries=rate(s.strict.decision for s in scores if s.kind == "direct"),
-            right_tool=rate(s.strict.tool for s in scores),
-            right_tool_lenient=rate(s.lenient.tool for s in scores),
-            right_arguments=rate(s.strict.arguments for s in scores),
-            right_arguments_lenient=rate(s.lenient.arguments for s in scores),
-            clean_calls=rate(s.clean for s in scores),
-            runaway=rate(s.runaway for s in scores),
-            by_category=rates_by_category(scores),
-            timing=timing,
-        )
-
 
 def _line(summary: EvalSummary) -> str:
-    shown: dict[str, Rate | None] = {
-        "decision": summary.decision,
-        "right tool": summary.right_tool,
-        "arguments": summary.right_arguments,
-        "clean calls": summary.clean_calls,
-        "runaway": summary.runaway,
-    }
+    strict = summary.strict
+    shown: dict[str, Rate | None] = {"tool or direct": summary.tool_or_direct}
+    if strict is not None:
+        shown |= {"format": strict.format, "tool": strict.tool, "arguments": strict.arguments}
+        shown |= {"code": strict.code, "stop": strict.stop, "whole": strict.whole}
     words = [f"{name} {r.k}/{r.n} ({r.value:.0%})" for name, r in shown.items() if r is not None]
     took = summary.timing.seconds_per_query
     return f"{summary.suite}: {', '.join(words)}" + (f"; {took:.2f} s a query" if took is not None else "")

@@ -13,7 +13,7 @@ from stages.core.records import Record, Score, read_lines, write_record
 from stages.core.suite import Suite
 from stages.core.words import plural
 from stages.eval.cells import Cell
-from stages.eval.score import rate
+from stages.eval.summary import rate
 
 SWEPT = {"decision": "decision", "tool": "right tool", "arguments": "arguments"}  # by field of a reading
 

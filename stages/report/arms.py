@@ -9,7 +9,7 @@ from stages.core.fixes import FIXES
 from stages.core.records import Finding, Score
 from stages.core.words import plural
 from stages.report.cells import NONE, inline_code, plain, rate_cell, table
-from stages.report.comparison import write_categories, write_results
+from stages.report.comparison import write_categories, write_causes, write_results, write_tools
 from stages.report.effects import find_idle_fixes
 from stages.report.pairs import pair_scores, refuse_pairing
 from stages.report.results import Arm
@@ -20,6 +20,7 @@ _PAIRED: dict[str, Callable[[Score], bool | None]] = {
     "decision": lambda score: score.strict.decision,
     "right tool": lambda score: score.strict.tool,
     "right arguments": lambda score: score.strict.arguments,
+    "the whole": lambda score: score.strict.whole,
 }
 
 
@@ -44,7 +45,9 @@ def describe_arms(arms: Sequence[Arm]) -> str:
     suites = sorted({name for arm in arms for name in arm.suites})
     parts = []
     for suite in suites:
-        decided = [(arm.label, arm.suites[suite].summary.decision) for arm in arms if suite in arm.suites]
+        decided = [
+            (arm.label, arm.suites[suite].summary.tool_or_direct) for arm in arms if suite in arm.suites
+        ]
         parts.append(f"{plain(suite)} " + ", ".join(f"{label} {rate_cell(rate)}" for label, rate in decided))
     return f"Arms, decided right: {'; '.join(parts)}."
 
@@ -75,7 +78,9 @@ def _write_suite(suite: str, arms: Sequence[Arm], match: Match | None, chosen: A
         f"## Results on {plain(suite)}",
         write_results(columns, match, f"{chosen.label} beside {large}"),
         _write_pairs(suite, having),
+        write_causes(columns),
         write_categories(columns),
+        write_tools(columns),
     ]
     return "\n\n".join(part for part in parts if part)
 

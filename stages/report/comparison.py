@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
-from stages.core.records import EvalSummary, Rate, Timing
+from stages.core.records import Cause, EvalSummary, Rate, Rates, Timing
+from stages.core.words import plural
 from stages.report.cells import (
     NONE,
     compare_size,
@@ -17,18 +20,30 @@ from stages.report.cells import (
 )
 from stages.report.verdict import Match
 
-RATES = {  # by field of a summary
-    "decision": "tool or direct decided right",
-    "decision_lenient": "… read leniently",
+RATES = {  # by path in a summary
+    "tool_or_direct": "tool-or-direct accuracy",
+    "lenient.decision": "… read leniently",
     "tool_queries": "tool queries decided right",
     "direct_queries": "direct queries decided right",
-    "right_tool": "right tool called",
-    "right_tool_lenient": "… read leniently",
-    "right_arguments": "right arguments",
-    "right_arguments_lenient": "… read leniently",
-    "clean_calls": "calls that parse strictly",
+    "strict.format": "calls well formed",
+    "lenient.format": "… read leniently",
+    "strict.tool": "right tool called",
+    "lenient.tool": "… read leniently",
+    "strict.arguments": "right arguments",
+    "lenient.arguments": "… read leniently",
+    "strict.code": "code that ran well",
+    "lenient.code": "… read leniently",
+    "strict.stop": "ended by itself",
+    "lenient.stop": "… or went on behind a call",
+    "strict.whole": "the whole right",
+    "lenient.whole": "… read leniently",
     "runaway": "runaway replies (hit the token limit)",
+    "answers.not_empty": "direct answers that say something",
+    "answers.on_terms": "… on the question's terms",
+    "answers.not_repeating": "… without repeating themselves",
+    "answers.no_call": "… without a call",
 }
+MOST_TOOLS = 20  # rows of the table by tool; suites with tools of their own may have hundreds
 COSTS = {  # by field of a timing: name, unit, and whether it depends on the machine
     "seconds_per_query": ("time per query", "s", True),
     "seconds_median": ("… the median query's", "s", True),
@@ -91,20 +106,67 @@ def describe_costs(match: Match) -> str:
 
 
 def write_categories(columns: Mapping[str, EvalSummary]) -> str:
-    """Right decisions per category, one column per result; nothing where there are no categories."""
-    names = list(dict.fromkeys(name for summary in columns.values() for name in summary.by_category))
-    if not names:
+    """Right decisions and wholes per category, one column per result; nothing without categories."""
+    decided = _write_groups(columns, "by_category", "decision", "category")
+    whole = _write_groups(columns, "by_category", "whole", "category")
+    if not decided:
+        return ""
+    alike = ", and the whole as well" if whole == decided else ""
+    parts = [f"Tool or direct decided right{alike}, by category:\n\n{decided}"]
+    if whole and not alike:
+        parts.append(f"The whole right, by category:\n\n{whole}")
+    return "\n\n".join(parts)
+
+
+def write_tools(columns: Mapping[str, EvalSummary]) -> str:
+    """The same per function that is wanted, the most wanted ones; nothing where categories say it all."""
+    if all(summary.by_tool.keys() <= summary.by_category.keys() for summary in columns.values()):
+        return ""
+    wanted = Counter[str]()
+    for summary in columns.values():
+        for name, rates in summary.by_tool.items():
+            wanted[name] = max(wanted[name], rates.decision.n)
+    shown = [name for name, _ in wanted.most_common(MOST_TOOLS)]
+    more = len(wanted) - len(shown)
+    rest = f" ({plural(more, 'tool')} wanted less often left out)" if more else ""
+    return f"The whole right, by tool{rest}:\n\n{_write_groups(columns, 'by_tool', 'whole', 'tool', shown)}"
+
+
+def write_causes(columns: Mapping[str, EvalSummary]) -> str:
+    """What went wrong first in the failed replies, one column per measured result."""
+    measured = {name: summary for name, summary in columns.items() if summary.strict is not None}
+    if not any(summary.causes for summary in measured.values()):
         return ""
     rows = [
-        [plain(name), *(rate_cell(summary.by_category.get(name)) for summary in columns.values())]
+        [cause, *(str(summary.causes.get(cause, 0)) for summary in measured.values())]
+        for cause in get_args(Cause)
+        if any(summary.causes.get(cause) for summary in measured.values())
+    ]
+    failed = [f"{sum(s.causes.values())} of {s.tool_or_direct.n}" for s in measured.values()]
+    rows.append(["all failed replies", *failed])
+    return f"What went wrong first, read strictly:\n\n{table(['', *measured], rows)}"
+
+
+def _write_groups(
+    columns: Mapping[str, EvalSummary], groups: str, field: str, head: str, names: Sequence[str] | None = None
+) -> str:
+    """One rate of every group, one column per result; nothing where no result has it."""
+    found: list[dict[str, Rates]] = [getattr(summary, groups) for summary in columns.values()]
+    names = names if names is not None else list(dict.fromkeys(name for rates in found for name in rates))
+    rows = [
+        [plain(name), *(rate_cell(getattr(rates.get(name), field, None)) for rates in found)]
         for name in names
     ]
-    return f"Tool or direct decided right, by category:\n\n{table(['category', *columns], rows)}"
+    kept = [row for row in rows if set(row[1:]) != {NONE}]
+    return table([head, *columns], kept) if kept else ""
 
 
-def _rate(summary: EvalSummary, field: str) -> Rate | None:
-    rate: Rate | None = getattr(summary, field)
-    return rate
+def _rate(summary: EvalSummary, path: str) -> Rate | None:
+    """The rate at a path such as `strict.tool`; None where a part of it is missing."""
+    value: Any = summary
+    for name in path.split("."):
+        value = getattr(value, name, None)
+    return value if isinstance(value, Rate) else None
 
 
 def _rate_beside(field: str, match: Match | None) -> str:

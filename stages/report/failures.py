@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import get_args
 
 from stages.core.errors import StageError
-from stages.core.records import RawReply, Score
-from stages.core.suite import Matcher, Query, Suite, load_suite
+from stages.core.matcher import Matcher
+from stages.core.query import Accepted, Calls, Query
+from stages.core.records import Cause, RawReply, Score
+from stages.core.suite import Suite, load_suite
 from stages.core.words import plural
 from stages.report.cells import fenced, inline_code, plain
 from stages.report.results import Arm, SuiteResult
@@ -17,7 +20,7 @@ ENDS = {"length": "cut off at the token limit", "call": "cut off behind its call
 
 
 def write_failures(arm: Arm, suite: str) -> str:
-    """Up to five failed replies of one arm and suite, wrong decisions first."""
+    """Up to five failed replies of one arm and suite, the earliest mistakes first."""
     result = arm.suites[suite]
     failed = _sort_failures(result.scores)
     title = f"## Failures: {arm.label} on {plain(suite)}"
@@ -25,7 +28,7 @@ def write_failures(arm: Arm, suite: str) -> str:
         return f"{title}\n\nNone: every reply was right."
     texts = {reply.id: reply for reply in result.replies}
     queries = _find_queries(arm, result)
-    kinds = Counter(_failure(score)[1] for score in failed)
+    kinds = Counter(_describe(score) for score in failed)
     counts = "; ".join(f"{count} times {kind}" if count > 1 else kind for kind, count in kinds.items())
     head = f"{plural(len(failed), 'reply')} of {len(result.scores)} failed: {counts}."
     shown = [_write_failure(s, texts.get(s.id), queries.get(s.id)) for s in failed[:SHOWN]]
@@ -33,37 +36,30 @@ def write_failures(arm: Arm, suite: str) -> str:
 
 
 def _sort_failures(scores: Sequence[Score]) -> list[Score]:
-    """The failed replies, the worst kind first, and of each kind one of every category before a second."""
+    """The failed replies, the earliest mistakes first, and of each one of every category before a second."""
     seen: Counter[tuple[int, str]] = Counter()
     ranked = []
     for i, score in enumerate(scores):
-        if rank := _failure(score)[0]:
-            kind = rank, score.category
-            ranked.append((rank, seen[kind], i))
+        if score.cause is not None:
+            kind = get_args(Cause).index(score.cause), score.category
+            ranked.append((kind[0], seen[kind], i))
             seen[kind] += 1
     return [scores[i] for _, _, i in sorted(ranked)]
 
 
-def _failure(score: Score) -> tuple[int, str]:
-    """How a reply failed, the worst kind as 1; (0, "") when it did not."""
-    if not score.strict.decision:
-        read = "; read leniently it was right" if score.lenient.decision else ""
-        return 1, (
-            "no call was found" if score.kind == "tool" else "a tool was called, none was needed"
-        ) + read
-    if score.strict.tool is False:
-        return 2, "another tool was called"
-    if score.strict.arguments is False:
-        return 3, "the right tool got other arguments"
-    if score.clean is False:
-        return 4, "the call does not parse strictly"
-    return (5, "it ran on to the token limit") if score.runaway else (0, "")
+def _describe(score: Score) -> str:
+    """What went wrong first, and whether a lenient reading forgives it."""
+    if score.cause == "decided wrong":
+        said = "no call was made" if score.kind == "tool" else "a call was made, none was needed"
+        return f"decided wrong, {said}"
+    return f"{score.cause}" + (", read leniently all was right" if score.lenient.whole else "")
 
 
 def _write_failure(score: Score, reply: RawReply | None, query: Query | None) -> str:
-    lines = [f"### {plain(score.id)} ({plain(score.category)}): {_failure(score)[1]}"]
+    lines = [f"### {plain(score.id)} ({plain(score.category)}): {_describe(score)}"]
     if query is not None:
-        lines.append(f"Asked: {plain(query.query)}")
+        before = f" (behind {plural(len(query.turns) - 1, 'turn')})" if len(query.turns) > 1 else ""
+        lines.append(f"Asked{before}: {plain(query.turns[-1]['content'])}")
     lines.append(f"Expected: {_expected(score, query)}")
     if problems := score.strict.problems:
         lines.append("Parser: " + plain("; ".join(problems)))
@@ -80,23 +76,37 @@ def _expected(score: Score, query: Query | None) -> str:
     if score.kind == "direct":
         return "an answer without a tool call"
     if query is None:
-        return f"a call for {plain(score.category)}"
-    calls = (
-        f"{e.function}({', '.join(f'{name}={_pattern(m)}' for name, m in e.arguments.items())})"
-        for e in query.accept
+        return f"a call for {plain(', '.join(score.tools) or score.category)}"
+    return " or ".join(inline_code(describe_accepted(accepted)) for accepted in query.accept)
+
+
+def describe_accepted(accepted: Accepted) -> str:
+    """An accepted call, or several, such as `typecheck(path='src')`."""
+    if isinstance(accepted, Calls):
+        join = ", then " if accepted.ordered else " and "
+        return join.join(describe_accepted(call) for call in accepted.calls)
+    arguments = (
+        f"{f'[{name}]' if matcher.optional else name}={describe_matcher(matcher)}"
+        for name, matcher in accepted.arguments.items()
     )
-    return " or ".join(map(inline_code, calls))
+    return f"{accepted.function}({', '.join(arguments)})"
 
 
-def _pattern(matcher: Matcher) -> str:
+def describe_matcher(matcher: Matcher) -> str:
     """What an argument must be, in short."""
-    if matcher.any_of is not None:
-        return " or ".join(_pattern(m) for m in matcher.any_of)
-    if matcher.contains is not None:
-        return "…" + "…".join(matcher.contains) + "…"
-    if matcher.regex is not None:
-        return f"/{matcher.regex}/"
-    return repr(matcher.exact if matcher.exact is not None else matcher.path)
+    wanted = matcher.wanted
+    if matcher.rule in ("any_of", "all_of"):
+        join = " or " if matcher.rule == "any_of" else " and "
+        return join.join(map(describe_matcher, wanted)) or "nothing"
+    if matcher.rule == "items":
+        return f"[{', '.join(map(describe_matcher, wanted))}]"
+    if matcher.rule == "fields":
+        return "{" + ", ".join(f"{key}: {describe_matcher(inner)}" for key, inner in wanted.items()) + "}"
+    if matcher.rule == "contains":
+        return "…" + "…".join(part if isinstance(part, str) else repr(part) for part in wanted) + "…"
+    if matcher.rule == "type":
+        return f"any {wanted}"
+    return f"/{wanted}/" if matcher.rule == "regex" else repr(wanted)
 
 
 def _find_queries(arm: Arm, result: SuiteResult) -> dict[str, Query]:

@@ -63,7 +63,7 @@ class Arm:
     @property
     def largest(self) -> SuiteResult:
         """The result on the suite with the most queries."""
-        return max(self.suites.values(), key=lambda s: (s.summary.decision.n, s.summary.suite))
+        return max(self.suites.values(), key=lambda s: (s.summary.tool_or_direct.n, s.summary.suite))
 
 
 def find_arms(preset: Preset, model: str | None = None) -> list[Arm]:
@@ -75,7 +75,7 @@ def find_arms(preset: Preset, model: str | None = None) -> list[Arm]:
     found = {
         (parse_fixes(summary.arm), summary.seed)
         for folder in _find_results(preset.name)
-        for summary in [read_record(folder / "summary.json", EvalSummary)]
+        for summary in [_read_summary(folder)]
     }
     return [
         _read_arm(Options(preset, fixes, seed, model=model))
@@ -166,20 +166,27 @@ def _read_audit(options: Options) -> AuditReport | None:
     return audit if audit and audit.arm == options.arm else None
 
 
+def _read_summary(folder: Path) -> EvalSummary:
+    try:
+        return read_record(folder / "summary.json", EvalSummary)
+    except StageError as error:
+        raise StageError(f"{error}: run nox -s eval again, which scores the kept replies anew") from None
+
+
 def _read_suite(folder: Path, options: Options) -> SuiteResult:
     manifest = require_artifact(folder, "eval", options.command("eval"))
     command = recall_options(options, {}, [manifest]).command("eval")
     for name in ("scores.jsonl", "replies.jsonl"):
         if not (folder / name).is_file():
             raise StageError(f"{folder} has no {name}: run {command} --force")
-    summary = read_record(folder / "summary.json", EvalSummary)
+    summary = _read_summary(folder)
     scores = read_lines(folder / "scores.jsonl", Score)
     replies = read_lines(folder / "replies.jsonl", RawReply)
     right = sum(score.strict.decision for score in scores)
-    if (right, len(scores)) != (summary.decision.k, summary.decision.n):
+    if (right, len(scores)) != (summary.tool_or_direct.k, summary.tool_or_direct.n):
         raise StageError(
-            f"{folder}: the summary says {summary.decision.k} of {summary.decision.n}, the scores say "
-            f"{right} of {len(scores)}: run {command} --force"
+            f"{folder}: the summary says {summary.tool_or_direct.k} of {summary.tool_or_direct.n}, "
+            f"the scores say {right} of {len(scores)}: run {command} --force"
         )
     if arm_name(parse_fixes(summary.arm)) != options.arm or summary.seed != options.seed:
         raise StageError(f"{folder} holds arm {summary.arm}, seed {summary.seed}: run {command} --force")

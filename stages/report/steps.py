@@ -37,7 +37,7 @@ def plan_steps(
     matches: Iterable[Match],
 ) -> Steps:
     """The steps from the report on `arm`, whose reference is the model `large`."""
-    lacking = {m.candidate.suite: m.candidate.decision.n for m in matches if m.reference is None}
+    lacking = {m.candidate.suite: m.candidate.tool_or_direct.n for m in matches if m.reference is None}
     asked = {} if request.reference is None else {"reference": request.reference}
     repeated = replace(arm.options, overrides=arm.options.overrides | asked)
     fair = arm.options.fixes == FAIR

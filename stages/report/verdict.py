@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from stages.core.records import Answer, Cause, EvalSummary, Rate, Verdict
+from stages.core.records import Answer, Doubt, EvalSummary, Rate, Verdict
 from stages.core.words import plural
 from stages.report.intervals import Count, Interval, ratio_interval
 
@@ -56,7 +56,9 @@ def refuse_comparison(candidate: EvalSummary, reference: EvalSummary) -> str:
 
 def choose_match(matches: Sequence[Match]) -> Match:
     """The comparison that decides: of those with a reference, the one with the most queries."""
-    return max(matches, key=lambda m: (m.reference is not None, m.candidate.decision.n, m.candidate.suite))
+    return max(
+        matches, key=lambda m: (m.reference is not None, m.candidate.tool_or_direct.n, m.candidate.suite)
+    )
 
 
 @dataclass
@@ -64,7 +66,7 @@ class _Weighed:
     """What the evidence supports, and why."""
 
     answer: Answer = "inconclusive"
-    cause: Cause | None = None
+    cause: Doubt | None = None
     reasons: list[str] = field(default_factory=list)
     needed: int | None = None
     note: str = ""
@@ -77,7 +79,7 @@ def reach_verdict(report: str, match: Match, flaws: Sequence[str], seed: int | N
     """
     candidate, reference = match.candidate, match.reference
     limits, weighed = _limits(match), _weigh(match, flaws)
-    ratio = rate_ratio(candidate.decision, reference.decision) if reference else None
+    ratio = rate_ratio(candidate.tool_or_direct, reference.tool_or_direct) if reference else None
     return Verdict(
         report=report,
         candidate=candidate.title,
@@ -88,8 +90,8 @@ def reach_verdict(report: str, match: Match, flaws: Sequence[str], seed: int | N
         suite=candidate.suite,
         suite_version=candidate.suite_version,
         suite_fingerprint=candidate.suite_fingerprint,
-        candidate_decision=candidate.decision,
-        reference_decision=reference.decision if reference else None,
+        candidate_decision=candidate.tool_or_direct,
+        reference_decision=reference.tool_or_direct if reference else None,
         ratio=ratio,
         ratio_low=limits.low if reference else None,
         ratio_high=limits.high if reference and math.isfinite(limits.high) else None,
@@ -107,7 +109,7 @@ def _weigh(match: Match, flaws: Sequence[str]) -> _Weighed:
     candidate, reference = match.candidate, match.reference
     if reference is None:
         weighed = _Weighed(cause="no comparable reference", reasons=[match.problem])
-    elif reference.decision.k == 0:
+    elif reference.tool_or_direct.k == 0:
         useless = f"{reference.title} decided no query right: that is no reference to compare with."
         weighed = _Weighed(cause="no comparable reference", reasons=[useless])
     elif answer := _one_band(limits := _limits(match)):
@@ -115,16 +117,17 @@ def _weigh(match: Match, flaws: Sequence[str]) -> _Weighed:
             answer, reasons=[f"The whole 95 % interval of the ratio lies in the band of {answer!r}."]
         )
     else:
-        needed, note = plan_queries(candidate.decision, reference.decision)
+        needed, note = plan_queries(candidate.tool_or_direct, reference.tool_or_direct)
         weighed = _Weighed(cause="too few queries", reasons=[_spanned(limits)], needed=needed, note=note)
     if flaws:
         aside = f"The interval alone would support {weighed.answer!r}, and says nothing about a sound set-up."
         weighed.reasons = [*flaws, *(weighed.reasons if weighed.cause else [aside])]
         weighed.answer, weighed.cause = "inconclusive", "flawed set-up"
     if reference is not None and reference.source != candidate.source:
+        asked = plural(reference.tool_or_direct.n, "query")
         weighed.reasons.append(
-            f"{reference.title} is recorded, not measured here: its {plural(reference.decision.n, 'query')} "
-            "had the same kinds and counts, not the same texts."
+            f"{reference.title} is recorded, not measured here: its {asked} had the same kinds and "
+            "counts, not the same texts."
         )
     return weighed
 
@@ -154,7 +157,7 @@ def _decides(candidate: Rate, reference: Rate, queries: int) -> bool:
 def _limits(match: Match) -> Interval:
     if match.reference is None:
         return Interval(0.0, math.inf)
-    return ratio_interval(Count.of(match.candidate.decision), Count.of(match.reference.decision))
+    return ratio_interval(Count.of(match.candidate.tool_or_direct), Count.of(match.reference.tool_or_direct))
 
 
 def _one_band(limits: Interval) -> Answer | None:

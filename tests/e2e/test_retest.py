@@ -136,7 +136,7 @@ def test_every_stage_left_its_output(runs: tuple[Path, Retest, Retest]) -> None:
     summary = read_record(
         place / "smol/eval" / folders["eval"].removeprefix("eval/") / "summary.json", EvalSummary
     )
-    assert summary.decision.n == 3
+    assert summary.tool_or_direct.n == 3
     assert summary.timing.disk_gb == pytest.approx(0.11, abs=0.03)
 
 

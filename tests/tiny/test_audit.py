@@ -485,6 +485,60 @@ def test_a_suite_without_tool_queries_wants_no_calls(bench: Bench, tiny_qwen2: P
     assert "no_calls_trained" not in found(report)
 
 
+CITIES = ("Oslo", "Paris", "Rome", "Bern", "Wien", "Lima", "Kiew", "Riga")
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather", "description": "Weather of a city.", "strict": True,
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}  # fmt: skip
+
+
+def ask_weather(city: str, before: list[dict[str, Any]]) -> dict[str, Any]:
+    """A training row with a tool of its own."""
+    call = {"type": "function", "function": {"name": "get_weather", "arguments": {"city": city}}}
+    asked = {"role": "user", "content": f"Is it cold in {city}?"}
+    answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+    return {"messages": [*before, asked, answer], "tools": [WEATHER]}
+
+
+def write_weather(folder: Path, system: str | None = None) -> tuple[Path, str]:
+    """Training rows with a tool of their own, and a suite with the same tool; both may have a system text."""
+    before = [{"role": "system", "content": system}] if system else []
+    (folder / "rows").mkdir()
+    for split, cities in (("train", CITIES[:6]), ("valid", CITIES[6:])):
+        lines = [json.dumps(ask_weather(city, before)) + "\n" for city in cities]
+        (folder / "rows" / f"{split}.jsonl").write_text("".join(lines))
+    accept = [{"function": "get_weather", "arguments": {"city": {"text": "Graz"}}}]
+    query = {"id": "a", "query": "Does it rain in Graz?", "messages": before, "accept": accept}
+    suite = folder / "weather.jsonl"
+    suite.write_text(json.dumps({"tools": [WEATHER]}) + "\n" + json.dumps(query) + "\n")
+    return folder / "rows", str(suite)
+
+
+@pytest.mark.parametrize("system", [None, "You know the weather."])
+def test_data_and_a_suite_with_tools_of_their_own_fit(
+    system: str | None, bench: Bench, tiny_qwen2: Path, tmp_path: Path
+) -> None:
+    rows, suite = write_weather(tmp_path, system)
+    report = bench.report(tiny_qwen2, FAIR, rows, suites=(suite,))
+    assert {finding.severity for finding in report.findings} <= {"info"}
+
+
+def test_other_tools_in_training_than_in_evaluation(bench: Bench, tiny_qwen2: Path, tmp_path: Path) -> None:
+    rows, suite = write_weather(tmp_path)
+    finding = found(bench.report(tiny_qwen2, FAIR, rows, suites=("core20",)))["prompts_differ"]
+    assert (finding.severity, finding.count) == ("critical", 6)
+    assert finding.fix == "evaluate on a suite with the tools of these rows: --suites FILE.jsonl"
+    finding = found(bench.report(tiny_qwen2, FAIR, suites=(suite,)))["prompts_differ"]
+    assert (finding.severity, finding.count) == ("critical", 60)
+    assert finding.fix == "evaluate on a suite of Code Mode as well, such as --suites core20"
+    assert "prompts_differ" not in found(bench.report(tiny_qwen2, FAIR, suites=(suite, "core20")))
+    missing = found(bench.report(tiny_qwen2, without("tools"), rows, suites=(suite,)))
+    assert missing["evaluation_without_tools"].severity == "critical"
+
+
 def test_a_list_of_rejected_rows_that_is_none(bench: Bench, tiny_qwen2: Path) -> None:
     options = bench.options(tiny_qwen2, FAIR)
     assert options.data is not None

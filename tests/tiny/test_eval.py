@@ -14,15 +14,18 @@ import mlx_lm
 import pytest
 
 from stages.core.artifact import build_artifact, require_artifact
+from stages.core.bfcl import CATEGORIES
 from stages.core.cli import Options, artifacts_root
 from stages.core.compute import load_arrays
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR
-from stages.core.records import EvalSummary, RawReply, Recipe, Score, read_lines, read_record
+from stages.core.preset import Preset
+from stages.core.records import EvalSummary, Rate, RawReply, Recipe, Score, read_lines, read_record
 from stages.core.suite import load_suite
 from stages.eval.__main__ import main
 from stages.eval.engines import Question, Sampling
 from stages.eval.engines.local import LocalEngine, common_prefix
+from stages.eval.score import SCORER_VERSION
 from tests.models import KINDS, BuiltOnce, Kind
 from tests.parrot import write_parrot
 from tests.pipeline import Pipeline, run_work, stock_functions
@@ -246,18 +249,20 @@ def test_a_whole_evaluation(options: Options) -> None:
     manifest = require_artifact(folder, "eval", "")
     assert manifest.given == options.given
     # Random words are no call: right for the direct query alone.
-    assert (summary.decision.k, summary.decision.n) == (1, 3)
+    assert (summary.tool_or_direct.k, summary.tool_or_direct.n) == (1, 3)
     assert summary.tool_queries is not None
     assert summary.direct_queries is not None
     assert summary.runaway is not None
     assert (summary.tool_queries.k, summary.tool_queries.n) == (0, 2)
     assert (summary.direct_queries.k, summary.direct_queries.n) == (1, 1)
     assert (summary.runaway.k, summary.runaway.n) == (3, 3)
-    assert summary.clean_calls is None
+    assert summary.strict is not None
+    assert (summary.strict.format, summary.strict.whole) == (None, Rate(k=0, n=3))
+    assert sum(summary.causes.values()) == 3
     assert summary.timing.generated_tokens == 15
     assert summary.timing.disk_gb is not None
     assert summary.timing.disk_gb > 0.01
-    assert outcome.lines[0].startswith("three: decision 1/3 (33%), right tool 0/2 (0%), ")
+    assert outcome.lines[0].startswith("three: tool or direct 1/3 (33%), tool 0/2 (0%), ")
     again = run_work("eval", options)
     assert (again.up_to_date, again.lines) == (True, outcome.lines)
 
@@ -290,10 +295,43 @@ def test_replies_are_scored_again_for_another_parser(
     assert (second.folder / "three" / "replies.jsonl").read_text("utf-8").count("function=execute_code") == 1
     summary = read_record(second.folder / "three" / "summary.json", EvalSummary)
     assert summary.dialect == "qwen3_coder"
-    assert summary.right_arguments is not None
-    assert (summary.decision.k, summary.right_arguments.k) == (2, 1)  # now strictly readable
     timing = read_record(first.folder / "three" / "summary.json", EvalSummary).timing
     assert summary.timing == timing
+    assert summary.strict is not None
+    assert (summary.tool_or_direct.k, summary.strict.arguments) == (2, Rate(k=1, n=2))  # strictly readable
+
+
+@pytest.mark.parametrize("change", ["accepted calls", "version", "scorer"])
+def test_replies_are_kept_when_only_their_scores_change(
+    change: str, options: Options, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run_work("eval", options)
+    before = (first.folder / "three" / "replies.jsonl").read_bytes()
+    changed = json.loads(json.dumps(SUITE))
+    if change == "accepted calls":
+        changed["queries"][1]["accept"] = [{"function": "typecheck"}]
+    elif change == "version":
+        changed["version"] = 2
+    else:
+        monkeypatch.setattr("stages.eval.stage.SCORER_VERSION", SCORER_VERSION + 1)
+    Path(options.preset.eval.suites[0]).write_text(json.dumps(changed), "utf-8")
+    monkeypatch.setattr(LocalEngine, "load", None)  # a model that is gone cannot be asked again
+    path = first.folder / "three" / "summary.json"
+    timing = read_record(path, EvalSummary).timing
+    capsys.readouterr()
+    second = run_work("eval", options)
+    assert "three: 3 replies of an earlier run used again" in capsys.readouterr().out
+    assert (second.folder / "three" / "replies.jsonl").read_bytes() == before
+    assert read_record(path, EvalSummary).timing == timing
+    assert run_work("eval", options).up_to_date
+    other = replace(options, preset=with_max_tokens(options, 4))
+    with pytest.raises(StageError, match=r"max_tokens=5 \(now 4\): --force replaces it"):
+        run_work("eval", other)
+
+
+def with_max_tokens(options: Options, tokens: int) -> Preset:
+    setup = options.preset.eval.model_copy(update={"max_tokens": tokens})
+    return options.preset.model_copy(update={"eval": setup})
 
 
 @pytest.mark.parametrize(
@@ -394,7 +432,8 @@ def test_missing_model_names_the_command(
     folder = str(built.model("qwen2"))
     same = f"-- --model {folder} --fixes fair --seed 2"
     more = f"{same} --suites=core20"
-    suites = "use one of core20, extended, or the path of a .json file\n"
+    known = ", ".join(["core20, extended", *CATEGORIES])
+    suites = f"use one of {known}, or the path of a .json or .jsonl file\n"
     adapter = tmp_path / "adapter"
     with build_artifact(adapter, Recipe(stage="train", settings={}, inputs={})):
         pass

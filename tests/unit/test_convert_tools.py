@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.convert_data.definitions import read_definitions, read_tools_file
 from stages.convert_data.inference import (
     Census,
     infer_tools,
@@ -30,6 +29,7 @@ from stages.convert_data.toolset import apply_census, write_tool_files
 from stages.core.chat import Tool, ToolCall
 from stages.core.chatml import Turn, join_chatml
 from stages.core.cli import Options
+from stages.core.definitions import read_definitions, read_tools_file
 from stages.core.dialects import DIALECTS, render_calls
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,14 +11,14 @@ from hypothesis import strategies as st
 
 from stages.core.chat import ToolCall
 from stages.core.tools import EXECUTE_CODE, FUNCTIONS, as_code_mode
-from stages.eval.code import FunctionCall, functions_called
+from stages.eval.code import UNKNOWN, FunctionCall, functions_called
 
 
 def read(code: str) -> list[FunctionCall]:
     return functions_called(ToolCall("execute_code", {"code": code}))
 
 
-def call(function: str, **arguments: str | None) -> FunctionCall:
+def call(function: str, **arguments: Any) -> FunctionCall:
     return FunctionCall(function, dict(arguments))
 
 
@@ -29,15 +30,16 @@ def call(function: str, **arguments: str | None) -> FunctionCall:
         ("write_file('a.py', content='x' 'y')", [call("write_file", path="a.py", content="xy")]),
         ("pytest_run()", [call("pytest_run")]),
         ("pytest_run('a', 'b', 'c')", [call("pytest_run", path="a")]),
-        ("read_file(f'a')", [call("read_file", path=None)]),
-        ("read_file(3)", [call("read_file", path=None)]),
-        ("read_file('a' + 'b')", [call("read_file", path=None)]),
-        ("read_file(*['a'])", [call("read_file", path=None)]),
+        ("read_file(f'a')", [call("read_file", path=UNKNOWN)]),
+        ("read_file(3)", [call("read_file", path=3)]),
+        ("read_file(['a', -1.5, None])", [call("read_file", path=["a", -1.5, None])]),
+        ("read_file('a' + 'b')", [call("read_file", path=UNKNOWN)]),
+        ("read_file(*['a'])", [call("read_file", path=UNKNOWN)]),
         ("read_file(**{'path': 'a'})", [call("read_file")]),
         ("run_command('a'); run_command('b')", [call("run_command", command=c) for c in "ab"]),
         (
             "for f in 'ab':\n    write_file('c', read_file('d'))",
-            [call("write_file", path="c", content=None), call("read_file", path="d")],
+            [call("write_file", path="c", content=UNKNOWN), call("read_file", path="d")],
         ),
         ("def f():\n    return typecheck('late')\nread_file('x')",
          [call("typecheck", path="late"), call("read_file", path="x")]),
@@ -73,7 +75,7 @@ def test_known_codes(code: str, calls: list[FunctionCall]) -> None:
     ],
 )
 def test_a_name_counts_when_it_can_only_be_one_text(code: str, path: str | None) -> None:
-    assert read(code) == [call("typecheck", path=path)]
+    assert read(code) == [call("typecheck", path=UNKNOWN if path is None else path)]
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_an_empty_reply_is_a_reply(content: str | None, server: ChatServer, opti
     server.reply = lambda *_: (200, complete(content))
     folder = run(options, make_endpoint(server))
     assert [reply.text for reply in read_lines(folder / "replies.jsonl", RawReply)] == [""] * 3
-    assert read_record(folder / "summary.json", EvalSummary).decision.k == 1
+    assert read_record(folder / "summary.json", EvalSummary).tool_or_direct.k == 1
     assert len(server.asked) == 3
 
 

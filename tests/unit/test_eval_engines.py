@@ -71,10 +71,10 @@ def test_recorded_replies_are_scored_without_a_model(options: Options, tmp_path:
     file = write_replies(tmp_path / "mine.jsonl", REPLIES)
     outcome = evaluate(options, Request(replies=file))
     summary = read_record(outcome.folder / "three" / "summary.json", EvalSummary)
-    assert (summary.engine, summary.decision.k, summary.decision.n) == ("recorded", 2, 3)
+    assert (summary.engine, summary.tool_or_direct.k, summary.tool_or_direct.n) == ("recorded", 2, 3)
     assert summary.timing.seconds_per_query is None
     assert summary.timing.generated_tokens is None
-    assert outcome.lines[0].endswith("runaway 0/3 (0%)")
+    assert outcome.lines[0].endswith("whole 2/3 (67%)")
     assert evaluate(options, Request(replies=file)).up_to_date
     assert not (tmp_path / "artifacts" / "smol" / "replies").exists()
 
@@ -222,7 +222,7 @@ def test_a_sweep_is_scored_draw_by_draw(options: Options, server: ChatServer) ->
     draws = sorted(path.name for path in (folder / "three").iterdir())
     assert draws == [f"own-t0.7-s{i}" for i in range(4)]
     decided = [
-        read_record(folder / "three" / d / "summary.json", EvalSummary).decision.k for d in draws
+        read_record(folder / "three" / d / "summary.json", EvalSummary).tool_or_direct.k for d in draws
     ]  # fmt: skip
     assert decided == [2, 1, 2, 1]
     (group,) = read_record(folder / "sweep.json", Sweep).groups
@@ -269,9 +269,9 @@ def test_prompts_of_a_sweep_are_put_to_the_model(
         (["--prompts", "none.txt"], "--prompts none.txt: no text file there that can be read"),
         (["--prompts", "DIR/own.txt"], "own.txt: the name own stands for the preset's own, rename the file"),
         (["--prompts", "DIR/a.txt,DIR/b/a.txt"], "--prompts names two files a: rename one"),
-        (["--temperature", "-1"], "--temperature -1: use 0 or more"),
-        (["--temperature", "hot"], "--temperature hot: use a number"),
-        (["--temperature", "0.5,0.50"], "--temperature 0.5,0.50: name each one once"),
+        (["--temperature", "-1"], "--temperature -1.0: use 0 or more"),
+        (["--temperature", "hot"], "--temperature: 'hot' is not a number"),
+        (["--temperature", "0.5,0.50"], "--temperature 0.5,0.5: name each one once"),
         (["--samples", "0"], "--samples 0: use 1 or more"),
     ],
 )

@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 
 from stages.core.chat import ToolCall
 from stages.core.dialects import DIALECTS, render_calls
+from stages.core.matcher import Matcher
+from stages.core.query import Expected, Query
 from stages.core.records import Rate, RawReply, Score
-from stages.core.suite import SUITES, Expected, Matcher, Query, Suite, load_suite
+from stages.core.suite import SUITES, Suite, load_suite
 from stages.core.tools import EXECUTE_CODE
-from stages.eval.score import rate, rates_by_category, score_replies, score_reply
+from stages.eval.score import score_replies, score_reply
+from stages.eval.summary import rate, rates_by
 
 TYPES = Query(
     id="types",
@@ -68,7 +71,7 @@ def test_replies_to_a_tool_query(text: str, strict: Any, lenient: Any, clean: bo
     given = score(TYPES, text)
     assert verdict(given) == strict
     assert verdict(given, lenient=True) == lenient
-    assert given.clean is clean
+    assert given.strict.format is clean
 
 
 @pytest.mark.parametrize(
@@ -83,14 +86,14 @@ def test_replies_to_a_tool_query(text: str, strict: Any, lenient: Any, clean: bo
 def test_replies_to_a_direct_query(text: str, decision: bool, clean: bool | None) -> None:
     given = score(CONCEPT, text)
     assert verdict(given) == (decision, None, None)
-    assert given.clean is clean
+    assert given.strict.format is clean
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_each_dialect_is_read_by_its_own_parser(dialect: str) -> None:
     given = score(TYPES, write("typecheck('src')", dialect), dialect)
     assert verdict(given) == (True, True, True)
-    assert (given.strict.dialect, given.clean) == (dialect, True)
+    assert (given.strict.dialect, given.strict.format) == (dialect, True)
     assert given.strict.calls == [{"name": "execute_code", "arguments": {"code": "typecheck('src')"}}]
 
 
@@ -156,7 +159,11 @@ def test_unscored_is_not_wrong() -> None:
 
 def test_rates_by_category() -> None:
     scores = [score(TYPES, RIGHT), score(TYPES, "no"), score(CONCEPT, "yes")]
-    assert rates_by_category(scores) == {"concept": Rate(k=1, n=1), "typecheck": Rate(k=1, n=2)}
+    rates = rates_by(scores, lambda score: [score.category])
+    assert {name: (group.decision, group.whole) for name, group in rates.items()} == {
+        "concept": (Rate(k=1, n=1), Rate(k=1, n=1)),
+        "typecheck": (Rate(k=1, n=2), Rate(k=1, n=2)),
+    }
 
 
 @given(text=st.text(), dialect=st.sampled_from(DIALECTS))

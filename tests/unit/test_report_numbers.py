@@ -54,7 +54,7 @@ def summarize(
             "suite_fingerprint": queries,
             "dialect": "hermes",
             "source": source,
-            "decision": {"k": k, "n": n},
+            "tool_or_direct": {"k": k, "n": n},
             "timing": Timing(
                 load_seconds=1, seconds_per_query=1, tokens_per_second=1, peak_memory_gb=1, disk_gb=1
             ).model_dump(),

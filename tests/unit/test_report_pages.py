@@ -23,6 +23,7 @@ from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FLAWED, FixSet
 from stages.core.flags import sections_taken
 from stages.core.preset import SECTIONS, load_preset
+from stages.core.query import Expected, Query
 from stages.core.records import (
     AuditReport,
     EvalSummary,
@@ -40,8 +41,9 @@ from stages.core.records import (
     write_lines,
     write_record,
 )
-from stages.core.suite import Query, load_suite
-from stages.eval.score import SCORER_VERSION, rate, rates_by_category, score_replies
+from stages.core.suite import load_suite
+from stages.eval.score import SCORER_VERSION, score_replies
+from stages.eval.summary import summarize_scores
 from stages.report.__main__ import main
 from stages.report.arms import write_findings
 from stages.report.cells import compare_size, compare_speed, fenced, inline_code, plain, sparkline, table
@@ -62,6 +64,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def call_for(query: Query) -> str:
     """A Hermes call that the query accepts."""
     accepted = query.accept[0]
+    assert isinstance(accepted, Expected)
     values = []
     for name, matcher in accepted.arguments.items():
         best = matcher.any_of[0] if matcher.any_of else matcher
@@ -97,37 +100,14 @@ class World:
         """The output of eval for one arm: scored replies and their summary."""
         options = Options(load_preset(model), fixes, seed)
         asked = load_suite(suite)
-        dialect = "hermes" if "parser" in fixes else "qwen3_coder"
         replies = [
             RawReply(id=q.id, text=answer(q), tokens=20, finish="stop", seconds=0.5) for q in asked.queries
         ]
-        scores = score_replies(asked, replies, dialect)
+        scores = score_replies(asked, replies, options.parser)
         timing = Timing(
             load_seconds=0.3, seconds_per_query=0.5, tokens_per_second=40, peak_memory_gb=1.25, disk_gb=0.12
         )
-        decision = rate(s.strict.decision for s in scores)
-        assert decision is not None
-        summary = EvalSummary(
-            scorer_version=SCORER_VERSION,
-            model=model,
-            title=options.preset.title,
-            arm=options.arm,
-            seed=seed,
-            suite=asked.name,
-            suite_version=asked.version,
-            suite_fingerprint=asked.fingerprint,
-            dialect=dialect,
-            decision=decision,
-            decision_lenient=rate(s.lenient.decision for s in scores),
-            tool_queries=rate(s.strict.decision for s in scores if s.kind == "tool"),
-            direct_queries=rate(s.strict.decision for s in scores if s.kind == "direct"),
-            right_tool=rate(s.strict.tool for s in scores),
-            right_arguments=rate(s.strict.arguments for s in scores),
-            clean_calls=rate(s.clean for s in scores),
-            runaway=rate(s.runaway for s in scores),
-            by_category=rates_by_category(scores),
-            timing=timing,
-        ).model_copy(update=changed)
+        summary = summarize_scores(asked, scores, options, "local", timing).model_copy(update=changed)
         folder = options.place("eval") / asked.name
         with build_artifact(folder, self.recipe("eval", options), given=given) as build:
             write_lines(build.folder / "replies.jsonl", replies)
@@ -272,7 +252,7 @@ def test_first_experiment_says_what_was_published(world: World) -> None:
     assert rows["time to load"] == ["1.43 s", "5.96 s", "4.2x faster"]
     assert rows["peak memory"] == ["4.88 GB", "19.55 GB", "75 % less"]
     assert rows["size on disk"] == ["4.89 GB", "19.56 GB", "75 % less"]
-    assert rows["tool or direct decided right"][2] == "35 % (18 to 57)"
+    assert rows["tool-or-direct accuracy"][2] == "35 % (18 to 57)"
     assert rows["tool queries decided right"][0].startswith("0/13 = 0.0 %")
     assert rows["direct queries decided right"][0].startswith("7/7 = 100.0 %")
     assert rows["less than 70 %"] == ["stay with large (30B)", "**← 35.0 %**", ""]
@@ -312,15 +292,15 @@ def test_recorded_figures_agree_with_each_other() -> None:
         tools, direct = result.tool_queries, result.direct_queries
         assert tools is not None
         assert direct is not None
-        assert (tools.k + direct.k, tools.n + direct.n) == (result.decision.k, result.decision.n)
-        assert sum(r.n for r in result.by_category.values()) == tools.n
+        assert (tools.k + direct.k, tools.n + direct.n) == (result.tool_or_direct.k, result.tool_or_direct.n)
+        assert sum(r.decision.n for r in result.by_category.values()) == tools.n
     suite = load_suite("core20")
     kinds = [query.kind for query in suite.queries]
     assert (suite.version, len(kinds), kinds.count("tool")) == (recorded.candidate.suite_version, 20, 13)
     for result in (recorded.candidate, recorded.reference):
         assert result.suite_fingerprint == suite.fingerprint
     for category, published in recorded.reference.by_category.items():
-        assert sum(query.category == category for query in suite.queries) == published.n
+        assert sum(query.category == category for query in suite.queries) == published.decision.n
 
 
 def test_a_model_is_compared_with_the_recorded_reference(two_arms: World) -> None:
@@ -436,7 +416,7 @@ def test_arms_of_different_scorers_are_not_paired(two_arms: World) -> None:
     shutil.rmtree(two_arms.artifacts / "smol" / "eval" / "none")
     two_arms.evaluate(FLAWED, lambda _: DIRECT, scorer_version=SCORER_VERSION + 1)
     two_arms.write()
-    assert "flawed and fair are not compared: scorer version 2 against 1" in two_arms.page()
+    assert "flawed and fair are not compared: scorer version 3 against 2" in two_arms.page()
     assert "exact McNemar" not in two_arms.page()
 
 
@@ -458,12 +438,80 @@ def test_nasty_replies_break_nothing(two_arms: World) -> None:
 def test_a_failure_says_what_was_asked_and_expected(two_arms: World) -> None:
     two_arms.write(fixes="flawed")
     failures = two_arms.page().split("## Failures")[1]
-    assert "13 replies of 20 failed: 13 times no call was found." in failures
+    assert "13 replies of 20 failed: 13 times decided wrong, no call was made." in failures
     shown = [line.split("(")[1].split(")")[0] for line in failures.splitlines() if line.startswith("### ")]
     assert sorted(shown) == ["pytest_run", "read_file", "ruff_check", "run_command", "typecheck"]
     query = load_suite("core20").queries[0]
     assert f"Asked: {query.query}" in failures
     assert "Expected: `typecheck(path='src/payments/gateway.py')`" in failures
+
+
+def test_what_went_wrong_first_is_counted_per_arm(world: World) -> None:
+    """Each cause has its row, each arm its column, and a lenient reading is told."""
+
+    def answer(query: Query) -> str:
+        if query.category == "typecheck":
+            return call_for(query).replace("typecheck(", "ruff_check(")
+        if query.category == "ruff_check":
+            return call_for(query).replace("path=", "path='x' + ")
+        if query.category == "pytest_run":
+            return call_for(query).removesuffix("\n</tool_call>")
+        return answer_right(query)  # whose commands are not those that the two of run_command want
+
+    world.evaluate(FLAWED, lambda _: DIRECT)
+    world.evaluate(FAIR, answer)
+    world.audit(FAIR)
+    world.write()
+    page = world.page()
+    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in table_lines(page)]
+    for row in (
+        ["decided wrong", "13", "0"],
+        ["malformed", "0", "3"],
+        ["wrong tool", "0", "3"],
+        ["wrong arguments", "0", "5"],
+        ["all failed replies", "13 of 20", "11 of 20"],
+    ):
+        assert row in rows, row
+    assert "11 replies of 20 failed: 3 times malformed, read leniently all was right; 3 times wrong" in page
+    assert [row[1] for row in rows if row[0] == "the whole right"] == ["7/20 = 35.0 % (18.1 to 56.7)"]
+    assert "The whole right, by category:" in page
+    assert "by tool" not in page, "categories of Code Mode are its functions"
+    check_tables(page)
+
+
+def test_a_suite_with_tools_of_its_own(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    tools = [{"name": name, "parameters": {"type": "object"}} for name in ("left", "right")]
+    calls = [{"function": "left", "arguments": {"by": {"exact": n}}} for n in (1, 2)]
+    queries = [
+        {"id": "one", "query": "Left!", "accept": calls[:1], "category": "moves"},
+        {"id": "two", "query": "Left and right!", "accept": [{"calls": [calls[1], {"function": "right"}]}]},
+        {"id": "none", "query": "And up?", "messages": [{"role": "user", "content": "Stay."},
+                                                        {"role": "assistant", "content": "Yes."}]},
+    ]  # fmt: skip
+    path.write_text("\n".join(json.dumps(line) for line in ({"tools": tools}, *queries)), "utf-8")
+    given = Given(model="smol", data=None, options={"suites": [str(path)]})
+    world.evaluate(FAIR, lambda _: '<tool_call>\n{"name": "left", "arguments": {"by": 1}}\n</tool_call>',
+                   suite=str(path), given=given)  # fmt: skip
+    world.audit(FAIR)
+    world.write()
+    page = world.page()
+    assert "Expected: `left(by=2) and right()`" in page
+    assert "Asked (behind 2 turns): And up?" in page
+    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in table_lines(page)]
+    assert "The whole right, by tool:" in page
+    assert ["left", "1/2 = 50.0 % (9.5 to 90.5)"] in rows
+    assert ["right", "0/1 = 0.0 % (0.0 to 79.3)"] in rows
+    check_tables(page)
+
+
+def test_a_result_of_another_version_is_scored_anew(two_arms: World) -> None:
+    place = Options(load_preset("smol"), FAIR).place("eval") / "core20" / "summary.json"
+    data = json.loads(place.read_text("utf-8"))
+    data["decision"] = data.pop("tool_or_direct")
+    place.write_text(json.dumps(data), "utf-8")
+    with pytest.raises(StageError, match=r"run nox -s eval again, which scores the kept replies anew$"):
+        two_arms.write()
 
 
 def test_same_records_same_bytes(two_arms: World) -> None:
@@ -514,8 +562,8 @@ def test_an_audit_of_another_arm_does_not_count(world: World) -> None:
 def test_a_summary_that_its_scores_deny_is_refused(two_arms: World) -> None:
     place = Options(load_preset("smol"), FAIR).place("eval") / "core20"
     summary = read_record(place / "summary.json", EvalSummary)
-    wrong = summary.decision.model_copy(update={"k": 12})
-    write_record(place / "summary.json", summary.model_copy(update={"decision": wrong}))
+    wrong = summary.tool_or_direct.model_copy(update={"k": 12})
+    write_record(place / "summary.json", summary.model_copy(update={"tool_or_direct": wrong}))
     with pytest.raises(StageError, match="the summary says 12 of 20, the scores say 20 of 20"):
         two_arms.write()
 
@@ -875,11 +923,11 @@ def test_nothing_is_said_twice_about_one_arm_and_suite(world: World, tmp_path: P
     world.audit(FAIR)
     world.write()
     page = world.page()
-    assert page.count("tool or direct decided right") == 1
+    assert page.count("tool-or-direct accuracy") == 1
     assert page.count("No comparable result") == page.count("\nNext: ") == 1
     world.evaluate(FAIR, answer_right)
     world.write()
-    assert world.page().count("tool or direct decided right") == 2  # one table per suite
+    assert world.page().count("tool-or-direct accuracy") == 2  # one table per suite
     parts = world.page().split("\n\n")
     paragraphs = [part for part in parts if len(part) > 60 and not part.startswith(("```", "### "))]
     assert len(paragraphs) == len(set(paragraphs))

@@ -11,9 +11,10 @@ from types import ModuleType
 import pytest
 
 from stages.core.dialects import parse_any
+from stages.core.query import Expected, Query
 from stages.core.records import CodeCall, CodeRun
 from stages.core.sample import load_sample
-from stages.core.suite import Expected, Query, load_suite
+from stages.core.suite import load_suite
 from stages.core.tools import EXECUTE_CODE, FUNCTIONS
 from stages.eval.code import functions_called
 from stages.eval.commands import answer_command
@@ -254,7 +255,8 @@ def gold_codes(query: Query) -> list[str]:
     return [
         f"print({call.function}({', '.join(values)}))"
         for call in query.accept
-        if len(values := gold_arguments(call)) == len(FUNCTIONS[call.function].parameters)
+        if isinstance(call, Expected)
+        and len(values := gold_arguments(call)) == len(FUNCTIONS[call.function].parameters)
     ]
 
 

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from stages.core.errors import StageError
+from stages.core.matcher import Matcher
+from stages.core.query import Calls, Expected, Query
 from stages.core.suite import SUITES, load_suite, load_suites
 
-TOOL = {"id": "t", "category": "typecheck", "kind": "tool", "query": "Types ok?",
+TOOL: dict[str, Any] = {"id": "t", "category": "typecheck", "kind": "tool", "query": "Types ok?",
         "accept": [{"function": "typecheck", "arguments": {"path": {"path": "src"}}}]}  # fmt: skip
 DIRECT = {
     "id": "d",
@@ -20,6 +22,10 @@ DIRECT = {
     "query": "What is a tuple?",
     "terms": ["immutable"],
 }
+
+
+SEARCH = {"type": "function", "function": {"name": "search", "description": "Search.", "parameters": {
+    "type": "object", "properties": {"text": {"type": "string"}, "limit": {"type": "integer"}}}}}  # fmt: skip
 
 
 def write_suite(folder: Path, *queries: dict[str, Any], **more: Any) -> str:
@@ -40,16 +46,22 @@ def accept(**matcher: Any) -> dict[str, Any]:
     return TOOL | {"accept": [{"function": "typecheck", "arguments": {"path": matcher}}]}
 
 
+def matcher_of(query: Query) -> Matcher:
+    (accepted,) = query.accept
+    assert isinstance(accepted, Expected)
+    return accepted.arguments["path"]
+
+
 def test_an_own_suite(tmp_path: Path) -> None:
     suite = load_suite(write_suite(tmp_path, TOOL, DIRECT))
     assert [query.id for query in suite.queries] == ["t", "d"]
-    matcher = suite.queries[0].accept[0].arguments["path"]
+    matcher = matcher_of(suite.queries[0])
     assert (matcher.path, matcher.exact, matcher.regex) == ("src", None, None)
 
 
 def test_matchers_may_nest(tmp_path: Path) -> None:
     query = accept(any_of=[{"exact": "a"}, {"any_of": [{"contains": ["b", "c"]}, {"regex": "^d+$"}]}])
-    matcher = load_suite(write_suite(tmp_path, query)).queries[0].accept[0].arguments["path"]
+    matcher = matcher_of(load_suite(write_suite(tmp_path, query)).queries[0])
     assert matcher.any_of is not None
     assert matcher.any_of[1].any_of is not None
     assert matcher.any_of[1].any_of[0].contains == ("b", "c")
@@ -69,9 +81,30 @@ def test_an_unknown_suite_names_the_known(tmp_path: Path) -> None:
         (DIRECT | {"accept": TOOL["accept"]}, "a direct one has none"),
         (TOOL | {"kind": "maybe"}, "query t, kind = 'maybe': use 'tool' or 'direct'"),
         (TOOL | {"hint": "x"}, "query t, hint: no such key"),
-        ({k: v for k, v in TOOL.items() if k != "query"}, "query t, query: this key is missing"),
+        ({k: v for k, v in TOOL.items() if k != "query"}, "query t: give `query`, or `messages` that end"),
         (TOOL | {"query": 3}, "query t, query = 3: use a text"),
         (accept(), "exactly one of"),
+        (accept(optional=True), "exactly one of"),
+        (TOOL | {"accept": [{"function": "typecheck", "arguments": {"path": "src"}}]},
+         "accept.0.arguments.path = 'src': a matcher is an object with one rule, such as {\"exact\": \"a\"}"),
+        (TOOL | {"accept": [{"calls": []}]}, "query t, accept.0.calls: name at least 1"),
+        (TOOL | {"accept": [{"calls": [{"function": "lint"}]}]}, "no function 'lint': use one of read_file"),
+        (TOOL | {"tools": []}, "no function 'typecheck': this query offers no tool"),
+        (TOOL | {"tools": [SEARCH]}, "no function 'typecheck': use one of search"),
+        (TOOL | {"tools": [SEARCH, SEARCH]}, "two tools are named search: keep one of them"),
+        (TOOL | {"tools": [{"type": "function"}]}, "tools: a tool needs a name"),
+        (TOOL | {"tools": SEARCH}, "tools: use a list of tool definitions"),
+        (TOOL | {"tools": [SEARCH], "accept": [{"function": "search", "arguments": {"q": {"exact": 1}}}]},
+         "search has no parameter q"),
+        (DIRECT | {"messages": [{"role": "robot", "content": "x"}]}, "a message needs a role of"),
+        (DIRECT | {"messages": [{"role": "system", "content": "x"}]}, "Code Mode has a system text of its"),
+        (DIRECT | {"query": "", "messages": [{"role": "assistant", "content": "x"}]}, "give `query`, or"),
+        (DIRECT | {"tools": [SEARCH], "messages": [{"role": "user", "content": "x"},
+                                                   {"role": "system", "content": "x"}]},
+         "only the first of the `messages` may be a system text"),
+        (DIRECT | {"messages": [{"role": "assistant", "tool_calls": [
+            {"function": {"name": "execute_code", "arguments": "{code"}}]}]},
+         "the arguments of a given call are a text that is no JSON"),
         (accept(exact="a", path="a"), "exactly one of"),
         (accept(glob="*"), "query t, accept.0.arguments.path.glob: no such key"),
         (accept(regex="(unclosed"), "the regex '(unclosed' is not valid"),
@@ -82,7 +115,7 @@ def test_an_unknown_suite_names_the_known(tmp_path: Path) -> None:
             "has no parameter file",
         ),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_query_is_explained(query: dict[str, Any], reason: str, tmp_path: Path) -> None:
     text = complaint(write_suite(tmp_path, query))
     assert f"own.json: query {query['id']}" in text
@@ -90,7 +123,8 @@ def test_a_wrong_query_is_explained(query: dict[str, Any], reason: str, tmp_path
 
 
 def test_a_wrong_file_is_explained(tmp_path: Path) -> None:
-    assert "the same id" in complaint(write_suite(tmp_path, TOOL, DIRECT | {"id": "t"}))
+    twice = complaint(write_suite(tmp_path, TOOL, DIRECT | {"id": "t"}))
+    assert twice.endswith("own.json: query t: queries 1 and 2 have the same id 't': give each its own")
     assert complaint(write_suite(tmp_path)).endswith("own.json: queries: name at least 1")
     assert "version = 'new': use a whole number" in complaint(write_suite(tmp_path, TOOL, version="new"))
     assert "name = '../x': use a text that fits ^" in complaint(write_suite(tmp_path, TOOL, name="../x"))
@@ -110,3 +144,105 @@ def test_two_suites_of_one_name(tmp_path: Path) -> None:
     assert [suite.name for suite in load_suites(["core20", own])] == ["core20", "own"]
     with pytest.raises(StageError, match=r"^two of the suites are named own: change the name"):
         load_suites([own, "core20", other])
+
+
+# JSON lines
+
+
+def write_lines(folder: Path, *lines: Any, name: str = "my suite.jsonl") -> str:
+    path = folder / name
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    path.write_text("\n".join(texts) + "\n", "utf-8")
+    return str(path)
+
+
+def test_one_query_a_line(tmp_path: Path) -> None:
+    suite = load_suite(write_lines(tmp_path, TOOL, "", DIRECT))
+    assert (suite.name, suite.version) == ("my-suite", 1)
+    assert suite.fingerprint == load_suite(write_suite(tmp_path, TOOL, DIRECT)).fingerprint
+    header = {"name": "mine", "version": 3, "description": "Mine."}
+    named = load_suite(write_lines(tmp_path, header, TOOL, DIRECT))
+    assert (named.name, named.version, named.description) == ("mine", 3, "Mine.")
+    assert named.fingerprint == suite.fingerprint
+    marked = load_suite(write_lines(tmp_path, "\ufeff" + json.dumps(header) + "\r", json.dumps(TOOL) + "\r"))
+    assert (marked.name, len(marked.queries)) == ("mine", 1)
+
+
+def test_kind_and_category_follow_from_what_is_accepted(tmp_path: Path) -> None:
+    bare = [{"id": "a", "query": "?", "accept": TOOL["accept"]}, {"id": "b", "query": "?"},
+            {"id": "c", "query": "?", "accept": [{"calls": TOOL["accept"] * 2}]}]  # fmt: skip
+    queries = load_suite(write_lines(tmp_path, *bare)).queries
+    assert [(query.kind, query.category) for query in queries] == [
+        ("tool", "typecheck"), ("direct", "direct"), ("tool", "typecheck")
+    ]  # fmt: skip
+    assert isinstance(queries[2].accept[0], Calls)
+    assert not queries[2].accept[0].ordered
+
+
+def test_tools_may_be_given_once_for_all_queries(tmp_path: Path) -> None:
+    ask = {"id": "a", "query": "Tea?", "accept": [{"function": "search"}]}
+    other = {"type": "function", "function": {"name": "other", "parameters": {"type": "object"}}}
+    own = ask | {"id": "b", "tools": [other], "accept": [{"function": "other"}]}
+    code = TOOL | {"tools": None}
+    for path in (
+        write_lines(tmp_path, {"tools": [SEARCH]}, ask, own, code),
+        write_suite(tmp_path, ask, own, code, tools=[SEARCH]),
+    ):
+        queries = load_suite(path).queries
+        assert [[tool["function"]["name"] for tool in query.tools or ()] for query in queries] == [
+            ["search"], ["other"], []
+        ]  # fmt: skip
+        assert [query.code_mode for query in queries] == [False, False, True]
+    apart = load_suite(write_lines(tmp_path, ask | {"tools": [SEARCH]}, own, code))
+    assert apart.fingerprint == load_suite(path).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (
+            "{",
+            "line 2 is not valid JSON (unexpected end of data: line 1 column 2 (char 1)): write",
+        ),
+        ("[]", "line 2 is no object: write one query a line"),
+        (DIRECT | {"query": 3}, "line 2, query = 3: use a text"),
+        (DIRECT | {"hint": 3}, "line 2, hint: no such key"),
+        ({"id": "x"}, "line 2: give `query`, or `messages` that end with a turn of the user or a tool"),
+        ({"query": "x"}, "line 2, id: this key is missing"),
+        (TOOL, "line 2: queries 1 and 2 have the same id 't': give each its own"),
+        ({"name": "late"}, "line 2, name: no such key"),
+    ],
+)
+def test_a_wrong_line_is_named(line: Any, reason: str, tmp_path: Path) -> None:
+    text = complaint(write_lines(tmp_path, TOOL, line))
+    assert text.startswith(f"suite {tmp_path}/my suite.jsonl: {reason}")
+
+
+def test_a_wrong_header_is_named(tmp_path: Path) -> None:
+    assert complaint(write_lines(tmp_path, {"version": "new"}, TOOL)).endswith(
+        "my suite.jsonl: version = 'new': use a whole number"
+    )
+    assert complaint(write_lines(tmp_path, {"tools": [3]}, TOOL)).endswith("tools: a tool needs a name")
+    assert complaint(write_lines(tmp_path, {"name": "x"})).endswith("queries: name at least 1")
+    assert complaint(str(tmp_path / "none.jsonl")).endswith("or the path of a .json or .jsonl file")
+    (tmp_path / "dir.jsonl").mkdir()
+    assert complaint(str(tmp_path / "dir.jsonl")).endswith("is a folder: name the .json or .jsonl file in it")
+    (tmp_path / "bytes.jsonl").write_bytes(b'{"id": "\xff"}')
+    assert "line 1 is not valid JSON" in complaint(str(tmp_path / "bytes.jsonl"))
+
+
+def test_the_example_of_the_card_is_a_suite(tmp_path: Path) -> None:
+    card = (SUITES / "README.md").read_text("utf-8")
+    (example,) = [block for block in card.split("```") if block.lstrip().startswith('{"tools"')]
+    (query,) = load_suite(write_lines(tmp_path, example.strip(), name="my.jsonl")).queries
+    assert (query.kind, query.category, list(query.parameters)) == ("tool", "get_weather", ["get_weather"])
+
+
+def test_the_shipped_suites_keep_their_fingerprints() -> None:
+    """Published results are compared by these; a new kind of rule must not change them."""
+    assert load_suite("core20").fingerprint == (
+        "a5f88713843e2cd7a0423f849e3ad5525690556325254627751964fdca978fe5"
+    )
+    assert load_suite("extended").fingerprint == (
+        "09470f4df2a8c9bdcbcdc18c931cd2548bd7e168227a013079c4feb53b6a7727"
+    )

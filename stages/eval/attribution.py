@@ -1,0 +1,182 @@
+"""What went wrong first in a reply.
+
+A reply is followed in the order in which a model writes it: it decides for a call or an answer, opens
+the call in a dialect, writes it well, names a tool, fills in its arguments, sends code, and ends. The
+first of these that is wrong is the cause of the failure; what comes later may be its consequence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stages.core.chat import ToolCall
+from stages.core.dialects import Reply
+from stages.core.query import Query
+from stages.core.records import Cause, RawReply
+from stages.core.tools import EXECUTE_CODE
+from stages.eval.code import code_of, parse_code
+from stages.eval.matching import Match, match_calls
+from stages.eval.repetition import find_loop
+
+BEFORE_A_LOOP = 20  # characters before a loop that say nothing yet
+AS_CODE = "python"  # no dialect: the functions are called in a code block, or in bare code
+_TAGGED = re.compile(r"<tool_call>\s*(?:```\w*\s*)?(<function|[{\[])?")
+_XML = re.compile(r"<function(?:=| name=)")
+_MARKED = re.compile(
+    r"<tools?>\s*[{\[]|<(?:tool_calls|function_?call|TOOLCALL|\|tool_call\|)>|\[TOOL_CALLS\]"
+)
+_BRACKETED = re.compile(r"<\|python_tag\|>|<\|tool_call_start\|>")
+_LISTED = re.compile(r"^\s*\[\s*([\w.]+)\(", re.MULTILINE)
+_NAMED = re.compile(
+    r"""[{,]\s*["'](?:name|function|tool|tool_name|function_name|action)["']\s*:\s*["']([\w.-]+)["']"""
+)
+_ARGUMENTS = re.compile(r"""["'](?:arguments|parameters)["']\s*:""")
+_FENCED_CODE = re.compile(r"```(?:python|py|tool_code)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What a reply shows whatever dialect it is read in."""
+
+    attempt: str | None
+    """The dialect in which it seems to open a call, or AS_CODE; None where nothing looks like a call."""
+    calls: bool
+    """Some dialect reads a call in it."""
+    loop: int | None
+    """Where it begins to repeat itself."""
+    empty: bool
+    """It has nothing behind its reasoning."""
+    cut: bool
+    """It hit the token limit."""
+
+    @property
+    def stuck(self) -> bool:
+        """It said nothing but one thing over and over."""
+        return self.loop is not None and self.loop < BEFORE_A_LOOP and not (self.calls or self.attempt)
+
+
+def read_signs(query: Query, reply: RawReply, lenient: Reply, dialect: str) -> Signs:
+    """Look at a reply for what no parser says; `dialect` is the one that is expected."""
+    # JSON whose opening tag is missing is meant as the dialect that its closing tag belongs to.
+    half_tagged = lenient.dialect == "fenced_json" and dialect == "hermes" and "</tool_call>" in reply.text
+    return Signs(
+        attempt=dialect if half_tagged else lenient.dialect or find_attempt(reply.text, query, dialect),
+        calls=bool(lenient.calls),
+        loop=find_loop(reply.text),
+        empty=not lenient.calls and not lenient.content.strip(),
+        cut=reply.finish == "length",
+    )
+
+
+def find_attempt(text: str, query: Query, dialect: str) -> str | None:
+    """The dialect in which a text seems to open a call that cannot be read; None where it does not.
+
+    A direct question may be about JSON or code, so there only tags and the names of offered tools count.
+    """
+    if tagged := _TAGGED.search(text):
+        if tagged[1] == "<function":
+            return "qwen3_coder"
+        if tagged[1]:
+            return "hermes"
+        code = query.code_mode and re.match(r"[\w\s=.]*\w\(", text[tagged.end() :])
+        return "bare_python" if code else dialect
+    if _XML.search(text):
+        return "qwen3_coder"
+    if "</tool_call>" in text:
+        return dialect
+    names = {*query.parameters, *query.toolbox.schemas}
+    if _MARKED.search(text) or _names_a_tool(text, names, guess=query.kind == "tool"):
+        return "fenced_json"
+    if _BRACKETED.search(text) or any(name in names for name in _LISTED.findall(text)):
+        return "pythonic"
+    return AS_CODE if query.kind == "tool" and _calls_in_code(text, names) else None
+
+
+def _names_a_tool(text: str, names: set[str], *, guess: bool) -> bool:
+    """Whether JSON names an offered tool, or with `guess` any one beside its arguments."""
+    found = _NAMED.findall(text)
+    return bool(names.intersection(found)) or bool(guess and found and _ARGUMENTS.search(text))
+
+
+def _calls_in_code(text: str, names: set[str]) -> bool:
+    """Whether a code block, or the whole text as code, calls one of the functions."""
+    call = re.compile(rf"(?<![\w.])(?:{'|'.join(map(re.escape, sorted(names)))})\s*\(")
+    if any(call.search(code) for code in _FENCED_CODE.findall(text)):
+        return bool(names)
+    return bool(names) and call.search(text) is not None and parse_code(text.strip()) is not None
+
+
+def find_cause(
+    query: Query, reading: Reply, signs: Signs, dialect: str | None, code: bool | None
+) -> Cause | None:
+    """What went wrong first, None where nothing did.
+
+    `dialect` is the expected one, None for a lenient reading, which forgives another dialect and what
+    could be mended. `code` says whether the code ran well, None where it was not run.
+    """
+    if signs.stuck:
+        return "repeated itself"
+    if query.kind == "direct":
+        decided_wrong = signs.calls or signs.attempt is not None
+        return "decided wrong" if decided_wrong else _find_bad_end(signs, empty="said nothing")
+    if not reading.calls:
+        return _find_unread(signs, dialect)
+    if dialect is None:  # whatever comes behind a call could have been cut off there
+        return _find_wrong_call(query, reading.calls, code)
+    if reading.problems:
+        return "malformed"
+    return _find_wrong_call(query, reading.calls, code) or _find_bad_end(signs)
+
+
+def _find_unread(signs: Signs, dialect: str | None) -> Cause:
+    """Why a reply that should have a call has none that can be read."""
+    if signs.attempt is None:
+        return "decided wrong"
+    if signs.attempt == AS_CODE or dialect not in (signs.attempt, None):
+        return "wrong dialect"
+    return (_find_bad_end(signs) if signs.cut else None) or "malformed"
+
+
+def _find_wrong_call(query: Query, calls: Sequence[ToolCall], code: bool | None) -> Cause | None:
+    match = match_calls(query, calls)
+    if not match.arguments and _only_repeats(query, calls):
+        return "repeated itself"
+    if query.code_mode and not match.tool and (cause := _find_unusable(calls)):
+        return cause
+    if not match.tool:
+        return "wrong tool"
+    if not match.arguments:
+        return "wrong arguments"
+    if code is False:
+        return "code fails"
+    return "repeated itself" if query.code_mode and len(_distinct(calls)) < len(calls) else None
+
+
+def _find_unusable(calls: Sequence[ToolCall]) -> Cause | None:
+    """What keeps every call of `execute_code` from calling a function at all."""
+    codes = [code_of(call) for call in calls if call.name == EXECUTE_CODE.name]
+    if codes and all(code is None for code in codes):
+        return "wrong arguments"
+    if codes and all(code is None or parse_code(code) is None for code in codes):
+        return "code fails"
+    return None
+
+
+def _only_repeats(query: Query, calls: Sequence[ToolCall]) -> bool:
+    """Whether the calls would be right, had none been made twice."""
+    distinct = _distinct(calls)
+    return len(distinct) < len(calls) and match_calls(query, distinct) == Match(True, True)
+
+
+def _distinct(calls: Sequence[ToolCall]) -> list[ToolCall]:
+    return [call for i, call in enumerate(calls) if call not in calls[:i]]
+
+
+def _find_bad_end(signs: Signs, empty: Cause | None = None) -> Cause | None:
+    if signs.loop is not None:
+        return "repeated itself"
+    if signs.cut:
+        return "ran away"
+    return empty if signs.empty else None

@@ -1,0 +1,55 @@
+"""Where a text begins to say the same over and over."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+TIMES = 4  # in a row or in all; three is still a figure of speech
+SHORTEST = 40  # characters of a loop; below it stands a rule such as `------`
+SENTENCE = 20  # characters of a sentence or line that nobody writes four times
+_LOOKED_AT = 4000  # characters from the end in which a loop is looked for; then it is followed back
+_PIECE = re.compile(r"[^\n]+?(?:(?<=[.!?])(?=\s)|(?=\n)|\Z)")
+_NUMBERED = re.compile(r"^\s*(?:[-*•]|\d+[.):])\s+")
+
+
+def find_loop(text: str) -> int | None:
+    """Where the first of the repeated pieces begins: a loop at the text's end, or a sentence said again.
+
+    None where nothing repeats. Takes time in proportion to the text.
+    """
+    text = text.rstrip()
+    starts = [start for start in (_find_tail_loop(text), _find_sentence(text)) if start is not None]
+    return min(starts, default=None)
+
+
+def _find_tail_loop(text: str) -> int | None:
+    """Where a run of one piece, TIMES or more and up to the end, begins; the last piece may be cut off."""
+    tail = text[-_LOOKED_AT:][::-1]
+    borders, best = [0] * len(tail), None
+    for i in range(1, len(tail)):  # the failure function of Knuth, Morris and Pratt: periods of all prefixes
+        k = borders[i - 1]
+        while k and tail[i] != tail[k]:
+            k = borders[k - 1]
+        borders[i] = k + (tail[i] == tail[k])
+        period, length = i + 1 - borders[i], i + 1
+        if length >= max(SHORTEST, TIMES * period):
+            best = length, period
+    if best is None:
+        return None
+    start, period = len(text) - best[0], best[1]
+    while start and text[start - 1] == text[start - 1 + period]:
+        start -= 1
+    return start
+
+
+def _find_sentence(text: str) -> int | None:
+    """Where the first sentence or line stands that comes TIMES or more, numbers of a list aside."""
+    first: dict[str, int] = {}
+    counts: Counter[str] = Counter()
+    for match in _PIECE.finditer(text):
+        piece = _NUMBERED.sub("", match[0]).strip().casefold()
+        if len(piece) >= SENTENCE:
+            first.setdefault(piece, match.start())
+            counts[piece] += 1
+    return min((first[piece] for piece, count in counts.items() if count >= TIMES), default=None)

@@ -1,0 +1,86 @@
+"""The scores of a suite as rates: each question apart, strictly and leniently, by category and tool."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from stages.core.cli import Options
+from stages.core.records import AnswerRates, EvalSummary, Parsed, Rate, Rates, Score, Timing
+from stages.core.suite import Suite
+from stages.eval.engines import EngineName
+from stages.eval.score import SCORER_VERSION
+
+
+def summarize_scores(
+    suite: Suite, scores: Sequence[Score], options: Options, engine: EngineName, timing: Timing
+) -> EvalSummary:
+    """The result of one model and arm on a suite."""
+    return EvalSummary(
+        scorer_version=SCORER_VERSION,
+        model=options.preset.name,
+        title=options.preset.title,
+        arm=options.arm,
+        seed=options.seed,
+        suite=suite.name,
+        suite_version=suite.version,
+        suite_fingerprint=suite.fingerprint,
+        dialect=options.parser,
+        engine=engine,
+        tool_or_direct=_count(s.strict.decision for s in scores),
+        tool_queries=rate(s.strict.decision for s in scores if s.kind == "tool"),
+        direct_queries=rate(s.strict.decision for s in scores if s.kind == "direct"),
+        strict=rate_readings([s.strict for s in scores]),
+        lenient=rate_readings([s.lenient for s in scores]),
+        runaway=rate(s.runaway for s in scores),
+        answers=_rate_answers(scores),
+        causes=dict(Counter(s.cause for s in scores if s.cause is not None)),
+        by_category=rates_by(scores, lambda score: [score.category]),
+        by_tool=rates_by([s for s in scores if s.kind == "tool"], lambda score: score.tools),
+        timing=timing,
+    )
+
+
+def rate(outcomes: Iterable[bool | None]) -> Rate | None:
+    """How many of the outcomes that were scored are true; None when none was scored."""
+    scored = [outcome for outcome in outcomes if outcome is not None]
+    return Rate(k=sum(scored), n=len(scored)) if scored else None
+
+
+def rate_readings(readings: Sequence[Parsed]) -> Rates:
+    """How many readings are right in each respect; there is at least one."""
+    return Rates(
+        decision=_count(r.decision for r in readings),
+        format=rate(r.format for r in readings),
+        tool=rate(r.tool for r in readings),
+        arguments=rate(r.arguments for r in readings),
+        code=rate(r.code for r in readings),
+        stop=rate(r.stop for r in readings),
+        whole=rate(r.whole for r in readings),
+    )
+
+
+def rates_by(scores: Sequence[Score], names: Callable[[Score], Sequence[str]]) -> dict[str, Rates]:
+    """The strict rates of the scores that share a name, by that name."""
+    groups: dict[str, list[Parsed]] = {}
+    for score in scores:
+        for name in names(score):
+            groups.setdefault(name, []).append(score.strict)
+    return {name: rate_readings(group) for name, group in sorted(groups.items())}
+
+
+def _rate_answers(scores: Sequence[Score]) -> AnswerRates | None:
+    answers = [score.answer for score in scores if score.answer is not None]
+    if not answers:
+        return None
+    return AnswerRates(
+        not_empty=_count(a.not_empty for a in answers),
+        on_terms=rate(a.on_terms for a in answers),
+        not_repeating=_count(a.not_repeating for a in answers),
+        no_call=_count(a.no_call for a in answers),
+    )
+
+
+def _count(outcomes: Iterable[bool]) -> Rate:
+    counted = list(outcomes)
+    return Rate(k=sum(counted), n=len(counted))
