@@ -173,7 +173,7 @@ def test_every_stage_keeps_stdout_clean_for_json(stage: str, runs: tuple[Path, R
     place = runs[0]
     options: dict[str, list[str]] = {
         "convert_data": ["--data", str(place.parent / "data")],
-        "train": ["--iters", "2", "--num-layers", "1", "--batch-size", "2"],
+        "train": ["--iters", "2", "--num-layers", "1", "--batch-size", "2", "--ranks", "1"],
         "eval": ["--suites", str(place.parent / "own.json"), "--max-tokens", "12"],
         "audit": ["--suites", str(place.parent / "own.json")],
         "report": ["--out", str(place.parent / "reports")],

@@ -430,6 +430,7 @@ def test_missing_model_names_the_command(
 ) -> None:
     monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path))
     folder = str(built.model("qwen2"))
+    place = f"FAIR_RETEST_ARTIFACTS={tmp_path}"
     same = f"-- --model {folder} --fixes fair --seed 2"
     more = f"{same} --suites=core20"
     known = ", ".join(["core20, extended", *CATEGORIES])
@@ -438,11 +439,11 @@ def test_missing_model_names_the_command(
     with build_artifact(adapter, Recipe(stage="train", settings={}, inputs={})):
         pass
     for extra, words in (
-        ([], f": run nox -s quantize {same} (or nox -s retest_fair {same} for all stages)\n"),
-        (["--data", str(adapter)], f"or run nox -s quantize {same} --out {adapter}\n"),
+        ([], f": run {place} nox -s quantize {same} (or {place} nox -s retest_fair {same} for all stages)\n"),
+        (["--data", str(adapter)], f"or run {place} nox -s quantize {same} --out {adapter}\n"),
         (
             ["--suites", "core20"],
-            f": run nox -s quantize {same} (or nox -s retest_fair {more} for all stages)\n",
+            f": run {place} nox -s quantize {same} (or {place} nox -s retest_fair {more} for all stages)\n",
         ),
         (["--data", folder, "--suites", "core21"], f"eval: no suite 'core21': {suites}"),
         (["--suites", "core20,core20"], "--suites core20,core20: name each suite once\n"),

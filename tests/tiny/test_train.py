@@ -453,10 +453,11 @@ def test_missing_data_names_the_command(
     monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
     arguments = ["--model", str(qwen2_run.model), "--out", str(tmp_path / "out")]
     model = re.escape(str(qwen2_run.model))
+    place = rf"FAIR_RETEST_ARTIFACTS={tmp_path}/artifacts"
     same = rf"-- --model {model} --fixes fair"
     pattern = (
-        rf"no output of convert_data in \S+: run nox -s convert_data {same} "
-        rf"\(or nox -s retest_fair {same} for all stages\)"
+        rf"no output of convert_data in \S+: run {place} nox -s convert_data {same} "
+        rf"\(or {place} nox -s retest_fair {same} for all stages\)"
     )
     expect_refusal(capsys, arguments, pattern, tmp_path / "out")
 

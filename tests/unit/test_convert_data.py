@@ -301,7 +301,7 @@ def test_a_second_process_is_refused_and_kill_9_leaves_nothing_finished(tmp_path
 @pytest.mark.parametrize(
     ("size", "rows", "reason"),
     [
-        ("1m", 1, "needs about 0.01 GB of disk in"),
+        ("1m", 1, "needs about 10 MB of disk in"),
         # Such short rows grow thirteenfold with the tools, more than the estimate of fourfold.
         ("15600k", 16_000, "No space left on device"),
     ],
