@@ -136,6 +136,14 @@ class CodeRun(Record):
         return None if self.outcome == "unsupported" else self.outcome == "ran"
 
 
+class QueryRun(Record):
+    """One code of a reply, and what came of it."""
+
+    id: str = Field(description="the query's id")
+    code: str
+    run: CodeRun
+
+
 class RawReply(Record):
     """One raw answer of a model. Scoring reads these again and needs no model."""
 

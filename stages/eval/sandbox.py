@@ -16,11 +16,12 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic_monty import Monty, MontyComplete, MontyCrashedError, MontyError
 
-from stages.core.records import CodeRun
+from stages.core.query import Query
+from stages.core.records import CodeRun, QueryRun
 from stages.core.tools import FUNCTIONS
 from stages.eval.blame import sandbox_is_to_blame
 from stages.eval.functions import Functions
-from stages.eval.project import Project
+from stages.eval.project import Project, make_project_for
 from stages.eval.results import Reads, TypedResult, all_fields, lost_field
 
 CLOCK = datetime(2024, 5, 1, 10)  # stands still, so that every run prints the same
@@ -148,6 +149,26 @@ class Sandbox:
                 if time.monotonic() > until:
                     raise _TimeUp
                 step = step.resume_auto()
+
+
+class CodeRunner:
+    """Runs codes over the projects of their queries, each once: all readings of a reply share its run."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._runs: dict[tuple[str, str], CodeRun] = {}
+
+    def __call__(self, query: Query, code: str) -> CodeRun:
+        """What the code does in the project of the query."""
+        key = query.id, code
+        if key not in self._runs:
+            self._runs[key] = self._sandbox.run_code(code, make_project_for(query))
+        return self._runs[key]
+
+    @property
+    def runs(self) -> list[QueryRun]:
+        """All runs so far, in their order."""
+        return [QueryRun(id=query, code=code, run=run) for (query, code), run in self._runs.items()]
 
 
 class _TimeUp(Exception):

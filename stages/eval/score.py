@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 from stages.core.chat import ToolCall
 from stages.core.dialects import Reply, parse_any, parse_reply
 from stages.core.query import Query
-from stages.core.records import Cause, DirectAnswer, Parsed, RawReply, Score
+from stages.core.records import Cause, CodeRun, DirectAnswer, Parsed, RawReply, Score
 from stages.core.suite import Suite
 from stages.eval.attribution import Signs, find_cause, read_signs
 from stages.eval.code import code_of
@@ -17,38 +16,30 @@ from stages.eval.matching import match_calls
 SCORER_VERSION = 2
 
 
-class CodeRun(Protocol):
-    """What came of running the code of a call."""
-
-    @property
-    def failure(self) -> str | None:
-        """Why the code failed; None when it did what it should."""
-
-
-Runs = Mapping[str, CodeRun]
-"""What came of each code that was run, by its text."""
+RunCode = Callable[[Query, str], CodeRun]
+"""Runs a code over the project of its query."""
 
 
 def score_replies(
-    suite: Suite, replies: Sequence[RawReply], dialect: str, runs: Runs | None = None
+    suite: Suite, replies: Sequence[RawReply], dialect: str, run_code: RunCode | None = None
 ) -> list[Score]:
     """Score the replies of a suite, read strictly in `dialect` and leniently in any.
 
-    Without `runs` no code was run, and `code` stays unscored. Raises ValueError when the replies are
-    not those of the suite's queries.
+    Without `run_code` no code is run, and `code` stays unscored. Raises ValueError when the replies
+    are not those of the suite's queries.
     """
     by_id = {reply.id: reply for reply in replies}
     if by_id.keys() != {query.id for query in suite.queries}:
         raise ValueError(f"the replies are not those of suite {suite.name}")
-    return [score_reply(query, by_id[query.id], dialect, runs) for query in suite.queries]
+    return [score_reply(query, by_id[query.id], dialect, run_code) for query in suite.queries]
 
 
-def score_reply(query: Query, reply: RawReply, dialect: str, runs: Runs | None = None) -> Score:
+def score_reply(query: Query, reply: RawReply, dialect: str, run_code: RunCode | None = None) -> Score:
     """Score one reply."""
     tools = query.toolbox
     strict, lenient = parse_reply(reply.text, dialect, tools), parse_any(reply.text, tools)
     signs = read_signs(query, reply, lenient, dialect)
-    code, code_lenient = (_judge_code(reading.calls, runs) for reading in (strict, lenient))
+    code, code_lenient = (_judge_code(query, reading.calls, run_code) for reading in (strict, lenient))
     cause = find_cause(query, strict, signs, dialect, code)
     forgiven = find_cause(query, lenient, signs, None, code_lenient)
     return Score(
@@ -88,11 +79,13 @@ def _to_json(call: ToolCall) -> dict[str, object]:
     return {"name": call.name, "arguments": call.arguments}
 
 
-def _judge_code(calls: Sequence[ToolCall], runs: Runs | None) -> bool | None:
-    """Whether all code of the calls ran without a failure; None where none was run."""
+def _judge_code(query: Query, calls: Sequence[ToolCall], run_code: RunCode | None) -> bool | None:
+    """Whether all code of the calls ran to its end; None where none was run, or nobody can tell."""
+    if run_code is None or not query.code_mode:
+        return None
     codes = [code for call in calls if (code := code_of(call)) is not None]
-    ran = [runs[code] for code in codes if code in runs] if runs else []
-    return all(run.failure is None for run in ran) if ran else None
+    told = [works for code in codes if (works := run_code(query, code).works) is not None]
+    return all(told) if told else None
 
 
 def _judge_answer(query: Query, reading: Reply, signs: Signs) -> DirectAnswer:

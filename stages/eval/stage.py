@@ -36,6 +36,7 @@ from stages.eval.engines.endpoint import Endpoint, check_address
 from stages.eval.engines.recorded import Recorded
 from stages.eval.engines.transport import Transport
 from stages.eval.request import Request
+from stages.eval.sandbox import CodeRunner, Sandbox
 from stages.eval.score import SCORER_VERSION, score_replies
 from stages.eval.store import ReplyStore
 from stages.eval.summary import summarize_scores
@@ -157,10 +158,13 @@ class _Run:
     def evaluate(self, suite: Suite, cell: Cell, folder: Path) -> EvalSummary:
         """Replies, scores and summary of one suite, written into `folder`."""
         replies, timing = self._reply(suite, cell)
-        scores = score_replies(suite, replies, self.options.parser)
+        with Sandbox() as sandbox:
+            run_code = CodeRunner(sandbox)
+            scores = score_replies(suite, replies, self.options.parser, run_code)
         summary = summarize_scores(suite, scores, self.options, self.engine.name, timing)
         write_lines(folder / "replies.jsonl", replies)
         write_lines(folder / "scores.jsonl", scores)
+        write_lines(folder / "codes.jsonl", run_code.runs)
         write_record(folder / "summary.json", summary)
         return summary
 
