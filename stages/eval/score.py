@@ -17,15 +17,15 @@ from stages.eval.matching import match_calls
 SCORER_VERSION = 2
 
 
-class CodeRun(Protocol):
+class CodeResult(Protocol):
     """What came of running the code of a call."""
 
     @property
-    def failure(self) -> str | None:
-        """Why the code failed; None when it did what it should."""
+    def works(self) -> bool | None:
+        """Whether the code ran to its end; None where that could not be found out."""
 
 
-Runs = Mapping[str, CodeRun]
+Runs = Mapping[str, CodeResult]
 """What came of each code that was run, by its text."""
 
 
@@ -79,7 +79,7 @@ def _judge(
         tool=match.tool if wants_tool else None,
         arguments=match.arguments if wants_tool else None,
         code=code,
-        stop=not signs.cut or (forgiving and bool(reading.calls)),
+        stop=True if forgiving and reading.calls else signs.ended,
         whole=cause is None,
     )
 
@@ -89,10 +89,10 @@ def _to_json(call: ToolCall) -> dict[str, object]:
 
 
 def _judge_code(calls: Sequence[ToolCall], runs: Runs | None) -> bool | None:
-    """Whether all code of the calls ran without a failure; None where none was run."""
+    """Whether all code of the calls that was run works; None where none was, or nobody can tell."""
     codes = [code for call in calls if (code := code_of(call)) is not None]
-    ran = [runs[code] for code in codes if code in runs] if runs else []
-    return all(run.failure is None for run in ran) if ran else None
+    told = [works for code in codes if runs and code in runs and (works := runs[code].works) is not None]
+    return all(told) if told else None
 
 
 def _judge_answer(query: Query, reading: Reply, signs: Signs) -> DirectAnswer:

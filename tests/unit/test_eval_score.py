@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -98,8 +99,52 @@ def test_each_dialect_is_read_by_its_own_parser(dialect: str) -> None:
 
 
 def test_a_runaway_reply() -> None:
-    assert score_reply(TYPES, reply(RIGHT, "length"), "hermes").runaway
-    assert not score_reply(TYPES, reply(RIGHT), "hermes").runaway
+    away = score_reply(TYPES, reply(RIGHT, "length"), "hermes")
+    assert (away.runaway, away.strict.stop, away.lenient.stop) == (True, False, True)
+    assert (away.cause, away.strict.whole, away.lenient.whole) == ("ran away", False, True)
+    ended = score_reply(TYPES, reply(RIGHT), "hermes")
+    assert (ended.runaway, ended.strict.stop, ended.strict.whole, ended.cause) == (False, True, True, None)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What came of some code, as a sandbox would tell it."""
+
+    works: bool | None
+
+
+@pytest.mark.parametrize(
+    ("works", "code", "cause"), [(True, True, None), (False, False, "code fails"), (None, None, None)]
+)
+def test_what_came_of_running_the_code_counts_last(works: Any, code: Any, cause: Any) -> None:
+    text = "print(typecheck('./src/'))"
+    given = score_reply(TYPES, reply(RIGHT), "hermes", {text: Ran(works)})
+    assert (given.strict.code, given.lenient.code, given.cause) == (code, code, cause)
+    assert given.strict.whole == given.lenient.whole == (cause is None)
+    assert score_reply(TYPES, reply(RIGHT), "hermes", {"other": Ran(works)}).strict.code is None
+    wrong = score_reply(
+        TYPES, reply(write("typecheck('tests')")), "hermes", {"typecheck('tests')": Ran(False)}
+    )
+    assert (wrong.strict.code, wrong.cause) == (False, "wrong arguments")
+
+
+def test_how_a_direct_answer_reads() -> None:
+    query = CONCEPT.model_copy(update={"terms": ("Immutable", "ordered")})
+    for text, marks in {
+        "It is immutable.": (True, True, True, True),
+        "A tuple is a list.": (True, False, True, True),
+        " ": (False, False, True, True),
+        "A tuple is ordered, and so on. " * 9: (True, True, False, True),
+        RIGHT: (True, False, True, False),
+        "It is ordered: <tool_call>": (True, True, True, False),
+    }.items():
+        answer = score(query, text).answer
+        assert answer is not None
+        assert (answer.not_empty, answer.on_terms, answer.not_repeating, answer.no_call) == marks, text
+    assert score(TYPES, "It is immutable.").answer is None
+    plain = score(CONCEPT, "Yes.").answer
+    assert plain is not None
+    assert plain.on_terms is None
 
 
 @pytest.mark.parametrize(
