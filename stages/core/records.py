@@ -192,8 +192,8 @@ class Parsed(Record):
     )
     tool: bool | None = Field(description="an accepted function was called; None for direct queries")
     arguments: bool | None = Field(description="its arguments match as well; None for direct queries")
-    code: bool | None = Field(description="the code of its calls ran without a failure; None: it was not run")
-    stop: bool = Field(description="it ended by itself; leniently also where it went on behind a call")
+    code: bool | None = Field(description="the code of its calls ran to its end; None: it was not run")
+    stop: bool | None = Field(description="it ended by itself; leniently also where it went on behind a call")
     whole: bool = Field(description="right in every respect that was judged")
 
 

@@ -48,8 +48,13 @@ class Signs:
     """Where it begins to repeat itself."""
     empty: bool
     """It has nothing behind its reasoning."""
-    cut: bool
-    """It hit the token limit."""
+    ended: bool | None
+    """It ended by itself and did not hit the token limit; None where it was stopped for another reason."""
+
+    @property
+    def cut(self) -> bool:
+        """It hit the token limit."""
+        return self.ended is False
 
     @property
     def stuck(self) -> bool:
@@ -66,7 +71,7 @@ def read_signs(query: Query, reply: RawReply, lenient: Reply, dialect: str) -> S
         calls=bool(lenient.calls),
         loop=find_loop(reply.text),
         empty=not lenient.calls and not lenient.content.strip(),
-        cut=reply.finish == "length",
+        ended={"stop": True, "length": False}.get(reply.finish),
     )
 
 

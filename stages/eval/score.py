@@ -70,7 +70,7 @@ def _judge(
         tool=match.tool if wants_tool else None,
         arguments=match.arguments if wants_tool else None,
         code=code,
-        stop=not signs.cut or (forgiving and bool(reading.calls)),
+        stop=True if forgiving and reading.calls else signs.ended,
         whole=cause is None,
     )
 

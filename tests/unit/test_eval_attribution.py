@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, get_args
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stages.core.dialects import DIALECTS
 from stages.core.records import Cause, RawReply, Score
 from stages.core.suite import load_suite
+from stages.eval.repetition import find_loop
 from stages.eval.score import score_reply
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -24,6 +28,51 @@ REPLIES: list[dict[str, Any]] = [
 def score(reply: dict[str, Any]) -> Score:
     raw = RawReply(id=reply["query"], text=reply["text"], tokens=9, finish=reply["finish"], seconds=0.1)
     return score_reply(QUERIES[reply["query"]], raw, reply["dialect"])
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        ("", None),
+        ("A plain answer.", None),
+        ("No, no, no.", None),
+        ("a" * 39, None),
+        ("a" * 40, 0),
+        ("Yes. " + "ab" * 30, 5),
+        ("Yes. " + "ab" * 3000, 5),
+        ("1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20", None),
+        ("First.\n" + "The same line over and over.\nBut not this one, of all.\n" * 4 + "An end.", 7),
+        ("First.\n" + "The same line three times.\n" * 3 + "An end.", None),
+        ("\n".join(f"{i}. Always the same advice here." for i in range(5)) + "\nAn end.", 2),
+        ("| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | 4 |\n| 5 | 6 |\n| 7 | 8 |", None),
+    ],
+)
+def test_where_a_text_begins_to_repeat_itself(text: str, start: int | None) -> None:
+    assert find_loop(text) == start
+
+
+@given(before=st.text("abc .\n", max_size=30), piece=st.text("xyz", min_size=1, max_size=12))
+def test_every_loop_at_the_end_is_found(before: str, piece: str) -> None:
+    start = find_loop(before + piece * 50)
+    assert start is not None
+    assert start <= len(before) + len(piece)
+
+
+def test_long_texts_take_no_longer_than_their_length() -> None:
+    for text in ("ab" * 200_000, "a\n" * 200_000, "word " * 80_000 + "end.", "<tool_call>\n" * 30_000):
+        started = time.perf_counter()
+        score({"query": "types", "text": text, "dialect": "hermes", "finish": "length"})
+        assert time.perf_counter() - started < 20  # a quadratic search would take hours
+
+
+@given(text=st.text(), dialect=st.sampled_from(DIALECTS), finish=st.sampled_from(["stop", "length"]))
+def test_every_failure_has_a_cause(text: str, dialect: str, finish: str) -> None:
+    for query in ("types", "tuple", "cities", "pizza"):
+        scored = score({"query": query, "text": text, "dialect": dialect, "finish": finish})
+        parts = scored.strict.model_dump(include={"decision", "format", "tool", "arguments", "code", "stop"})
+        assert scored.strict.whole == (scored.cause is None)
+        if False in parts.values():
+            assert scored.cause is not None
 
 
 def test_all_causes_and_dialects_are_labelled() -> None:

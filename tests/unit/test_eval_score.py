@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from stages.core.query import Expected, Query
 from stages.core.records import Rate, RawReply, Score
 from stages.core.suite import SUITES, Suite, load_suite
 from stages.core.tools import EXECUTE_CODE
+from stages.eval.sandbox import CodeRunner, Sandbox
 from stages.eval.score import score_replies, score_reply
 from stages.eval.summary import rate, rates_by
 
@@ -98,8 +100,55 @@ def test_each_dialect_is_read_by_its_own_parser(dialect: str) -> None:
 
 
 def test_a_runaway_reply() -> None:
-    assert score_reply(TYPES, reply(RIGHT, "length"), "hermes").runaway
-    assert not score_reply(TYPES, reply(RIGHT), "hermes").runaway
+    away = score_reply(TYPES, reply(RIGHT, "length"), "hermes")
+    assert (away.runaway, away.strict.stop, away.lenient.stop) == (True, False, True)
+    assert (away.cause, away.strict.whole, away.lenient.whole) == ("ran away", False, True)
+    ended = score_reply(TYPES, reply(RIGHT), "hermes")
+    assert (ended.runaway, ended.strict.stop, ended.strict.whole, ended.cause) == (False, True, True, None)
+
+
+@pytest.fixture(scope="module")
+def run_code() -> Iterator[CodeRunner]:
+    with Sandbox() as sandbox:
+        yield CodeRunner(sandbox)
+
+
+@pytest.mark.parametrize(
+    ("code", "works", "cause"),
+    [
+        ("result = typecheck('src')\nprint(result.error_count)", True, None),
+        ("result = typecheck('src')\nprint(result.count)", False, "code fails"),
+        ("import yaml\nprint(typecheck('src'))", False, "code fails"),
+        ("import textwrap\nprint(textwrap.dedent(str(typecheck('src'))))", None, None),
+        ("print(typecheck('tests/none'))", False, "wrong arguments"),
+    ],
+)
+def test_the_code_of_a_call_is_run(code: str, works: Any, cause: Any, run_code: CodeRunner) -> None:
+    given = score_reply(TYPES, reply(write(code)), "hermes", run_code)
+    assert (given.strict.code, given.lenient.code, given.cause) == (works, works, cause)
+    assert given.strict.whole == given.lenient.whole == (cause is None)
+    assert score_reply(TYPES, reply(write(code)), "hermes").strict.code is None, "where none is run"
+    (run,) = [run for run in run_code.runs if run.code == code]
+    assert (run.id, run.run.works) == ("types", works)
+
+
+def test_how_a_direct_answer_reads() -> None:
+    query = CONCEPT.model_copy(update={"terms": ("Immutable", "ordered")})
+    for text, marks in {
+        "It is immutable.": (True, True, True, True),
+        "A tuple is a list.": (True, False, True, True),
+        " ": (False, False, True, True),
+        "A tuple is ordered, and so on. " * 9: (True, True, False, True),
+        RIGHT: (True, False, True, False),
+        "It is ordered: <tool_call>": (True, True, True, False),
+    }.items():
+        answer = score(query, text).answer
+        assert answer is not None
+        assert (answer.not_empty, answer.on_terms, answer.not_repeating, answer.no_call) == marks, text
+    assert score(TYPES, "It is immutable.").answer is None
+    plain = score(CONCEPT, "Yes.").answer
+    assert plain is not None
+    assert plain.on_terms is None
 
 
 @pytest.mark.parametrize(
