@@ -27,7 +27,7 @@ from stages.eval.request import Request, add_flags, read_request
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the options and evaluate."""
-    parser = build_parser("eval", package.__doc__ or "", ("eval",))
+    parser = build_parser("eval", package.__doc__ or "", sections=("eval",))
     add_flags(parser)
 
     def body() -> int:

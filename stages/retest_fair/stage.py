@@ -68,6 +68,11 @@ def retest(plan: Plan) -> int:
 def check_inputs(plan: Plan) -> None:
     """Find out before any work what would stop it later: too little disk, no such suite, no model."""
     root, preset, needed_gb = artifacts_root(), plan.options.preset, estimate_disk_gb(plan)
+    if preset.eval.is_sweep:
+        raise StageError(
+            "--temperature, --samples and --prompts make a sweep, and no verdict comes of one: "
+            "leave them out here, and give them to nox -s eval afterwards"
+        )
     require_disk(root, needed_gb, "the whole retest")
     load_suites(preset.eval.suites)
     require_model(preset, root, beside_gb=needed_gb)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from stages.core.cli import Options
-from stages.core.errors import StageError
+from stages.core.errors import INTERRUPTED, StageError
 from stages.core.fixes import FAIR
 from stages.core.preset import load_preset
 from stages.core.records import EvalSummary, Manifest, RawReply, Score, read_lines, read_record
@@ -27,6 +28,7 @@ from stages.eval.engines.endpoint import Endpoint
 from stages.eval.engines.transport import KEY_VARIABLE, Transport
 from stages.eval.stage import evaluate_engine
 from tests.chat_server import ChatServer, call, complete, serving
+from tests.pipeline import start_stage
 from tests.small_suite import CODE, DIRECT, SUITE, TESTS, TYPES, WRITTEN
 
 
@@ -374,3 +376,32 @@ def test_a_wrong_command_is_one_line(
     assert error.startswith("eval: ")
     assert complaint in error
     assert error.count("\n") == 1
+
+
+# Runs that are stopped
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_is_stopped_asks_nothing_twice(
+    how: signal.Signals, options: Options, tmp_path: Path
+) -> None:
+    hold = threading.Event()
+
+    def reply(question: str, _number: int) -> tuple[int, Any]:
+        if question != TYPES:
+            hold.wait(60)  # the first question alone is answered before the run is stopped
+        return 200, complete()
+
+    words = ["--suites", *options.preset.eval.suites, "--out", str(tmp_path / "out"), "--concurrency", "1"]
+    with serving(ChatServer(reply)) as server:
+        stopped = start_stage("eval", [*words, "--endpoint", server.url], tmp_path / "artifacts")
+        while len(server.asked) < 2:
+            assert stopped.poll() is None, stopped.communicate()
+            time.sleep(0.02)
+        stopped.send_signal(how)
+        _, error = stopped.communicate(timeout=60)
+        assert stopped.returncode == (-how if how == signal.SIGKILL else 130)
+        assert error == ("" if how == signal.SIGKILL else f"eval: {INTERRUPTED}\n")
+        hold.set()
+        run(replace(options, out=tmp_path / "out"), make_endpoint(server))
+        assert server.times() == {TYPES: 1, TESTS: 2, DIRECT: 1}, "the second was not answered in time"

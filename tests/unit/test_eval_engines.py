@@ -14,7 +14,7 @@ from stages.core.cli import Options
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR
 from stages.core.preset import load_preset
-from stages.core.records import EvalSummary, RawReply, Timing, read_lines, read_record
+from stages.core.records import EvalSummary, Manifest, RawReply, Score, Timing, read_lines, read_record
 from stages.core.suite import load_suites
 from stages.eval.__main__ import main
 from stages.eval.cells import list_cells, usual_cell
@@ -26,6 +26,8 @@ from stages.eval.request import Request
 from stages.eval.stage import evaluate, evaluate_engine
 from stages.eval.store import ReplyStore
 from stages.eval.sweep import Sweep, spread_of
+from stages.report.comparison import write_results
+from stages.report.results import SuiteResult
 from tests.chat_server import ChatServer, call, complete, serving
 from tests.small_suite import CODE, REPLIES, SUITE, TESTS, TYPES
 
@@ -397,3 +399,34 @@ def test_the_kept_replies_of_an_output_are_those_of_the_store(options: Options, 
     folder = ask(options, server)
     replies = read_lines(folder / "three" / "replies.jsonl", RawReply)
     assert [reply.id for reply in replies] == ["types", "tests", "direct"]
+
+
+# The report on them
+
+
+def read_result(folder: Path) -> SuiteResult:
+    return SuiteResult(
+        read_record(folder / "summary.json", EvalSummary),
+        read_lines(folder / "scores.jsonl", Score),
+        read_lines(folder / "replies.jsonl", RawReply),
+        read_record(folder / "manifest.json", Manifest),
+    )
+
+
+def test_a_report_tells_a_servers_results_from_those_of_this_machine(
+    options: Options, server: ChatServer, tmp_path: Path
+) -> None:
+    server.reply = lambda *_: (200, complete("Hello.", "length"))
+    served = read_result(ask(options, server) / "three")
+    file = write_replies(tmp_path / "a.jsonl", REPLIES)
+    recorded = read_result(
+        evaluate(replace(options, out=tmp_path / "recorded"), Request(replies=file)).folder / "three"
+    )
+    assert served.machine == server.url
+    assert recorded.machine != served.machine, "times of different places do not compare"
+    page = write_results({"a server": served.summary, "a file": recorded.summary}, None, "")
+    rows = {row.split("|")[1].strip(): [c.strip() for c in row.split("|")[2:4]] for row in page.splitlines()}
+    assert rows["strict parser"] == ["the server's, then hermes", "hermes"]
+    assert rows["… by runaway replies"] == ["100 %, 100 % of the time", "–"]
+    assert rows["time per query"][1] == "–"
+    assert "time to load" not in rows, "nobody measured it"

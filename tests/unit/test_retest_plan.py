@@ -168,6 +168,19 @@ def test_no_room_is_said_before_anything_runs(
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize("words", [["--samples", "3"], ["--temperature", "0.7"], ["--prompts", "a.txt"]])
+def test_a_sweep_is_no_retest(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "out"))
+    monkeypatch.setenv("FAIR_RETEST_LOG", "")
+    assert main(words) == 2
+    error = capfd.readouterr().err
+    assert error.startswith("retest_fair: --temperature, --samples and --prompts make a sweep")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("lost", ["model", "weights", "shard", "suite"])
 def test_what_is_missing_is_found_before_anything_runs(
     lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
