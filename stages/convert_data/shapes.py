@@ -120,6 +120,8 @@ def _read_text(raw: Mapping[str, Any]) -> _Read:
 
 def read_text(text: str) -> list[SourceTurn]:
     """The turns of ChatML or Llama-3 text. Raises ValueError naming the format seen else."""
+    if text.startswith("<|im_start|>"):
+        return split_chatml(text, SourceTurn)
     if _LLAMA_START in text and "<|im_start|>" not in text:
         return _read_llama(text)
     if text and "<|im_start|>" not in text:
@@ -174,7 +176,7 @@ def _read_list(value: Any, column: str, role: str, content: str) -> _Read:
             value = orjson.loads(value)
         except orjson.JSONDecodeError:
             raise ValueError(f"{column} is text and no JSON list") from None
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+    if type(value) is not list and (not isinstance(value, Sequence) or isinstance(value, str | bytes)):
         raise ValueError(f"{column} is {_name_kind(value)} and no list")
     if not value:
         raise ValueError(f"no {column}")
@@ -186,7 +188,7 @@ def _read_list(value: Any, column: str, role: str, content: str) -> _Read:
 def _read_message(
     data: Any, number: int, role_key: str, content_key: str, changes: dict[str, None]
 ) -> SourceTurn:
-    if not isinstance(data, Mapping):
+    if type(data) is not dict and not isinstance(data, Mapping):
         raise ValueError(f"message {number} is {_name_kind(data)} and no object")
     if role_key not in data:
         role_key, content_key = ("from", "value") if "from" in data else ("role", "content")
@@ -205,7 +207,7 @@ def _read_rich(
     data: Mapping[str, Any], number: int, role: str, text: str, changes: dict[str, None]
 ) -> SourceTurn:
     """A message with more keys than role and content."""
-    for key, value in data.items():
+    for key, value in () if _MESSAGE_KEYS.issuperset(data) else data.items():
         if key in _REASONING_KEYS and role == "assistant" and isinstance(value, str) and value.strip():
             if "</think>" not in text:
                 text = f"<think>\n{value.strip()}\n</think>\n\n{text}"
@@ -270,7 +272,7 @@ def _read_tool_calls(given: Any, number: int) -> tuple[tuple[ToolCall, ...], tup
             given = orjson.loads(given)
         except orjson.JSONDecodeError:
             raise ValueError(f"message {number}: tool_calls are text and no JSON list") from None
-    if not isinstance(given, Sequence) or isinstance(given, str | bytes):
+    if type(given) is not list and (not isinstance(given, Sequence) or isinstance(given, str | bytes)):
         raise ValueError(f"message {number}: tool_calls are {_name_kind(given)} and no list")
     ids = tuple(str(call["id"]) if isinstance(call, Mapping) and call.get("id") else None for call in given)
     return tuple(_read_structured(call, number) for call in given), ids
