@@ -17,7 +17,7 @@ import orjson
 from tabulate import tabulate
 
 from stages.convert_data.duplicates import Duplicates, Repeats
-from stages.convert_data.rows import Converted
+from stages.convert_data.rows import Converted, Kind
 from stages.convert_data.tokens import TokenStats
 from stages.core.prompts import RESULT_PREFIX
 from stages.core.words import plural
@@ -28,9 +28,11 @@ OTHERS = "(others)"
 
 _MOST_KEYS = 10_000
 _MOST_REASONS = 200
+_MOST_KINDS = 2_000
 _LONGEST = 1_600  # characters of a sample on each side
 _SHOWN = 40  # rows of a table in card.md; card.json has them all
 
+# In the order of a `Kind`.
 _COUNTERS = ("shapes", "dialects", "tools", "patterns", "changes", "untyped", "undefined", "unwritable")
 
 _PARTICULARS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d+")
@@ -94,15 +96,17 @@ class SplitCard:
 
     def accept(self, row: Converted) -> None:
         """Count a converted row."""
-        self.converted += 1
-        _count(self.patterns, (row.pattern,))
-        _count(self.shapes, (row.shape,))
-        _count(self.dialects, row.dialects or ("none",))
-        _count(self.tools, row.tools)
-        _count(self.changes, row.changes)
-        _count(self.untyped, row.untyped)
-        _count(self.undefined, row.undefined)
-        _count(self.unwritable, row.unwritable)
+        self.count(row.kind, 1)
+        self.show(row)
+
+    def count(self, kind: Kind, rows: int) -> None:
+        """Count so many converted rows of a kind."""
+        self.converted += rows
+        for name, keys in zip(_COUNTERS, kind, strict=True):
+            _count(getattr(self, name), keys, rows)
+
+    def show(self, row: Converted) -> None:
+        """Keep a row as a sample if it is among the first of its kind, or of all."""
         if len(self.samples) < SAMPLES or len(self.first_rows) < SAMPLES:
             self._keep_sample(row)
 
@@ -170,6 +174,33 @@ class SplitCard:
             "calls_of_undefined_tools": _sorted(self.undefined),
             "calls_the_target_cannot_say": _sorted(self.unwritable),
         }
+
+
+class Tally:
+    """The counting of many rows for a card: those of the same kind are counted together.
+
+    `settle` ends it. The card is then the one that `accept` makes of the same rows.
+    """
+
+    def __init__(self, card: SplitCard, most_kinds: int = _MOST_KINDS) -> None:
+        self._card, self._most_kinds = card, most_kinds
+        self._rows: dict[Kind, int] = {}
+
+    def accept(self, row: Converted) -> None:
+        """Count a converted row."""
+        kind = row.kind
+        known = self._rows.get(kind)
+        if known is None or len(self._card.first_rows) < SAMPLES:
+            self._card.show(row)
+        if known is None and len(self._rows) >= self._most_kinds:
+            self.settle()
+        self._rows[kind] = (known or 0) + 1
+
+    def settle(self) -> None:
+        """Tell the card what was counted."""
+        for kind, rows in self._rows.items():
+            self._card.count(kind, rows)
+        self._rows.clear()
 
 
 def _count(counter: dict[str, int], keys: Iterable[str], count: int = 1) -> None:

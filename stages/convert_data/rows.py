@@ -31,9 +31,9 @@ NO_DIGEST = bytes(16)  # of the questions of a row that asks none
 
 _CALLABLE = Toolbox((EXECUTE_CODE, *function_tools()))
 _CODE_MODE = (EXECUTE_CODE,)
-_RESPONSE = re.compile(r"\s*<tool_response>\r?\n?(.*?)\r?\n?</tool_response>\s*", re.DOTALL)
+_RESULT_OPEN = re.compile(r"\s*+<tool_response>\r?\n?")
+_RESULT_CLOSE = re.compile(r"</tool_response>\s*+")
 _SAYS_ALL = frozenset(("hermes", "fenced_json"))  # JSON has a form for every call
-_SIGN_OF_CALL = re.compile(r"[<{\[`]")
 _REPEATED = re.compile(r"(?:assistant-(?:tool-)+){3,}")
 _MOST_OFFERS = 512
 _BEYOND_64_BITS = 2.0**64
@@ -120,6 +120,12 @@ class Offer:
     """The system text of a row that has none."""
 
     @cached_property
+    def head(self) -> bytes:
+        """The beginning of the row as JSON, the system text in place of its own included."""
+        system = b"" if self.system is None else _encode_system(self.system) + b","
+        return b'{"messages":[' + system
+
+    @cached_property
     def tail(self) -> bytes:
         """The end of the row as JSON, from the tools on."""
         return b'],"tools":' + self.shown.encoded + b"}\n"
@@ -130,11 +136,23 @@ class Offer:
         return blake2b(self.shown.encoded, digest_size=16).digest()
 
 
+@lru_cache(maxsize=4096)
+def _begin_digest(salt: bytes) -> blake2b:
+    """A digest to be copied: to begin one anew takes longer than to digest a row."""
+    return blake2b(digest_size=16, salt=salt)
+
+
+_BEGUN = blake2b(digest_size=16)
+
+
+Kind = tuple[tuple[str, ...], ...]
+"""What the card counts of a row: shape, dialects, tools, pattern, changes, untyped, undefined, unwritable."""
+
+
 @dataclass(slots=True)
 class Converted:
     """A row in its new form, and what the card counts about it."""
 
-    row: dict[str, Any]
     line: bytes
     """The row as JSON with a newline, to be written as it is."""
     shape: str
@@ -154,6 +172,26 @@ class Converted:
     unwritable: list[str] = field(default_factory=list)
     """Why the target's dialect cannot say a turn's calls so that they are read back unchanged."""
 
+    @property
+    def kind(self) -> Kind:
+        """All that is counted; equal for many rows."""
+        return (
+            (self.shape,),
+            tuple(self.dialects) or ("none",),
+            tuple(self.tools),
+            (self.pattern,),
+            tuple(self.changes),
+            tuple(self.untyped),
+            tuple(self.undefined),
+            tuple(self.unwritable),
+        )
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The row as an object."""
+        row: dict[str, Any] = orjson.loads(self.line)
+        return row
+
 
 def convert_row(raw: Any, context: ConvertContext) -> Converted:
     """Convert one row.
@@ -170,15 +208,16 @@ def convert_row(raw: Any, context: ConvertContext) -> Converted:
         return _keep_legacy(raw, source, turns, offer, context)
     draft = _Draft(context, offer, changes)
     for turn in turns:
-        if turn.role == "assistant":
+        role, text = turn[0], turn[1]
+        if role == "assistant":
             draft.add_answer(turn)
-        elif turn.role == "tool" or "<tool_response>" in turn.text:
+        elif role == "tool" or "<tool_response>" in text:
             draft.add_results(turn)
-        elif turn.role == "user":
-            draft.questions.append(turn.text)
-            draft.turns.append({"role": "user", "content": turn.text})
+        elif role == "user":
+            draft.questions.append(text)
+            draft.turns.append({"role": "user", "content": text})
         else:
-            draft.turns.append({"role": "system", "content": turn.text})
+            draft.add_system(text)
     if not draft.answered:
         raise ValueError("no assistant turn")
     return draft.finish(raw, source)
@@ -189,8 +228,7 @@ def _take_own_tools(source: SourceRow) -> tuple[list[SourceTurn], Definitions, l
     changes = list(source.changes)
     own = read_definitions(source.tools) if source.tools is not None else NONE
     turns = source.turns
-    for place in range(min(2, len(turns))):
-        turn = turns[place]
+    for place, turn in enumerate(turns[:2]):
         if turn.role != "system" and not (turn.role == "user" and IN_USER_TURN in turn.text):
             continue
         if (taken := take_tools(turn.text)) is None:
@@ -204,10 +242,10 @@ def _take_own_tools(source: SourceRow) -> tuple[list[SourceTurn], Definitions, l
     return turns, own, changes
 
 
-@lru_cache(maxsize=4096)
-def _name_pattern(roles: tuple[str, ...]) -> str:
+def _name_pattern(turns: list[SourceTurn]) -> str:
     """The order of roles; rounds of calls and results that go on and on count as one."""
-    return _REPEATED.sub("(assistant-tool)+-", "-".join(roles))
+    name = "-".join([turn[0] for turn in turns])
+    return _REPEATED.sub("(assistant-tool)+-", name) if len(turns) > 6 else name
 
 
 class _Draft:
@@ -215,14 +253,17 @@ class _Draft:
 
     __slots__ = (
         *("answered", "changes", "context", "dialects", "disordered", "first_result", "last_result"),
-        *("next_id", "offer", "questions", "tools", "turns", "undefined", "untyped"),
-        *("unwritable", "waiting"),
+        *("later_systems", "next_id", "offer", "questions", "system", "tools", "turns", "undefined"),
+        *("untyped", "unwritable", "waiting"),
     )
 
     def __init__(self, context: ConvertContext, offer: Offer, changes: list[str]) -> None:
         self.context = context
         self.offer = offer
         self.changes = changes
+        self.system: str | None = None
+        """The text of a system turn that comes first; it is not among `turns`."""
+        self.later_systems = 0
         self.turns: list[dict[str, Any]] = []
         self.questions: list[str] = []
         self.dialects: list[str] = []
@@ -237,6 +278,14 @@ class _Draft:
         self.first_result = self.last_result = -1
         self.disordered = False
 
+    def add_system(self, text: str) -> None:
+        """A system turn."""
+        if self.system is None and not self.turns:
+            self.system = text
+        else:
+            self.later_systems += 1
+            self.turns.append({"role": "system", "content": text})
+
     # The assistant's turns
 
     def add_answer(self, turn: SourceTurn) -> None:
@@ -244,37 +293,44 @@ class _Draft:
         if self.first_result != -1:
             self._order_results()
         self.answered = True
-        text, given = turn.text, turn.calls
-        if not given and _SIGN_OF_CALL.search(text) is None:
-            self.waiting = []
-            self.turns.append({"role": "assistant", "content": text})
-            return
-        reply = self._parse(text)
-        read = reply.calls
-        if read:
-            self.dialects.append(str(reply.dialect))
-            self.changes.append(f"calls of {reply.dialect} read")
-            text = _words_beside(reply)
-            if given and read == list(given):
-                self.changes.append("calls written a second time in the text dropped")
-                read = []
+        self.waiting = []
+        text, given = turn[1], turn[2]
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        self.turns.append(message)
+        read: list[ToolCall] = []
+        if "<" in text or "{" in text or "[" in text:  # no dialect writes a call without one of them
+            reply = self._parse(text)
+            if reply.calls:
+                read = self._take_calls(reply, given)
+                message["content"] = text = _words_beside(reply)
+            elif given:
+                self.dialects.append("messages")
+            if "<" in text:
+                _refuse_legacy_tags(text, "assistant")
         elif given:
             self.dialects.append("messages")
-        if "<" in text:
-            _refuse_legacy_tags(text, "assistant")
-        message: dict[str, Any] = {"role": "assistant", "content": text}
-        self.waiting = []
         if given or read:
-            if read and reply.dialect == "qwen3_coder":
-                self._note_untyped(read)
-            ids = (*turn.ids, *(None,) * len(read))
-            message["tool_calls"] = written = [
-                self._write_call(call, source_id, structured=place < len(given))
-                for place, (call, source_id) in enumerate(zip((*given, *read), ids, strict=True))
-            ]
-            if self.context.setup.dialect not in _SAYS_ALL:
-                self._note_unwritable(written)
-        self.turns.append(message)
+            message["tool_calls"] = self._write_calls(given, turn[3], read)
+
+    def _take_calls(self, reply: Reply, given: tuple[ToolCall, ...]) -> list[ToolCall]:
+        """The calls that a text has beside those given as structure."""
+        self.dialects.append(str(reply.dialect))
+        self.changes.append(f"calls of {reply.dialect} read")
+        if given and reply.calls == list(given):
+            self.changes.append("calls written a second time in the text dropped")
+            return []
+        if reply.dialect == "qwen3_coder":
+            self._note_untyped(reply.calls)
+        return reply.calls
+
+    def _write_calls(
+        self, given: tuple[ToolCall, ...], ids: tuple[str | None, ...], read: list[ToolCall]
+    ) -> list[dict[str, Any]]:
+        written = [self._write_call(call, of, structured=True) for call, of in zip(given, ids, strict=True)]
+        written += [self._write_call(call, None, structured=False) for call in read]
+        if self.context.setup.dialect not in _SAYS_ALL:
+            self._note_unwritable(written)
+        return written
 
     def _parse(self, text: str) -> Reply:
         """The turn taken apart. Raises ValueError for a problem that was not mended with certainty."""
@@ -307,14 +363,8 @@ class _Draft:
 
     def _write_call(self, call: ToolCall, source_id: str | None, *, structured: bool) -> dict[str, Any]:
         if self.offer.code_mode:
-            written = as_code_mode(call)
-            if written is not call:
-                self.changes.append(f"direct call of {call.name} written as Code Mode")
-                call = written
-            elif call.name != EXECUTE_CODE.name:
-                if self.context.tools is None:
-                    raise ToolsUnclear(f"{call.name} is called, and nothing defines it")
-                self.undefined.append(call.name)
+            if call.name != EXECUTE_CODE.name:
+                call = self._read_foreign_call(call)
         elif call.name not in self.offer.box.schemas:
             self.undefined.append(call.name)
         arguments = call.arguments
@@ -333,6 +383,17 @@ class _Draft:
             "type": "function",
             "function": {"name": call.name, "arguments": arguments},
         }
+
+    def _read_foreign_call(self, call: ToolCall) -> ToolCall:
+        """A call in Code Mode of something else than its one tool."""
+        written = as_code_mode(call)
+        if written is not call:
+            self.changes.append(f"direct call of {call.name} written as Code Mode")
+            return written
+        if self.context.tools is None:
+            raise ToolsUnclear(f"{call.name} is called, and nothing defines it")
+        self.undefined.append(call.name)
+        return call
 
     def _drop_foreign_nulls(self, call: ToolCall) -> dict[str, Any]:
         """The arguments less the nulls that a column of one type for all rows fills in."""
@@ -353,16 +414,18 @@ class _Draft:
             _refuse_legacy_tags(turn.text, "tool")
             self._add_result(turn.text, turn.answers, turn.name)
             return
-        at = 0
-        while at < len(turn.text):
-            match = _RESPONSE.match(turn.text, at)
-            if match is None:
+        text, at = turn.text, 0
+        while at < len(text):
+            opening = _RESULT_OPEN.match(text, at)
+            closing = _RESULT_CLOSE.search(text, opening.end()) if opening is not None else None
+            if opening is None or closing is None:
                 raise ValueError("text beside <tool_response> in a result turn")
             if not self.waiting:
                 raise ValueError("a tool result without a call before it")
-            _refuse_legacy_tags(match[1], "tool")
-            self._add_result(match[1], turn.answers, None)
-            at = match.end()
+            result = text[opening.end() : closing.start()].removesuffix("\n").removesuffix("\r")
+            _refuse_legacy_tags(result, "tool")
+            self._add_result(result, turn.answers, None)
+            at = closing.end()
         self.changes.append("tool result made a tool turn")
 
     def _add_result(self, text: str, answers: str | None, name: str | None) -> None:
@@ -408,24 +471,23 @@ class _Draft:
         if self.context.setup.tool_response == "user" and any(m["role"] == "tool" for m in turns):
             turns = [as_user_turn(m) if m["role"] == "tool" else m for m in turns]
             self.changes.append("tool result made a user turn")
-        system, turns = self._split_system(turns)
+        system, turns = self._settle_system(turns)
         try:
             body = orjson.dumps(turns)
         except TypeError as error:  # half of a surrogate pair, an integer beyond 64 bits
             raise ValueError(f"text or a number that JSON cannot hold: {error}") from None
-        digest = blake2b(body, digest_size=16, salt=self.offer.salt)
-        start = b'{"messages":['
-        if system is not None:
+        offer = self.offer
+        digest = _begin_digest(offer.salt).copy()
+        digest.update(body)
+        head = offer.head
+        if offer.system is None and system is not None:
             written = _encode_system(system)
-            start += written + b","
-            if self.offer.system is None:
-                digest.update(written)
-            turns = [{"role": "system", "content": system}, *turns]
+            digest.update(written)
+            head = head + written + b","
         return Converted(
-            {"messages": turns, "tools": list(self.offer.shown.tools)},
-            start + body[1:-1] + self.offer.tail,
+            b"".join((head, body[1:-1], offer.tail)),
             source.shape,
-            _name_pattern(tuple([turn[0] for turn in source.turns])),
+            _name_pattern(source.turns),
             (digest.digest(), digest_questions(self.questions)),
             raw,
             self.dialects,
@@ -436,27 +498,27 @@ class _Draft:
             self.unwritable,
         )
 
-    def _split_system(self, turns: list[dict[str, Any]]) -> tuple[str | None, list[dict[str, Any]]]:
+    def _settle_system(self, turns: list[dict[str, Any]]) -> tuple[str | None, list[dict[str, Any]]]:
         """The system text of the row, and the other turns.
 
         In Code Mode with the fix `tools` it is the text that evaluation uses as well. Else it is the
         row's own; a row without one gets the preset's with that fix.
         """
-        first = turns[0]
-        own = first["content"] if first["role"] == "system" else None
-        if self.offer.system is not None:
-            others = [m for m in turns if m["role"] != "system"]
-            if len(others) == len(turns):
+        own, offer = self.system, self.offer
+        if offer.system is not None:
+            if self.later_systems:
+                turns = [m for m in turns if m["role"] != "system"]
+            if own is None and not self.later_systems:
                 self.changes.append("system turn added")
-            elif len(turns) - len(others) > 1 or own not in (self.context.setup.system, self.offer.system):
+            elif self.later_systems or own not in (self.context.setup.system, offer.system):
                 self.changes.append("another system text replaced")
-            return self.offer.system, others
-        if own or (own is not None and self.offer.added_system is None):
-            return own, turns[1:]
-        if self.offer.added_system is None or any(m["role"] == "system" for m in turns[1:]):
-            return None, turns
+            return offer.system, turns
+        if own or (own is not None and offer.added_system is None):
+            return own, turns
+        if offer.added_system is None or self.later_systems:
+            return None, turns if own is None else [{"role": "system", "content": own}, *turns]
         self.changes.append("system turn added")
-        return self.offer.added_system, turns[1:] if own is not None else turns
+        return offer.added_system, turns
 
 
 @lru_cache(maxsize=1024)
@@ -471,14 +533,18 @@ def digest_questions(questions: list[str]) -> bytes:
     """16 bytes that are the same for the same questions in other case, punctuation and white space."""
     if not questions:
         return NO_DIGEST
-    text = normalise_to_bytes("\n".join(questions))
-    return blake2b(text, digest_size=16).digest() if text else NO_DIGEST
+    text = normalise_to_bytes("\n".join(questions) if len(questions) > 1 else questions[0])
+    if not text:
+        return NO_DIGEST
+    digest = _BEGUN.copy()
+    digest.update(text)
+    return digest.digest()
 
 
 def _words_beside(reply: Reply) -> str:
     """What a turn says beside its calls, the reasoning before them included."""
-    thoughts = f"<think>\n{reply.reasoning}\n</think>\n\n" if reply.reasoning else ""
-    return f"{thoughts}{reply.content.strip()}".strip()
+    words = reply.content.strip()
+    return f"<think>\n{reply.reasoning}\n</think>\n\n{words}".strip() if reply.reasoning else words
 
 
 def _refuse_legacy_tags(text: str, role: str) -> None:
@@ -522,10 +588,9 @@ def _keep_legacy(
     said = orjson.dumps([[turn.role, turn.text, *map(_keep_call, turn.calls)] for turn in source.turns])
     asked = [t.text for t in turns if t.role == "user" and "<tool_response>" not in t.text]
     converted = Converted(
-        row,
         line,
         source.shape,
-        _name_pattern(tuple([turn.role for turn in source.turns])),
+        _name_pattern(source.turns),
         (blake2b(said, digest_size=16).digest(), digest_questions(asked)),
         raw,
     )

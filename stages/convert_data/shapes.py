@@ -22,6 +22,9 @@ UNDERSTOOD = (
     "text | messages | conversations | prompt, completion | instruction, output | query, answers, tools"
 )
 
+# The concrete type first: an abstract one alone takes several times as long to ask.
+_OBJECT = (dict, Mapping)
+_LIST = (list, Sequence)
 _ROLE_NAMES = {
     **{role: role for role in ROLES},
     **dict.fromkeys(("developer",), "system"),
@@ -82,7 +85,7 @@ class SourceRow(NamedTuple):
 
 def read_row(raw: Any) -> SourceRow:
     """The turns of a row in any understood shape. Raises ValueError naming the columns seen else."""
-    if type(raw) is not dict and not isinstance(raw, Mapping):
+    if not isinstance(raw, _OBJECT):
         raise ValueError("not a JSON object")
     for shape, second, known, read in _SHAPES:
         if raw.get(shape) is not None and (second is None or raw.get(second) is not None):
@@ -120,6 +123,8 @@ def _read_text(raw: Mapping[str, Any]) -> _Read:
 
 def read_text(text: str) -> list[SourceTurn]:
     """The turns of ChatML or Llama-3 text. Raises ValueError naming the format seen else."""
+    if text.startswith("<|im_start|>"):
+        return split_chatml(text, SourceTurn)
     if _LLAMA_START in text and "<|im_start|>" not in text:
         return _read_llama(text)
     if text and "<|im_start|>" not in text:
@@ -174,7 +179,7 @@ def _read_list(value: Any, column: str, role: str, content: str) -> _Read:
             value = orjson.loads(value)
         except orjson.JSONDecodeError:
             raise ValueError(f"{column} is text and no JSON list") from None
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+    if not isinstance(value, _LIST) or isinstance(value, str | bytes):
         raise ValueError(f"{column} is {_name_kind(value)} and no list")
     if not value:
         raise ValueError(f"no {column}")
@@ -186,7 +191,7 @@ def _read_list(value: Any, column: str, role: str, content: str) -> _Read:
 def _read_message(
     data: Any, number: int, role_key: str, content_key: str, changes: dict[str, None]
 ) -> SourceTurn:
-    if not isinstance(data, Mapping):
+    if not isinstance(data, _OBJECT):
         raise ValueError(f"message {number} is {_name_kind(data)} and no object")
     if role_key not in data:
         role_key, content_key = ("from", "value") if "from" in data else ("role", "content")
@@ -205,12 +210,8 @@ def _read_rich(
     data: Mapping[str, Any], number: int, role: str, text: str, changes: dict[str, None]
 ) -> SourceTurn:
     """A message with more keys than role and content."""
-    for key, value in data.items():
-        if key in _REASONING_KEYS and role == "assistant" and isinstance(value, str) and value.strip():
-            if "</think>" not in text:
-                text = f"<think>\n{value.strip()}\n</think>\n\n{text}"
-        elif key not in _MESSAGE_KEYS and value not in (None, "", [], {}):
-            changes[f"{str(key)[:40]} of a message not kept"] = None
+    if not _MESSAGE_KEYS.issuperset(data):
+        text = _read_more(data, role, text, changes)
     if role == "call":
         return _read_call_turn(text, number)
     given = data.get("tool_calls")
@@ -228,6 +229,17 @@ def _read_rich(
     if name and role != "tool":
         changes["name of a message not kept"] = None
     return SourceTurn(role, text, calls, ids, answers or None, name if role == "tool" else None)
+
+
+def _read_more(data: Mapping[str, Any], role: str, text: str, changes: dict[str, None]) -> str:
+    """The text with the reasoning that stands beside it; other keys are noted as not kept."""
+    for key, value in data.items():
+        if key in _REASONING_KEYS and role == "assistant" and isinstance(value, str) and value.strip():
+            if "</think>" not in text:
+                text = f"<think>\n{value.strip()}\n</think>\n\n{text}"
+        elif key not in _MESSAGE_KEYS and value not in (None, "", [], {}):
+            changes[f"{str(key)[:40]} of a message not kept"] = None
+    return text
 
 
 def _read_role(role: Any, number: int) -> str:
@@ -270,16 +282,16 @@ def _read_tool_calls(given: Any, number: int) -> tuple[tuple[ToolCall, ...], tup
             given = orjson.loads(given)
         except orjson.JSONDecodeError:
             raise ValueError(f"message {number}: tool_calls are text and no JSON list") from None
-    if not isinstance(given, Sequence) or isinstance(given, str | bytes):
+    if not isinstance(given, _LIST) or isinstance(given, str | bytes):
         raise ValueError(f"message {number}: tool_calls are {_name_kind(given)} and no list")
-    ids = tuple(str(call["id"]) if isinstance(call, Mapping) and call.get("id") else None for call in given)
-    return tuple(_read_structured(call, number) for call in given), ids
+    ids = [str(call["id"]) if isinstance(call, _OBJECT) and call.get("id") else None for call in given]
+    return tuple([_read_structured(call, number) for call in given]), tuple(ids)
 
 
 def _read_structured(call: Any, number: int) -> ToolCall:
     """A call in OpenAI shape, with `arguments` as an object or as JSON text."""
-    function = call.get("function", call) if isinstance(call, Mapping) else None
-    if isinstance(function, Mapping):
+    function = call.get("function", call) if isinstance(call, _OBJECT) else None
+    if isinstance(function, _OBJECT):
         name, arguments = function.get("name"), function.get("arguments")
         if isinstance(arguments, str) and arguments.strip():
             arguments = _decode_arguments(arguments, name, number)

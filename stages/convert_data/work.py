@@ -21,7 +21,7 @@ import orjson
 from pydantic import TypeAdapter
 
 from stages.convert_data import parquet
-from stages.convert_data.card import SplitCard
+from stages.convert_data.card import SplitCard, Tally
 from stages.convert_data.inference import Census, load_census, save_census
 from stages.convert_data.pieces import Piece, Span, read_rows
 from stages.convert_data.rendering import Target, write_text
@@ -197,6 +197,7 @@ class _Output:
     rows: IO[bytes]
     digests: IO[bytes]
     texts: IO[bytes] | None
+    tally: Tally
     numbers: array[int] = field(default_factory=lambda: array("Q"))
     size: int = 0
 
@@ -230,7 +231,7 @@ class _Results:
         output.size += len(converted.line)
         output.digests.writelines(converted.digests)
         output.numbers.append(number)
-        self.cards[split].accept(converted)
+        output.tally.accept(converted)
 
     def keep_text(self, split: str, converted: Converted, span: Span, number: int) -> None:
         """Write a row that was kept as the target's text. Raises StageError when its template refuses it."""
@@ -257,18 +258,21 @@ class _Results:
 
     def write_summary(self) -> None:
         """Write what is known about the piece."""
+        for output in self._outputs.values():
+            output.tally.settle()
         sizes = {split: output.size for split, output in self._outputs.items()}
         data = {"sizes": sizes, "cards": _CARDS.dump_python(self.cards, mode="json")}
         (self.folder / SUMMARY).write_bytes(orjson.dumps(data))
 
     def _open(self, split: str) -> _Output:
+        card = self.cards.setdefault(split, SplitCard())
         output = _Output(
             (self.folder / f"{split}.jsonl").open("wb", buffering=_BUFFER),
             (self.folder / f"{split}.digests").open("wb", buffering=_BUFFER),
             (self.folder / f"{split}.texts").open("wb", buffering=_BUFFER) if self.target else None,
+            Tally(card),
         )
         self._outputs[split] = output
-        self.cards.setdefault(split, SplitCard())
         return output
 
 

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -149,14 +150,23 @@ def require_artifact(folder: Path, stage: str, command: str, *, also: Collection
 
 def fingerprint_folder(folder: Path, records: Collection[str] = ()) -> str:
     """SHA-256 over the names and bytes of all files, without the bookkeeping and the named records."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    named = {path.relative_to(folder).as_posix(): path for path in paths}
+    kept = {
+        name: path
+        for name, path in named.items()
+        if name.partition("/")[0] not in (MANIFEST, "recipe.json", *records)
+    }
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = path.relative_to(folder).as_posix()
-        if name.partition("/")[0] not in (MANIFEST, "recipe.json", *records):
-            digest.update(name.encode() + b"\0")
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter
+        for name, content in zip(kept, pool.map(_hash_file, kept.values()), strict=True):
+            digest.update(name.encode() + b"\0" + content)
     return digest.hexdigest()
+
+
+def _hash_file(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def fingerprint_model(folder: Path) -> str:

@@ -13,6 +13,8 @@ OPEN, CLOSE = "<|im_start|>", "<|im_end|>"
 _TURN = re.compile(r"<\|im_start\|>([a-z]+)\r?\n(.*?)<\|im_end\|>(?:\r?\n)*+", re.DOTALL)
 T = TypeVar("T")
 
+_BETWEEN = f"{CLOSE}\n{OPEN}"
+_ROLES = frozenset(ROLES)
 _END_OF_TEXT = "<|endoftext|>"  # what many trainers append to a row
 
 
@@ -65,9 +67,9 @@ def _split_plainly(text: str, make: Callable[[str, str], T]) -> list[T] | None:
     else:
         return None
     turns = []
-    for part in body.split(f"{CLOSE}\n{OPEN}"):
+    for part in body.split(_BETWEEN):
         role, newline, words = part.partition("\n")
-        if role not in ROLES or not newline or "<|im_" in words:
+        if role not in _ROLES or not newline or "<|im_" in words:
             return None
         turns.append(make(role, words))
     return turns

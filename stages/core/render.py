@@ -6,7 +6,7 @@ some templates rewrite earlier turns, and a tokenizer may merge across a cut.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,12 @@ def _apply(tokenizer: Tokenizer, messages: Any, tools: Any = None, *, prompt: bo
 
 def encode_text(text: str, tokenizer: Tokenizer) -> list[int]:
     """Token ids of rendered text; nothing is added, since the template has written it all."""
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return encode_texts([text], tokenizer)[0]
+
+
+def encode_texts(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
+    """The token ids of several texts, at least one."""
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     return ids
 
 

@@ -13,58 +13,81 @@ from pathlib import Path
 import psutil
 from tabulate import tabulate
 
-from tests.bench.run_convert import cut_rows, write_rows
+from tests.bench.run_convert import write_rows
 
-SLOW_MB = 100.0  # the slow sides get no more rows than this; their speed does not depend on it
 SAMPLE_EVERY = 0.02  # seconds between looks at the memory
+SIDES = (
+    ("orjson loads and dumps", "orjson", 1),
+    ("loads, a cut at the marks of turns, dumps", "bare", 1),
+    ("our function alone", "function", 1),
+    ("convert_data", "ours", 1),
+    ("convert_data", "ours", 2),
+    ("datasets.map, the same function", "datasets", 1),
+    ("datasets.map, the same function", "datasets", 2),
+    ("the same, batched", "datasets_batched", 1),
+    ("the same, batched", "datasets_batched", 2),
+    ("a plain json and re script", "script", 1),
+)
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What one side took for so many megabytes (1e6 bytes) of rows."""
+    """What one side took for the rows, from the file to the file where it writes one."""
 
     name: str
+    side: str
     cores: int
     megabytes: float
+    """Of 1e6 bytes."""
     seconds: float
+    cpu: float
+    """Seconds of all cores together."""
     peak_mb: float
-
-    @property
-    def rate(self) -> float:
-        """Megabytes of rows a second."""
-        return self.megabytes / self.seconds
+    digest: str
+    """SHA-256 of the rows written; empty where none are."""
+    map: float = 0.0
+    """Seconds of `datasets.map` alone."""
 
 
 def show_conversion(megabytes: float) -> int:
-    """Measure all sides on the same rows and print a table."""
+    """Measure all sides on the same rows and print what each took."""
     with tempfile.TemporaryDirectory() as folder:
-        rows, few = Path(folder) / "rows.jsonl", Path(folder) / "few.jsonl"
+        rows = Path(folder) / "rows.jsonl"
         write_rows(rows, megabytes)
-        cut_rows(rows, few, min(megabytes, SLOW_MB))
-        sides = [
-            _measure("orjson loads and dumps", "orjson", rows, 1),
-            _measure("our function alone", "function", few, 1),
-            _measure("convert_data", "ours", rows, 1),
-            _measure("convert_data", "ours", rows, 2),
-            _measure("datasets.map, the same function", "datasets", few, 1),
-            _measure("datasets.map, the same function", "datasets", few, 2),
-            _measure("a plain json and re script", "script", few, 1),
-        ]
-    json_alone = sides[0].rate
+        sides = [_measure(name, side, rows, cores) for name, side, cores in SIDES]
+    json_alone = sides[0].megabytes / sides[0].cpu
     table = [
         [
             s.name,
             s.cores,
-            f"{s.megabytes:.0f}",
-            f"{s.rate:.1f}",
-            f"{s.rate / s.cores / json_alone:.1%}",
+            f"{s.megabytes / s.seconds:.1f}",
+            f"{s.megabytes / s.cpu:.1f}",
+            f"{s.megabytes / s.cpu / json_alone:.1%}",
             f"{s.peak_mb:.0f}",
         ]
         for s in sides
     ]
-    head = ["", "cores", "MB", "MB/s", "of orjson, a core", "peak memory of all processes, MB"]
+    head = ["", "processes", "MB/s", "MB per CPU second", "of orjson", "peak memory of all processes, MB"]
     print(tabulate(table, headers=head, tablefmt="github", disable_numparse=True))
+    print("\n".join(_compare(sides)))
     return 0
+
+
+def _compare(sides: list[Speed]) -> list[str]:
+    """Ours beside `datasets`, which must have written the same bytes."""
+    ours = {s.cores: s for s in sides if s.side == "ours"}
+    lines = []
+    for s in sides:
+        if s.side.startswith("datasets"):
+            mine = ours[s.cores]
+            if s.digest != mine.digest:
+                raise SystemExit(f"{s.name} wrote other rows than convert_data")
+            lines.append(
+                f"{s.name}, {s.cores}: convert_data took {mine.seconds:.1f} s, it {s.seconds:.1f} s = "
+                f"{s.seconds / mine.seconds:.1f} times as long ({s.cpu / mine.cpu:.1f} in CPU time); its map "
+                f"alone {s.map:.1f} s = {s.map / mine.seconds:.1f} times"
+            )
+    return lines
 
 
 def _measure(name: str, side: str, rows: Path, cores: int) -> Speed:
@@ -79,8 +102,8 @@ def _measure(name: str, side: str, rows: Path, cores: int) -> Speed:
     out, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"{name} failed")
-    seconds = json.loads(out.splitlines()[-1])["seconds"]
-    return Speed(name, cores, rows.stat().st_size / 1e6, seconds, peak / 1e6)
+    told = json.loads(out.splitlines()[-1])
+    return Speed(name, side, cores, rows.stat().st_size / 1e6, peak_mb=peak / 1e6, **told)
 
 
 def _memory(process: psutil.Process) -> int:

@@ -1,4 +1,7 @@
-"""One side of the conversion benchmark: `SIDE FILE CORES`, where SIDE is a key of SIDES."""
+"""One side of the conversion benchmark: `SIDE FILE CORES`, where SIDE is a key of SIDES.
+
+A side gets the file of rows, an empty folder for what it writes, and how many processes it may use.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 from typing import Any
 
 import orjson
@@ -21,6 +26,10 @@ from stages.core.cli import Options
 from stages.core.fixes import FAIR
 from stages.core.preset import load_preset
 
+Times = dict[str, float]
+"""`seconds` from the file to the end, and `map` of that in `datasets.map` alone."""
+
+_MARKS = re.compile(r"<\|im_start\|>|<\|im_end\|>\n?")
 _TURN = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
 _XML = re.compile(r"<function=(\w+)>\s*<parameter=(\w+)>\n(.*?)\n</parameter>\s*</function>", re.DOTALL)
 _BARE = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
@@ -44,61 +53,80 @@ def write_rows(path: Path, megabytes: float) -> None:
             written += file.write(orjson.dumps({"text": text}) + b"\n")
 
 
-def run_ours(path: Path, cores: int) -> float:
+def run_ours(path: Path, out: Path, cores: int) -> Times:
     """The whole stage, from a file to an output with its card and manifest."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        options = Options(load_preset("smol"), FAIR, data=path, out=Path(folder) / "out")
-        started = time.perf_counter()
-        convert_data(options, Request(valid_share=0, workers=cores))
-        return time.perf_counter() - started
+    options = Options(load_preset("smol"), FAIR, data=path, out=out)
+    started = time.perf_counter()
+    convert_data(options, Request(valid_share=0, workers=cores))
+    return {"seconds": time.perf_counter() - started}
 
 
-def run_function(path: Path, cores: int) -> float:
+def run_function(path: Path, out: Path, cores: int) -> Times:
     """The function for one row alone: from a line to a line, in this process, nothing written."""
     context = ConvertContext(load_preset("smol").model, FAIR)
     started = time.perf_counter()
     with path.open("rb") as lines:
         for line in lines:
             _ = convert_row(orjson.loads(line), context).line
-    return time.perf_counter() - started
+    return {"seconds": time.perf_counter() - started}
 
 
-def run_orjson(path: Path, cores: int) -> float:
-    """The least that any converter in Python does: nothing but reading and writing JSON."""
+def run_orjson(path: Path, out: Path, cores: int) -> Times:
+    """Nothing but reading and writing JSON."""
     started = time.perf_counter()
     with path.open("rb") as lines:
         for line in lines:
             orjson.dumps(orjson.loads(line))
-    return time.perf_counter() - started
+    return {"seconds": time.perf_counter() - started}
 
 
-def run_datasets(path: Path, cores: int) -> float:
-    """`datasets.map` with the same function; only the map counts, not the reading of the file."""
+def run_bare(path: Path, out: Path, cores: int) -> Times:
+    """The least that a converter in Python does: JSON, a cut at the marks of turns, JSON."""
+    started = time.perf_counter()
+    with path.open("rb") as lines:
+        for line in lines:
+            orjson.dumps(_MARKS.split(orjson.loads(line)["text"]))
+    return {"seconds": time.perf_counter() - started}
+
+
+def run_datasets(path: Path, out: Path, cores: int, *, batched: bool = False) -> Times:
+    """`datasets` with the same function, from the same file to the same lines."""
     import datasets
 
     datasets.disable_progress_bars()
     context = ConvertContext(load_preset("smol").model, FAIR)
 
+    # A line, as ours writes it: with an object Arrow would be slower still, and add foreign nulls.
     def convert(row: dict[str, Any]) -> dict[str, bytes]:
-        # A line, as ours writes it: with an object Arrow would be slower still, and add foreign nulls.
         return {"row": convert_row(row, context).line}
 
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        rows = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=folder)
-        started = time.perf_counter()
-        rows.map(convert, remove_columns=["text"], num_proc=cores if cores > 1 else None)
-        return time.perf_counter() - started
+    def convert_many(rows: dict[str, Any]) -> dict[str, list[bytes]]:
+        return {"row": [convert_row({"text": text}, context).line for text in rows["text"]]}
+
+    started = time.perf_counter()
+    rows = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(out))
+    read = time.perf_counter()
+    rows = rows.map(
+        convert_many if batched else convert,
+        remove_columns=["text"],
+        num_proc=cores if cores > 1 else None,
+        batched=batched,
+    )
+    mapped = time.perf_counter()
+    with (out / "train.jsonl").open("wb") as file:
+        for batch in rows.iter(1000):
+            file.writelines(batch["row"])
+    return {"seconds": time.perf_counter() - started, "map": mapped - read}
 
 
-def run_script(path: Path, cores: int) -> float:
+def run_script(path: Path, out: Path, cores: int) -> Times:
     """What one would write in an afternoon: json and a few expressions, right for this corpus alone."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        started = time.perf_counter()
-        with path.open() as lines, (Path(folder) / "out.jsonl").open("w") as out:
-            for line in lines:
-                messages = list(_read_plainly(json.loads(line)["text"]))
-                out.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
-        return time.perf_counter() - started
+    started = time.perf_counter()
+    with path.open() as lines, (out / "train.jsonl").open("w") as file:
+        for line in lines:
+            messages = list(_read_plainly(json.loads(line)["text"]))
+            file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+    return {"seconds": time.perf_counter() - started}
 
 
 def _read_plainly(text: str) -> Iterator[dict[str, Any]]:
@@ -119,22 +147,41 @@ def _read_plainly(text: str) -> Iterator[dict[str, Any]]:
             yield {"role": role, "content": content}
 
 
-SIDES: dict[str, Callable[[Path, int], float]] = {
+SIDES: dict[str, Callable[[Path, Path, int], Times]] = {
     "ours": run_ours,
     "function": run_function,
     "orjson": run_orjson,
+    "bare": run_bare,
     "datasets": run_datasets,
+    "datasets_batched": partial(run_datasets, batched=True),
     "script": run_script,
 }
 
 
-def cut_rows(path: Path, target: Path, megabytes: float) -> None:
-    """The first rows of a file, about so many megabytes."""
-    with path.open("rb") as lines, target.open("wb") as out:
-        width = path.stat().st_size / sum(1 for _ in path.open("rb"))
-        out.writelines(islice(lines, int(megabytes * 1e6 / width)))
+def count_cpu() -> float:
+    """Seconds of all cores that this process and its ended children took."""
+    return sum(use.ru_utime + use.ru_stime for use in map(getrusage, (RUSAGE_SELF, RUSAGE_CHILDREN)))
+
+
+def digest_rows(folder: Path) -> str:
+    """SHA-256 of the rows that were written, in their order; empty where there are none."""
+    digest, paths = sha256(), sorted(folder.rglob("train*.jsonl"))
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest() if paths else ""
+
+
+def main() -> None:
+    """Run a side and print its times and what it wrote as JSON."""
+    side, path, cores = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        before = count_cpu()
+        times = SIDES[side](path, Path(folder), cores)
+        times["cpu"] = count_cpu() - before
+        print(json.dumps(times | {"digest": digest_rows(Path(folder))}))
 
 
 if __name__ == "__main__":
-    side, path, cores = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    print(json.dumps({"seconds": SIDES[side](path, cores)}))
+    main()

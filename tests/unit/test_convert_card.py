@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.convert_data.card import OTHERS, SAMPLES, Card, SplitCard, write_card
+from stages.convert_data.card import OTHERS, SAMPLES, Card, SplitCard, Tally, write_card
 from stages.convert_data.duplicates import find, pack
 from stages.convert_data.rows import ConvertContext, Converted, convert_row
 from stages.convert_data.tokens import TokenStats
@@ -78,6 +79,22 @@ def test_cards_of_shards_merge_into_the_card_of_the_whole(rows: list[Any], cut: 
     backwards = count(rows[cut:], cut + 1)
     backwards.merge(count(rows[:cut]))
     assert backwards.reasons == whole.reasons, "the first lines do not depend on the order of the shards"
+
+
+@pytest.mark.parametrize("kinds", [1, 2, 100])
+def test_rows_counted_together_make_the_same_card(kinds: int) -> None:
+    converted = [convert(raw) for raw in ROWS]
+    chance = random.Random(kinds)
+    for _ in range(20):
+        rows = chance.choices(converted, k=chance.randrange(20))
+        whole, card = SplitCard(), SplitCard()
+        tally = Tally(card, kinds)
+        for one in rows:
+            whole.accept(one)
+            tally.accept(one)
+        tally.settle()
+        assert card == whole
+        assert json.dumps(card.to_json()) == json.dumps(whole.to_json()), "the order too"
 
 
 def test_memory_is_bounded_whatever_the_data() -> None:

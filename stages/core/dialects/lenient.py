@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from stages.core.dialects import bare_python, fenced_json, hermes, pythonic, qwen3_coder
+from stages.core.dialects.plain import read_plain
 from stages.core.dialects.problems import shorten
 from stages.core.dialects.scanning import (
     CALL_CLOSE,
@@ -20,7 +21,7 @@ from stages.core.dialects.scanning import (
     Source,
     read_reply,
 )
-from stages.core.dialects.toolbox import Tools
+from stages.core.dialects.toolbox import Toolbox, Tools
 
 _TAGS = "|".join(
     (CALL_OPEN, qwen3_coder.FUNCTION_START, fenced_json.MARK_START, pythonic.WRAPPER_START, THINK_TAGS)
@@ -32,8 +33,13 @@ _CALL = re.compile(r"\w\(")
 
 def parse(text: str, tools: Tools = None) -> Reply:
     """Read a reply in any dialect. The first call's dialect is named; a mixture is a problem."""
-    source = Source(text, tools)
-    return read_reply(source, _ALL if "{" in text or "[" in text else _TAGS_ONLY, _read_block)
+    box = tools if isinstance(tools, Toolbox) else Toolbox(tools or ())
+    return read_plain(text, box) or read_weighing(text, box)
+
+
+def read_weighing(text: str, box: Toolbox) -> Reply:
+    """Read a reply in any dialect and of any form."""
+    return read_reply(Source(text, box), _ALL if "{" in text or "[" in text else _TAGS_ONLY, _read_block)
 
 
 def _read_block(source: Source, start: int) -> Block | None:

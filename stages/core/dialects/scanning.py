@@ -26,7 +26,7 @@ _SPACE = re.compile(r"\s*+")
 _EMPTY_FENCE = re.compile(r"\s*+```(?:xml|json)?\s*+```\s*+")  # it held nothing but calls
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Reply:
     """An assistant's turn, taken apart."""
 
@@ -122,7 +122,7 @@ class _Draft:
         """The text before this position is accounted for."""
 
     def add(self, text: str, start: int, block: Block) -> None:
-        self.parts.append(_drop_gap(text[self.done : start], block.gap))
+        self.parts.append(drop_gap(text[self.done : start], block.gap))
         self.parts.append(block.leftover)
         self.calls += block.calls
         if block.dialect not in self.dialects:
@@ -165,7 +165,7 @@ def _find_stray(text: str, start: int) -> str:
     return ""
 
 
-def _drop_gap(prose: str, gap: int) -> str:
+def drop_gap(prose: str, gap: int) -> str:
     """The prose before a block without the newlines that the template puts between the two."""
     if not prose or prose.isspace():
         return ""

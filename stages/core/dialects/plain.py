@@ -1,0 +1,103 @@
+"""The commonest replies, read by one expression a call: prose without any mark, then tagged calls to the end.
+
+In such a text nothing else could open a block, so there is nothing to weigh. What is read here is
+read as the general way reads it, in a fraction of the time; a test holds the two together. Whatever
+is not of this form, or has a problem, is left to the general way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from stages.core.chat import ToolCall
+from stages.core.dialects import bare_python, hermes, qwen3_coder
+from stages.core.dialects.json_calls import NotCall, list_foreign_keys, read_call
+from stages.core.dialects.literals import NotLiteral, read_json
+from stages.core.dialects.scanning import CALL_CLOSE, CALL_OPEN, Reply, drop_gap, unwrap
+from stages.core.dialects.schema import TEXT, read_typed
+from stages.core.dialects.toolbox import Toolbox
+
+_KEY = r"[^<>\n]++"
+_VALUE = r"[^<]*+(?:<(?!/parameter>|parameter=)[^<]*+)*+"  # no tag of a parameter in it
+_PARAMETER = rf"<parameter=({_KEY})>({_VALUE})</parameter>\s*+"
+_PAIR = re.compile(_PARAMETER)
+_XML = re.compile(
+    rf"{CALL_OPEN}\s*+<function=({_KEY})>\s*+{_PARAMETER}"
+    rf"((?:<parameter={_KEY}>{_VALUE}</parameter>\s*+)*+)</function>\s*+{CALL_CLOSE}\s*+"
+)
+_BODY = r"([^<]*+(?:<(?!/?tool_call>)[^<]*+)*+)"
+_JSON = re.compile(rf"{CALL_OPEN}\s*+(?=\{{){_BODY}{CALL_CLOSE}\s*+")
+_PYTHON = re.compile(rf"{CALL_OPEN}(?!\s*+[<{{\[`]){_BODY}(?<=\n){CALL_CLOSE}\s*+")
+
+
+def read_plain(text: str, box: Toolbox) -> Reply | None:
+    """The reply if the text is of the commonest form, else None."""
+    start = text.find("<")
+    prose = text[:start]
+    if start == -1 or "[" in prose or "{" in prose or "```" in prose:
+        return None
+    for dialect, gap, pattern, read in _FORMS:
+        if (block := pattern.match(text, start)) is not None:
+            calls = _read_calls(text, block, read, box)
+            return Reply(drop_gap(prose, gap), calls, dialect) if calls else None
+    return None
+
+
+def _read_calls(text: str, block: re.Match[str], read: _Read, box: Toolbox) -> list[ToolCall]:
+    """The calls from a block on; none where anything but blocks of the same form follows."""
+    calls: list[ToolCall] = []
+    following: re.Match[str] | None = block
+    while following is not None and (call := read(following, box)) is not None:
+        calls.append(call)
+        if following.end() == len(text):
+            return calls
+        following = block.re.match(text, following.end())
+    return []
+
+
+def _read_xml(block: re.Match[str], box: Toolbox) -> ToolCall | None:
+    name, first, value, others = block.groups()
+    name = name.strip()
+    pairs = [(first, value)]
+    if others:
+        pairs += _PAIR.findall(others)
+    arguments: dict[str, Any] = {}
+    for written, raw in pairs:
+        key, value = written.strip(), unwrap(raw)
+        if key in arguments:
+            return None
+        types = box.find_types(name, key)
+        arguments[key], problem = read_typed(value, types) if types and types != TEXT else (value, "")
+        if problem:
+            return None
+    return ToolCall(name, arguments)
+
+
+def _read_json(block: re.Match[str], box: Toolbox) -> ToolCall | None:
+    body = block[1]
+    try:
+        value, end = read_json(body, 0)
+        call = read_call(value)
+    except (NotLiteral, NotCall):
+        return None
+    return call if not body[end:].strip() and not list_foreign_keys(value) else None
+
+
+def _read_python(block: re.Match[str], box: Toolbox) -> ToolCall | None:
+    """Code whose closing tag, on a line of its own, cannot be in a string."""
+    if (box and bare_python.TOOL not in box.schemas) or '"""' in block[1] or "'''" in block[1]:
+        return None
+    code = unwrap(block[1])
+    if not bare_python.does_something(code):
+        return None
+    return ToolCall(bare_python.TOOL, {bare_python.ARGUMENT: code})
+
+
+_Read = Callable[[re.Match[str], Toolbox], ToolCall | None]
+_FORMS: tuple[tuple[str, int, re.Pattern[str], _Read], ...] = (
+    (qwen3_coder.NAME, qwen3_coder.GAP, _XML, _read_xml),
+    (hermes.NAME, 1, _JSON, _read_json),
+    (bare_python.NAME, 1, _PYTHON, _read_python),
+)
