@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from stages import train as package
 from stages.core.cli import Options, Outcome, guard, run_stage
 from stages.train.launch import launch_ranks, read_launch, stay_quiet
+from stages.train.seeds import read_seeds, train_seeds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,7 +17,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    launch, rest = read_launch(sys.argv[1:] if argv is None else argv)
+    seeds, rest = read_seeds(sys.argv[1:] if argv is None else argv)
+    if seeds is not None:
+        return train_seeds(seeds, rest)
+    launch, rest = read_launch(rest)
     if launch is not None:
         return launch_ranks(launch, rest)
     if argv is None:
