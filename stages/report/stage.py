@@ -18,7 +18,8 @@ from stages.report.comparison import describe_costs, write_categories, write_res
 from stages.report.failures import write_failures
 from stages.report.flaws import find_faults, find_flaws
 from stages.report.opening import describe_rule, name_answer, write_matrix, write_verdict
-from stages.report.pages import save_page
+from stages.report.pages import plot_name, save_page
+from stages.report.plot import draw_losses
 from stages.report.provenance import write_provenance, write_recorded_provenance
 from stages.report.recorded import FIRST_EXPERIMENT, Recorded, RecordedFlaw, load_recorded
 from stages.report.reference import find_reference, match_result
@@ -32,7 +33,7 @@ from stages.report.results import (
 )
 from stages.report.seeds import answer_seeds, depends_on_seed, describe_seeds, sort_seeds, write_spread
 from stages.report.steps import Steps, plan_steps
-from stages.report.training import write_recorded_training, write_training
+from stages.report.training import list_losses, write_recorded_training, write_training
 from stages.report.verdict import Match, choose_match, reach_verdict
 
 
@@ -97,11 +98,13 @@ def report_model(preset: Preset, request: Request) -> Verdict:
         write_spread(arms, [*matches], steps.seeds),
         write_fixes(arms),
         write_findings(arms),
-        write_training(arms),
+        write_training(arms, plot_name(preset.name)),
         write_failures(arm, suite),
         write_provenance(arms, [*matches.values()], reference, recorded),
     ]
-    return save_report(request, verdict, page, short_model(large_preset.name))
+    losses = list_losses(arms)
+    plot = draw_losses(losses) if losses else None
+    return save_report(request, verdict, page, short_model(large_preset.name), plot)
 
 
 def report_recorded(request: Request) -> Verdict:
@@ -135,9 +138,11 @@ def describe_flaw(flaw: RecordedFlaw) -> str:
     return f"Flaw {flaw.number}, {flaw.severity}: {flaw.title}{count}."
 
 
-def save_report(request: Request, verdict: Verdict, page: Sequence[str], large: str) -> Verdict:
-    """Write the page and the verdict, and say the verdict."""
-    target = save_page(request.out, verdict, page, force=request.force)
+def save_report(
+    request: Request, verdict: Verdict, page: Sequence[str], large: str, plot: str | None = None
+) -> Verdict:
+    """Write the page, its picture and the verdict, and say the verdict."""
+    target = save_page(request.out, verdict, page, plot, force=request.force)
     answer = name_answer(verdict.supported_answer, large) + (f" ({verdict.cause})" if verdict.cause else "")
     progress.say(f"  {verdict.report}: {describe_rule(verdict, large)}")
     progress.say(f"  {verdict.report}: verdict {answer}, report {target}")

@@ -370,6 +370,10 @@ def test_findings_and_training_are_shown(two_arms: World) -> None:
     assert "419 rows with XML &#124; 62 with bare Python" in page
     assert "Validation loss 2.5000 at step 0, 0.2600 at step 240, best 0.2600 at step 240." in page
     assert "240 steps, 685 rows, 240 s, 600 tokens a second, peak 3.50 GB." in page
+    assert "## Training\n\n![Losses of training and validation by step](smol-loss.svg)\n\n### flawed" in page
+    picture = (two_arms.reports / "smol-loss.svg").read_text("utf-8")
+    assert picture.startswith("<?xml")
+    assert picture.count(">flawed</text>") == 1
 
 
 def test_a_critical_finding_of_the_arm_decides(two_arms: World) -> None:
@@ -469,7 +473,7 @@ def test_same_records_same_bytes(two_arms: World) -> None:
     first = {p.name: p.read_bytes() for p in two_arms.reports.iterdir()}
     two_arms.write()
     assert {p.name: p.read_bytes() for p in two_arms.reports.iterdir()} == first
-    assert sorted(first) == ["smol.json", "smol.md"]
+    assert sorted(first) == ["smol-loss.svg", "smol.json", "smol.md"]
 
 
 def test_several_seeds_are_shown_and_the_lowest_decides(two_arms: World) -> None:
@@ -971,7 +975,11 @@ def test_times_and_memory_of_other_machines_are_not_compared(two_arms: World) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("smol.md", "# My notes\n"), ("smol.json", "[1]"), ("smol.json", "{"), ("smol.md", "")]
+    ("name", "text"),
+    [
+        *(("smol.md", "# My notes\n"), ("smol.md", ""), ("smol.json", "[1]"), ("smol.json", "{")),
+        ("smol-loss.svg", "<svg/>"),
+    ],
 )
 def test_files_of_others_are_not_written_over(two_arms: World, name: str, text: str) -> None:
     two_arms.reports.mkdir()
