@@ -84,7 +84,7 @@ class TrainSetup(_Section):
     )
     patience: int = Field(ge=0, description="validations without a better one that end the run; 0: never")
     grad_checkpoint: bool = Field(description="trade compute for memory in the backward pass")
-    report_to: tuple[str, ...] = Field(description="trackers that get the log as well: wandb, swanlab")
+    report_to: tuple[str, ...] = Field(description="trackers that get the log too: wandb, swanlab, trackio")
 
 
 class QuantizeSetup(_Section):
