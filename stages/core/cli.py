@@ -229,7 +229,7 @@ def build_parser(
 ) -> argparse.ArgumentParser:
     """The common options and one flag for every option of the named preset sections.
 
-    `arm` is what `--fixes` is when it is not given; None where there are several.
+    `arm` is what `--fixes` is when it is not given; None where there are several, and several seeds.
     """
     parser = Parser(
         prog=f"python -m stages.{stage}",
@@ -243,9 +243,9 @@ def build_parser(
     kinds = "fair, flawed, or a list such as json,tools"
     arm_help = f"the arm: {kinds} (%(default)s)" if arm else f"one arm, instead of --arms: {kinds}"
     parser.add_argument("--fixes", default=arm, help=arm_help)
-    parser.add_argument(
-        "--seed", type=whole_number, default=0, help="decides everything that is random (%(default)s)"
-    )
+    random = "decides everything that is random"
+    seed_help = f"{random} (%(default)s)" if arm else f"one seed, which {random}, instead of --seeds (0)"
+    parser.add_argument("--seed", type=whole_number, default=0 if arm else None, help=seed_help)
     parser.add_argument("--data", type=folder, help="input folder instead of the upstream stage's output")
     parser.add_argument("--out", type=folder, help="output folder instead of the default below artifacts/")
     parser.add_argument("--force", action="store_true", help="do it again, replacing an existing output")
@@ -261,12 +261,13 @@ def read_options(args: argparse.Namespace) -> Options:
     """The resolved options. Raises StageError for an unknown preset, fix or unusable value."""
     known = {name for setup in SECTIONS.values() for name in setup.model_fields}
     overrides = {k: v for k, v in vars(args).items() if k in known and v is not None}
-    if args.seed < 0:
-        raise StageError(f"--seed {args.seed}: use 0 or a positive number")
+    seed = args.seed or 0
+    if seed < 0:
+        raise StageError(f"--seed {seed}: use 0 or a positive number")
     return Options(
         preset=load_preset(args.model, overrides),
         fixes=parse_fixes("fair" if args.fixes is None else args.fixes),
-        seed=args.seed,
+        seed=seed,
         data=args.data,
         out=args.out,
         force=args.force,

@@ -47,6 +47,14 @@ def list_reader(item: type) -> Callable[[str], tuple[Any, ...]]:
     return read
 
 
+def seed_list(text: str) -> tuple[int, ...]:
+    """The type of a flag that takes several seeds: `0,1,2`."""
+    seeds = tuple(whole_number(part) for part in comma_list(text))
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"{text!r}: name each seed once, as in 0,1,2")
+    return seeds
+
+
 _PARSERS: dict[type, Any] = {int: whole_number, float: number, str: str}
 _METAVARS: dict[type, str] = {int: "N", float: "NUMBER", str: "TEXT", tuple: "A,B,…"}
 

@@ -90,7 +90,7 @@ class TrainSetup(_Section):
     ranks: int = Field(
         ge=1, description="processes that share each batch; a preset's are for CPUs, a GPU gets one"
     )
-    report_to: tuple[str, ...] = Field(description="trackers that get the log as well: wandb, swanlab")
+    report_to: tuple[str, ...] = Field(description="trackers that get the log too: wandb, swanlab, trackio")
 
 
 class QuantizeSetup(_Section):

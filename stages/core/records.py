@@ -363,6 +363,16 @@ Answer = Literal["use small", "split", "stay with large", "inconclusive"]
 Doubt = Literal["flawed set-up", "too few queries", "no comparable reference"]
 
 
+class SeedAnswer(Record):
+    """What the verdict is about the same arm, trained with one of its seeds."""
+
+    seed: int
+    decision: Rate
+    ratio: float | None
+    point_answer: Answer | None
+    supported_answer: Answer
+
+
 class Verdict(Record):
     """What a report concludes; the ratio is the candidate's decision rate over the reference's."""
 
@@ -387,3 +397,6 @@ class Verdict(Record):
     reasons: list[str] = Field(description="what led to the supported answer, one sentence each")
     queries_needed: int | None = Field(description="estimate, per model, where more queries would decide")
     queries_note: str = Field(description="how the estimate was made, or why there is none")
+    seeds: list[SeedAnswer] = Field(
+        default_factory=list, description="every seed of the arm on that suite, where there are several"
+    )

@@ -6,5 +6,6 @@ first experiment, and each model with an evaluation below `artifacts`.
 
 Reads: `reports/recorded/*.json`; of the model: the outputs of eval and audit, and the logs and
 manifests of the other stages; of the reference model: the output of eval, where there is one.
-Writes: `reports/NAME.md` and `reports/NAME.json` (a Verdict record), over its own earlier ones alone.
+Writes: `reports/NAME.md`, `reports/NAME.json` (a Verdict record) and, where something was trained,
+`reports/NAME-loss.svg`, over its own earlier ones alone.
 """

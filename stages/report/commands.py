@@ -36,12 +36,19 @@ def recall_options(
     return replace(options, data=Path(data) if data else None, overrides=overrides)
 
 
-def retest_command(options: Options, arms: Sequence[str], reports: Path, *, force: bool = False) -> str:
-    """The command that runs the whole experiment, and writes its report into `reports` as before."""
+def retest_command(
+    options: Options, arms: Sequence[str], reports: Path, *, seeds: Sequence[int] = (), force: bool = False
+) -> str:
+    """The command that runs the whole experiment, and writes its report into `reports` as before.
+
+    `seeds` are several, the one that the verdict is about first; else it is the one of the options.
+    """
     words = [f"nox -s retest_fair -- --model {_model(options)}"]
     if tuple(arms) != options.preset.arms:
         words.append(f"--arms {','.join(arms)}")
-    if options.seed:
+    if len(seeds) > 1:
+        words.append(f"--seeds {','.join(map(str, seeds))}")
+    elif options.seed:
         words.append(f"--seed {options.seed}")
     if options.data is not None:
         words.append(f"--data {shlex.quote(str(options.data))}")

@@ -14,28 +14,44 @@ MARK = "<!-- written by the report of fair-retest, which may write it anew -->" 
 OWN_KEYS = {"schema_version", "report", "supported_answer"}  # of a Verdict, whatever its version
 
 
-def save_page(folder: Path, verdict: Verdict, page: Sequence[str], *, force: bool) -> Path:
-    """Write a report's page and its verdict; returns the page's path.
+def plot_name(report: str) -> str:
+    """The name of a report's picture, which lies beside its page."""
+    return f"{report}-loss.svg"
+
+
+def save_page(
+    folder: Path, verdict: Verdict, page: Sequence[str], plot: str | None = None, *, force: bool
+) -> Path:
+    """Write a report's page, its verdict and its picture (SVG), if it has one; returns the page's path.
 
     Raises StageError when a file of the same name is not an earlier report and `force` is off.
     """
     target, record = folder / f"{verdict.report}.md", folder / f"{verdict.report}.json"
-    foreign = [path for path, ours in ((target, _is_page), (record, _is_verdict)) if not ours(path)]
+    picture = folder / plot_name(verdict.report)
+    owners = [(target, _is_page), (record, _is_verdict), *([(picture, _is_page)] if plot else [])]
+    foreign = [path for path, ours in owners if not ours(path)]
     if foreign and not force:
         raise StageError(
             f"{foreign[0]} was not written by the report, or was changed since: move it away, name "
             "another folder with --out, or replace it with --force"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{target.name}.partial"
-    partial.write_text("\n\n".join([*(part for part in page if part), MARK]) + "\n", "utf-8")
-    partial.replace(target)
+    if plot:
+        _write(picture, plot.rstrip("\n"), "\n")
+    _write(target, "\n\n".join(part for part in page if part), "\n\n")
     write_record(record, verdict)
     return target
 
 
+def _write(path: Path, text: str, gap: str) -> None:
+    """Write a text and the mark behind it, which is a comment in Markdown and in SVG."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(f"{text}{gap}{MARK}\n", "utf-8")
+    partial.replace(path)
+
+
 def _is_page(path: Path) -> bool:
-    """Whether a path is free, or holds a page that ends as reports end."""
+    """Whether a path is free, or holds a page or a picture that ends as reports end."""
     return not path.exists() or path.read_bytes().endswith(f"\n{MARK}\n".encode())
 
 

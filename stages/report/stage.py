@@ -11,14 +11,15 @@ from stages.core.errors import StageError
 from stages.core.fixes import FAIR
 from stages.core.preset import Preset, preset_names
 from stages.core.records import Verdict
-from stages.core.words import plural
 from stages.report.arms import describe_arms, write_findings, write_fixes, write_suites
 from stages.report.cells import cut, plain, short_model, table
 from stages.report.commands import retest_command
 from stages.report.comparison import describe_costs, write_categories, write_results
 from stages.report.failures import write_failures
+from stages.report.flaws import find_faults, find_flaws
 from stages.report.opening import describe_rule, name_answer, write_matrix, write_verdict
-from stages.report.pages import save_page
+from stages.report.pages import plot_name, save_page
+from stages.report.plot import draw_losses
 from stages.report.provenance import write_provenance, write_recorded_provenance
 from stages.report.recorded import FIRST_EXPERIMENT, Recorded, RecordedFlaw, load_recorded
 from stages.report.reference import find_reference, match_result
@@ -29,13 +30,11 @@ from stages.report.results import (
     evaluated_models,
     find_arms,
     load_model_preset,
-    require_audit,
 )
+from stages.report.seeds import answer_seeds, depends_on_seed, describe_seeds, sort_seeds, write_spread
 from stages.report.steps import Steps, plan_steps
-from stages.report.training import write_recorded_training, write_training
+from stages.report.training import list_losses, write_recorded_training, write_training
 from stages.report.verdict import Match, choose_match, reach_verdict
-
-MOST_RUNAWAYS = 0.1  # share of a suite; the embedded model, trained fairly, stays below 0.01
 
 
 def write_reports(request: Request) -> dict[str, Verdict]:
@@ -68,53 +67,44 @@ def _write_report(name: str, request: Request) -> Verdict:
     return report_model(load_model_preset(name, request.reference), request)
 
 
-def find_runaways(arm: Arm) -> list[str]:
-    """The suites on which more replies ran into the token limit than a working set-up lets."""
-    rates = {name: result.summary.runaway for name, result in arm.suites.items()}
-    return [
-        f"{rate.k} of {plural(rate.n, 'reply')} on {name} ran into the token limit: nothing ends them"
-        for name, rate in rates.items()
-        if rate is not None and rate.value > MOST_RUNAWAYS
-    ]
-
-
-def find_faults(reference: Arm | None, match: Match) -> list[str]:
-    """The critical findings of the reference's own audit, where its measured result decides."""
-    measured = match.reference is not None and match.reference.source == "measured"
-    if not reference or not reference.audit or not measured:
-        return []
-    return [f"reference, {reference.label}: {finding.message}" for finding in reference.audit.critical]
-
-
 def report_model(preset: Preset, request: Request) -> Verdict:
     """The report of one measured model. Raises StageError when something upstream is missing."""
     arms, recorded = find_arms(preset, request.model), load_recorded()
     arm = choose_arm(arms, preset, request)
-    flaws = [f"{arm.label}: {finding.message}" for finding in require_audit(arm).critical]
-    flaws += [f"{arm.label}: {problem}" for problem in find_runaways(arm)]
     large_preset = load_model_preset(preset.model.reference, None)
     reference = find_reference(preset, large_preset)
     small, large = plain(short_model(preset.name)), plain(short_model(large_preset.name))
     found = {suite: match_result(arm, suite, reference, recorded, large_preset.name) for suite in arm.suites}
     match = choose_match([*found.values()])
     matches = {match.candidate.suite: match, **found}  # the one that decides comes first
-    faults = find_faults(reference, match)
-    verdict = reach_verdict(preset.name, match, [*flaws, *faults], arm.options.seed)
-    steps = plan_steps(request, arms, arm, large_preset, reference, matches.values())
-    if reference and faults and not flaws:
+    suite = match.candidate.suite
+
+    def reach(seed: Arm) -> Verdict:
+        theirs = match_result(seed, suite, reference, recorded, large_preset.name)
+        problems = [*find_flaws(seed), *find_faults(reference, theirs)]
+        return reach_verdict(preset.name, theirs, problems, seed.options.seed)
+
+    same, _ = sort_seeds(arm, arms, suite)
+    verdict = reach(arm).model_copy(update={"seeds": answer_seeds(same, reach)})
+    steps = plan_steps(request, arms, same, large_preset, reference, matches.values())
+    if reference and find_faults(reference, match) and not find_flaws(arm):
         steps = replace(steps, repeat=retest_command(reference.options, ["fair"], request.out, force=True))
+    asides = [describe_seeds(verdict, large), describe_arms(arms), describe_costs(match)]
     page = [
         f"# {small}: {plain(cut(match.candidate.title))}, {arm.label} arm",
-        write_verdict(verdict, [describe_arms(arms), describe_costs(match)], small, large, steps),
+        write_verdict(verdict, asides, small, large, steps),
         write_matrix(verdict, large),
         write_suites(arms, matches, arm, large),
+        write_spread(arms, [*matches], steps.seeds),
         write_fixes(arms),
         write_findings(arms),
-        write_training(arms),
-        write_failures(arm, match.candidate.suite),
+        write_training(arms, plot_name(preset.name)),
+        write_failures(arm, suite),
         write_provenance(arms, [*matches.values()], reference, recorded),
     ]
-    return save_report(request, verdict, page, short_model(large_preset.name))
+    losses = list_losses(arms)
+    plot = draw_losses(losses) if losses else None
+    return save_report(request, verdict, page, short_model(large_preset.name), plot)
 
 
 def report_recorded(request: Request) -> Verdict:
@@ -148,12 +138,16 @@ def describe_flaw(flaw: RecordedFlaw) -> str:
     return f"Flaw {flaw.number}, {flaw.severity}: {flaw.title}{count}."
 
 
-def save_report(request: Request, verdict: Verdict, page: Sequence[str], large: str) -> Verdict:
-    """Write the page and the verdict, and say the verdict."""
-    target = save_page(request.out, verdict, page, force=request.force)
+def save_report(
+    request: Request, verdict: Verdict, page: Sequence[str], large: str, plot: str | None = None
+) -> Verdict:
+    """Write the page, its picture and the verdict, and say the verdict."""
+    target = save_page(request.out, verdict, page, plot, force=request.force)
     answer = name_answer(verdict.supported_answer, large) + (f" ({verdict.cause})" if verdict.cause else "")
     progress.say(f"  {verdict.report}: {describe_rule(verdict, large)}")
     progress.say(f"  {verdict.report}: verdict {answer}, report {target}")
+    if depends_on_seed(verdict):
+        progress.say(f"  {verdict.report}: another seed would have led to another answer, see the report")
     return verdict
 
 

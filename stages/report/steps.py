@@ -13,6 +13,8 @@ from stages.report.request import Request
 from stages.report.results import Arm
 from stages.report.verdict import Match
 
+ADVISED_SEEDS = (0, 1, 2)
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -24,6 +26,8 @@ class Steps:
     """Measures the reference on the candidate's suites; empty when that is the candidate itself."""
     renew: str = ""
     """Writes this report anew."""
+    seeds: str = ""
+    """Measures with more seeds."""
     unmeasured: Mapping[str, int] = field(default_factory=dict)
     """The suites without a comparable result of the reference, with their numbers of queries."""
 
@@ -31,19 +35,26 @@ class Steps:
 def plan_steps(
     request: Request,
     arms: Sequence[Arm],
-    arm: Arm,
+    same: Sequence[Arm],
     large: Preset,
     reference: Arm | None,
     matches: Iterable[Match],
 ) -> Steps:
-    """The steps from the report on `arm`, whose reference is the model `large`."""
+    """The steps from the report on the first arm of `same`, whose reference is the model `large`.
+
+    The others of `same` are that arm with its other seeds.
+    """
+    arm = same[0]
     lacking = {m.candidate.suite: m.candidate.tool_or_direct.n for m in matches if m.reference is None}
     asked = {} if request.reference is None else {"reference": request.reference}
     repeated = replace(arm.options, overrides=arm.options.overrides | asked)
     fair = arm.options.fixes == FAIR
-    same_seed = [a.options.arm for a in arms if a.options.seed == arm.options.seed]
+    seeds = [a.options.seed for a in same]
+    names = [a.options.arm for a in arms if a.options.seed == seeds[0]]
+    more = [seeds[0], *(seed for seed in ADVISED_SEEDS if seed != seeds[0])]
     return Steps(
-        repeat=retest_command(repeated, same_seed if fair else ["fair"], request.out, force=fair),
+        repeat=retest_command(repeated, names if fair else ["fair"], request.out, seeds=seeds, force=fair),
+        seeds=retest_command(repeated, names, request.out, seeds=more),
         measure=_measure(request, arm, large, reference, lacking.keys()),
         renew=report_command(request, arm.options.preset.name),
         unmeasured=lacking,

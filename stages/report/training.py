@@ -1,4 +1,4 @@
-"""How training went: the losses as a table and a line of bars."""
+"""How training went: the losses as a picture, a table and a line of bars."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ ROWS = 10  # of a loss table
 BARS = 40  # of a line of bars
 
 
-def write_training(arms: Sequence[Arm]) -> str:
-    """One part per training; arms that share one are named together."""
-    trained: dict[str, list[Arm]] = {}
-    for arm in arms:
-        trained.setdefault(str(arm.options.place("train")), []).append(arm)
-    return "\n\n".join(["## Training", *(_write_run(sharing) for sharing in trained.values())])
+def write_training(arms: Sequence[Arm], plot: str) -> str:
+    """One part per training; `plot` names the picture of `list_losses`."""
+    drawn = [f"![Losses of training and validation by step]({plot})"] if list_losses(arms) else []
+    return "\n\n".join(["## Training", *drawn, *(_write_run(sharing) for sharing in _list_trainings(arms))])
+
+
+def list_losses(arms: Sequence[Arm]) -> dict[str, list[LossPoint]]:
+    """The log of every training that has one, by the names of the arms that share it."""
+    return {_title(sharing): sharing[0].losses for sharing in _list_trainings(arms) if sharing[0].losses}
 
 
 def write_recorded_training(training: RecordedTraining) -> str:
@@ -40,8 +43,20 @@ def write_recorded_training(training: RecordedTraining) -> str:
     return "## Training of the candidate (recorded)\n\n" + table(["", "recorded"], rows)
 
 
+def _list_trainings(arms: Sequence[Arm]) -> list[list[Arm]]:
+    """The arms, those that share a training together."""
+    trained: dict[str, list[Arm]] = {}
+    for arm in arms:
+        trained.setdefault(str(arm.options.place("train")), []).append(arm)
+    return [*trained.values()]
+
+
+def _title(sharing: Sequence[Arm]) -> str:
+    return ", ".join(arm.label for arm in sharing)
+
+
 def _write_run(sharing: Sequence[Arm]) -> str:
-    arm, title = sharing[0], ", ".join(arm.label for arm in sharing)
+    arm, title = sharing[0], _title(sharing)
     if not arm.losses:
         command = inline_code(arm.options.command("train"))
         return f"### {title}\n\nNo training log here; it would come from {command}."

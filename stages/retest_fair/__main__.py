@@ -10,6 +10,7 @@ from stages import retest_fair as package
 from stages.core.cli import build_parser, catch_interrupts, guard, read_options
 from stages.core.errors import StageError
 from stages.core.fixes import distinct_arms
+from stages.core.flags import seed_list
 from stages.retest_fair.stage import Plan, retest
 
 
@@ -17,6 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the options and run the retest."""
     parser = build_parser("retest_fair", package.__doc__ or "", ("train", "quantize", "eval"), arm=None)
     parser.add_argument("--arms", help="arms to run, such as flawed,fair or fair,json+tools (%(default)s)")
+    parser.add_argument(
+        "--seeds", type=seed_list, metavar="N,N,…", help="train and evaluate every arm with each of these"
+    )
     parser.add_argument(
         "--despite-audit", action="store_true", help="train even if the fair arm's audit is critical"
     )
@@ -32,9 +36,12 @@ def _read_plan(args: argparse.Namespace) -> Plan:
     options = read_options(args)
     if args.fixes is not None and args.arms is not None:
         raise StageError("--fixes names one arm and --arms several: give one of the two")
+    if args.seed is not None and args.seeds is not None:
+        raise StageError("--seed names one seed and --seeds several: give one of the two")
     texts = options.preset.arms if args.arms is None else args.arms.split(",")
     arms = distinct_arms(texts) if args.fixes is None else (options.fixes,)
-    return Plan(options, arms, model=args.model, despite_audit=args.despite_audit)
+    seeds = args.seeds or (options.seed,)
+    return Plan(options, arms, model=args.model, seeds=seeds, despite_audit=args.despite_audit)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.core import progress
-from stages.core.cli import Options, artifacts_root
+from stages.core.cli import SEEDLESS, Options, artifacts_root
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FIXES, FixSet, arm_name, arm_slug
 from stages.core.flags import option_words, sections_taken
@@ -28,20 +28,22 @@ STOP_SECONDS = 60.0  # an interrupted stage may save its work for so long
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run: the options that all stages share, and the arms in their order."""
+    """What is run: the options that all stages share, the arms and the seeds in their order."""
 
     options: Options
     arms: tuple[FixSet, ...]
     model: str
+    seeds: tuple[int, ...]
     despite_audit: bool = False
 
 
 @dataclass(frozen=True)
 class Step:
-    """One stage for one arm."""
+    """One stage for one arm, with one seed where it takes part in the output."""
 
     stage: str
     fixes: FixSet
+    seed: int | None = None
 
 
 def retest(plan: Plan) -> int:
@@ -79,27 +81,27 @@ def check_inputs(plan: Plan) -> None:
 
 
 def list_steps(plan: Plan) -> Iterator[Step]:
-    """All data is converted and audited before any arm is trained; shared work appears once."""
-    seen: set[tuple[str, str]] = set()
-    for stages in (("convert_data", "audit"), TRAINING):
+    """All data is converted and audited before any arm is trained; shared work appears once.
+
+    A seed is done with all arms before the next one: a retest that is stopped has whole comparisons.
+    """
+    seen: set[tuple[str, str, int | None]] = set()
+    rounds: list[tuple[tuple[str, ...], int | None]] = [(SEEDLESS, None)]
+    rounds += [(TRAINING, seed) for seed in plan.seeds]
+    for stages, seed in rounds:
         for fixes in plan.arms:
             for stage in stages:
-                if (stage, arm_slug(fixes, stage)) not in seen:
-                    seen.add((stage, arm_slug(fixes, stage)))
-                    yield Step(stage, fixes)
+                if (key := (stage, arm_slug(fixes, stage), seed)) not in seen:
+                    seen.add(key)
+                    yield Step(stage, fixes, seed)
 
 
 def stage_arguments(plan: Plan, step: Step) -> list[str]:
     """The command-line options of one stage: the common ones and those of its preset sections."""
     options = plan.options
-    arguments = [
-        "--model",
-        plan.model,
-        "--fixes",
-        ",".join(step.fixes) or "flawed",
-        "--seed",
-        str(options.seed),
-    ]
+    arguments = ["--model", plan.model, "--fixes", ",".join(step.fixes) or "flawed"]
+    if step.seed is not None:
+        arguments += ["--seed", str(step.seed)]
     if step.stage == "convert_data" and options.data is not None:
         arguments += ["--data", str(options.data)]
     if options.force:
@@ -111,8 +113,8 @@ def stage_arguments(plan: Plan, step: Step) -> list[str]:
 
 
 def report_arguments(plan: Plan) -> list[str]:
-    """The options of the report on this run."""
-    arguments = ["--model", plan.model, "--seed", str(plan.options.seed)]
+    """The options of the report on this run; its verdict is about the first seed."""
+    arguments = ["--model", plan.model, "--seed", str(plan.seeds[0])]
     if plan.options.json:
         arguments.append("--json")
     if reference := plan.options.overrides.get("reference"):
@@ -125,12 +127,8 @@ def report_arguments(plan: Plan) -> list[str]:
 def estimate_disk_gb(plan: Plan) -> float:
     """Disk that the arms still need: the 16-bit and the quantized model of those that have none yet."""
     root, preset = artifacts_root() / plan.options.preset.name, plan.options.preset
-    seed = f"seed{plan.options.seed}"
-    missing = {
-        arm_slug(arm, "quantize")
-        for arm in plan.arms
-        if not (root / "quantize" / arm_slug(arm, "quantize") / seed / "manifest.json").is_file()
-    }
+    wanted = {Path(arm_slug(arm, "quantize"), f"seed{seed}") for arm in plan.arms for seed in plan.seeds}
+    missing = [place for place in wanted if not (root / "quantize" / place / "manifest.json").is_file()]
     return 0.1 + preset.model.billions * 3.2 * len(missing)
 
 
@@ -144,7 +142,8 @@ def stage_python(stage: str) -> str:
 def _announce(plan: Plan, log: Path) -> None:
     options = plan.options
     progress.say(f"retest_fair: {options.preset.title}, arms {', '.join(arm_name(a) for a in plan.arms)}")
-    progress.say(f"  seed {options.seed}, reference {options.preset.model.reference}, log {log}")
+    seeds = f"seed{'s' * (len(plan.seeds) > 1)} {', '.join(map(str, plan.seeds))}"
+    progress.say(f"  {seeds}, reference {options.preset.model.reference}, log {log}")
     for fixes in plan.arms:
         off = [name for name in FIXES if name not in fixes]
         progress.say(

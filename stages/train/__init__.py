@@ -3,6 +3,9 @@
 The loss counts every assistant's turn, its calls and its end token, and nothing else. A run that
 was stopped goes on from its last checkpoint as if it had never stopped.
 
+`--seeds 0,1,2` trains with each seed, one after the other, each with an output of its own (in
+FOLDER/seedN with `--out FOLDER`).
+
 `--ranks N` shares the work between N processes of this machine, `--hosts 10.0.0.1,10.0.0.2` between
 machines that mlx.launch reaches over ssh (`--backend ring`, `mpi` or `nccl`); each needs this project,
 the data and the model in the same places. The losses are those of one process.

@@ -9,6 +9,7 @@ from stages import train as package
 from stages.core.cli import Options, Outcome, build_parser, guard, is_finished, read_options, run_stage
 from stages.train.launch import choose_launch, in_group, launch_ranks, read_place, stay_quiet, watch_launcher
 from stages.train.recipe import make_recipe
+from stages.train.seeds import read_seeds, train_seeds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,7 +18,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    place, words = read_place(sys.argv[1:] if argv is None else argv)
+    seeds, words = read_seeds(sys.argv[1:] if argv is None else argv)
+    if seeds is not None:
+        return train_seeds(seeds, words)
+    place, words = read_place(words)
     if in_group():
         watch_launcher()
     else:

@@ -116,7 +116,7 @@ def _launch_there(launch: Launch, command: list[str]) -> int:
     ]
     code = 0
     process = subprocess.Popen(launcher, stderr=subprocess.PIPE, text=True)
-    with process, _forwarded_signals([process]):
+    with process, forward_signals([process]):
         for line in process.stderr or ():
             found = _ENDED_BADLY.search(line)
             if found is None:
@@ -144,7 +144,7 @@ def _launch_here(count: int, command: list[str]) -> int:
             subprocess.Popen(command, env=shared | {"MLX_RANK": str(rank)}, stderr=where, pass_fds=[alive])
             for rank, where in enumerate([None, *said])
         ]
-        with _forwarded_signals(ranks):
+        with forward_signals(ranks):
             code = _wait(ranks)
         if code and ranks[0].returncode not in (2, 130):  # else rank 0 has said what happened
             for file in said:
@@ -166,7 +166,12 @@ def _wait(ranks: list[Process]) -> int:
         if failed_at is not None and measures and time.monotonic() - failed_at > measures[0][0]:
             _signal(ranks, measures.pop(0)[1])
     codes = [rank.returncode for rank in ranks]
-    return next((code if code > 0 else 128 - code for code in codes if code), 0)
+    return next((exit_code(code) for code in codes if code), 0)
+
+
+def exit_code(code: int) -> int:
+    """A process's return code as a shell has it: 128 and the number of the signal that ended it."""
+    return code if code >= 0 else 128 - code
 
 
 def _signal(ranks: list[Process], number: int) -> None:
@@ -176,7 +181,7 @@ def _signal(ranks: list[Process], number: int) -> None:
 
 
 @contextmanager
-def _forwarded_signals(ranks: list[Process]) -> Iterator[None]:
+def forward_signals(ranks: list[Process]) -> Iterator[None]:
     """What would stop this process stops the ranks, which save their work first."""
 
     def forward(number: int, _frame: FrameType | None) -> None:

@@ -1,9 +1,8 @@
-"""What a run writes down while it goes on: `log.jsonl`, and the trackers that the user chose."""
+"""What a run writes down while it goes on: `log.jsonl`, and what the trackers are told."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import orjson
 
 from stages.core import progress
 from stages.core.compute import device_peak_gb
-from stages.core.errors import StageError
 from stages.core.platform import peak_memory_gb
 from stages.core.records import LossPoint
 from stages.train.checkpoint import State
@@ -73,22 +71,6 @@ class RunLog:
     def _write(self, point: LossPoint) -> None:
         with self._path.open("ab") as file:
             file.write(orjson.dumps(point.model_dump()) + b"\n")
-
-
-def start_trackers(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> Any:
-    """mlx-lm's reporting callbacks for the named trackers, None without any; they write below `folder`.
-
-    Raises StageError for a tracker that mlx-lm does not know or that is not installed.
-    """
-    if not names:
-        return None
-    from mlx_lm.tuner.callbacks import get_reporting_callbacks
-
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        return get_reporting_callbacks(",".join(names), "fair-retest", str(folder), dict(config))
-    except (ValueError, ImportError) as error:
-        raise StageError(f"--report-to {','.join(names)}: {error}") from None
 
 
 def _named(point: LossPoint, loss: str) -> dict[str, Any]:

@@ -23,12 +23,12 @@ from stages.core.stops import turn_end_ids
 from stages.core.tokenizer import Tokenizer, load_tokenizer, template_hash
 from stages.train.adapter import load_trainable, write_config
 from stages.train.checkpoint import State, save_adapter
-from stages.train.log import start_trackers
 from stages.train.loop import Run, train_adapter
 from stages.train.memory import choose_checkpointing
 from stages.train.ranks import Ranks
 from stages.train.recipe import make_recipe
 from stages.train.rows import load_rows
+from stages.train.trackers import finish_trackers, start_trackers
 
 CACHE_LIMIT = 1 << 28  # bytes of freed buffers that MLX may keep; shapes vary from step to step
 RECORDS = ("log.jsonl", "checkpoints", "best")  # of the way to the adapter, with times in them
@@ -68,6 +68,7 @@ def train(options: Options) -> Outcome:
     ) as build:
         run = run_in(build.folder)
         state = _train(run, trackers)
+        finish_trackers(trackers)
         save_adapter(model, build.folder / "adapters.safetensors")
         run.checkpoints.drop_optimizers()
         write_config(build.folder, base, setup)

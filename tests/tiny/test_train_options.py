@@ -23,12 +23,12 @@ from stages.core.render import Encoded
 from stages.core.tokenizer import load_tokenizer
 from stages.fuse.stage import fuse_adapter
 from stages.train.adapter import load_trainable
-from stages.train.log import start_trackers
 from stages.train.loop import Run, train_adapter
 from stages.train.loss import Losses, count_losses, count_validation, weighted_loss
 from stages.train.memory import choose_checkpointing, estimate_gb
 from stages.train.optimizer import clip_gradient
 from stages.train.rows import make_batch
+from stages.train.trackers import start_trackers
 from tests.pipeline import Pipeline, run_work, stock_functions
 from tests.tiny.test_train import encode_pipeline_rows, make_setup
 
@@ -216,6 +216,8 @@ def test_a_tracker_that_does_not_exist(tmp_path: Path) -> None:
         start_trackers(("tensorbord",), tmp_path, {})
     with pytest.raises(StageError, match=r"^--report-to wandb: wandb is not installed"):
         start_trackers(("wandb",), tmp_path, {})
+    with pytest.raises(StageError, match=r"^--report-to trackio: No module named 'trackio'$"):
+        start_trackers(("trackio",), tmp_path, {})
 
 
 def test_sums_add_up_and_go_through_numbers() -> None:

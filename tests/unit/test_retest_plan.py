@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.core.cli import Options, build_parser, read_options
+from stages.core.cli import SEEDLESS, Options, build_parser, read_options
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FLAWED, FixSet, arm_slug
 from stages.core.preset import SECTIONS, load_preset
@@ -35,7 +35,8 @@ from stages.retest_fair.stage import (
 ROOT = Path(__file__).resolve().parents[2]
 SUBSETS: list[FixSet] = [subset for n in range(6) for subset in combinations(FAIR, n)]
 ORDER = ("convert_data", "audit", "train", "fuse", "quantize", "eval")
-WORD = st.text(st.characters(codec="utf-8", exclude_characters=",\0"), min_size=1).map(str.strip).filter(bool)
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters=",\0"), min_size=1).map(str.strip)
+WORD = TEXT.filter(lambda text: text not in ("", "--"))  # argparse of Python 3.11 loses a value of --
 OVERRIDES = st.fixed_dictionaries(
     {},
     optional={
@@ -62,8 +63,9 @@ def keep_signals() -> Iterator[None]:
 
 
 def plan(*arms: FixSet, **more: Any) -> Plan:
-    overrides = more.pop("overrides", {})
-    return Plan(Options(load_preset("smol", overrides), FAIR, overrides=overrides, **more), arms, "smol")
+    overrides, seeds = more.pop("overrides", {}), more.pop("seeds", (0,))
+    options = Options(load_preset("smol", overrides), FAIR, overrides=overrides, **more)
+    return Plan(options, arms, "smol", seeds)
 
 
 def sections_of(stage: str) -> tuple[str, ...]:
@@ -80,11 +82,23 @@ def sections_of(stage: str) -> tuple[str, ...]:
 
 
 def test_both_arms_convert_and_audit_before_any_training() -> None:
+    stages = ("train", "fuse", "quantize", "eval")
     assert list(list_steps(plan(FLAWED, FAIR))) == [
         Step("convert_data", FLAWED), Step("audit", FLAWED), Step("convert_data", FAIR), Step("audit", FAIR),
-        Step("train", FLAWED), Step("fuse", FLAWED), Step("quantize", FLAWED), Step("eval", FLAWED),
-        Step("train", FAIR), Step("fuse", FAIR), Step("quantize", FAIR), Step("eval", FAIR),
+        *(Step(stage, FLAWED, 0) for stage in stages), *(Step(stage, FAIR, 0) for stage in stages),
     ]  # fmt: skip
+
+
+def test_every_seed_trains_every_arm_and_data_are_converted_once() -> None:
+    steps = list(list_steps(plan(FLAWED, FAIR, seeds=(4, 1))))
+    assert [step.seed for step in steps] == [None] * 4 + [4] * 8 + [1] * 8
+    trained = [(step.fixes, step.seed) for step in steps if step.stage == "train"]
+    assert trained == [(FLAWED, 4), (FAIR, 4), (FLAWED, 1), (FAIR, 1)]
+    shared = list(list_steps(plan(("json", "tools"), FAIR, seeds=(4, 1))))
+    assert [(step.fixes, step.seed) for step in shared if step.stage == "train"] == [
+        (("json", "tools"), 4),
+        (("json", "tools"), 1),
+    ]
 
 
 def test_shared_work_is_done_once() -> None:
@@ -113,10 +127,12 @@ def test_a_stage_reads_back_what_it_is_told(
     stage: str, overrides: dict[str, Any], fixes: FixSet, seed: int, force: bool
 ) -> None:
     """The stage's own parser makes the same set-up of the arguments, as far as it takes part in it."""
-    run = plan(fixes, overrides=overrides, seed=seed, force=force, data=Path("some folder"))
-    arguments = stage_arguments(run, Step(stage, fixes))
+    run = plan(fixes, overrides=overrides, seeds=(seed,), force=force, data=Path("some folder"))
+    step = next(step for step in list_steps(run) if step.stage == stage)
+    arguments = stage_arguments(run, step)
     options = read_options(build_parser(stage, "", sections_of(stage)).parse_args(arguments))
-    assert (options.fixes, options.seed, options.force) == (fixes, seed, force)
+    assert (options.fixes, options.force) == (fixes, force)
+    assert options.seed == (0 if stage in SEEDLESS else seed)
     assert options.data == (Path("some folder") if stage == "convert_data" else None)
     assert options.out is None
     for section in ("model", *sections_of(stage)):
@@ -130,7 +146,7 @@ def test_every_option_reaches_a_stage() -> None:
 
 
 def test_the_report_is_told_the_seed_and_the_reference() -> None:
-    assert report_arguments(plan(FAIR, seed=3)) == ["--model", "smol", "--seed", "3"]
+    assert report_arguments(plan(FAIR, seeds=(3, 1))) == ["--model", "smol", "--seed", "3"]
     run = plan(FAIR, overrides={"reference": "14b"})
     assert report_arguments(run) == ["--model", "smol", "--seed", "0", "--reference", "14b"]
 
@@ -152,7 +168,8 @@ def test_the_estimate_counts_the_arms_that_have_no_model_yet(
     (made / "manifest.json").write_text("{}")
     assert estimate_disk_gb(plan(FAIR)) == 0.1
     assert estimate_disk_gb(plan(FLAWED, FAIR)) == one
-    assert estimate_disk_gb(plan(FAIR, seed=1)) == one, "that one has another seed"
+    assert estimate_disk_gb(plan(FAIR, seeds=(1,))) == one, "that one has another seed"
+    assert estimate_disk_gb(plan(FAIR, seeds=(0, 1, 2))) == two, "two seeds lack theirs"
 
 
 def test_no_room_is_said_before_anything_runs(
@@ -211,7 +228,7 @@ def test_a_whole_model_folder_passes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")
     preset = load_preset("7b", {"source": str(tmp_path), "billions": 0.001})
-    check_inputs(Plan(Options(preset, FAIR), (FAIR,), "7b"))
+    check_inputs(Plan(Options(preset, FAIR), (FAIR,), "7b", (0,)))
     check_inputs(plan(FAIR))
 
 
@@ -230,6 +247,11 @@ def test_a_whole_model_folder_passes(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (["--suites", "core20,core20"], "--suites core20,core20: name each suite once"),
         (["--itres", "5"], "unrecognized arguments: --itres 5"),
         (["--seed", "-1"], "--seed -1"),
+        (["--seeds", "0,0"], "argument --seeds: '0,0': name each seed once, as in 0,1,2"),
+        (["--seeds", "-1,2"], "--seeds"),
+        (["--seeds", ","], "argument --seeds: ',': name each seed once"),
+        (["--seeds", "1,x"], "argument --seeds: 'x' is not a whole number"),
+        (["--seeds", "0,1", "--seed", "0"], "--seed names one seed and --seeds several"),
     ],
 )
 def test_mistakes_are_said_in_one_line(

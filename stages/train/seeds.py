@@ -1,0 +1,56 @@
+"""Train with several seeds, one after the other, each in a process and with an output of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.core.cli import Parser
+from stages.core.errors import StageError
+from stages.core.flags import folder, seed_list
+from stages.train.launch import exit_code, forward_signals
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """The seeds in their order, and the folder that gets `seedN` for each; None: the default places."""
+
+    seeds: tuple[int, ...]
+    out: Path | None
+
+
+def read_seeds(argv: Sequence[str]) -> tuple[Seeds | None, list[str]]:
+    """What the options say about several seeds, None without `--seeds`, and the other options.
+
+    Raises StageError for `--seed` together with `--seeds`, and for seeds that are no list of numbers.
+    """
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--seeds", type=seed_list)
+    if parser.parse_known_args(list(argv))[0].seeds is None:
+        return None, list(argv)
+    parser.add_argument("--seed")
+    parser.add_argument("--out", type=folder)
+    found, rest = parser.parse_known_args(list(argv))
+    if found.seed is not None:
+        raise StageError("--seed names one seed and --seeds several: give one of the two")
+    return Seeds(found.seeds, found.out), rest
+
+
+def train_seeds(seeds: Seeds, argv: Sequence[str]) -> int:
+    """Run this stage with each seed; 0, or the exit code of the first that did not end well.
+
+    What is finished stays: the same command goes on with the seed that it was stopped in.
+    """
+    for seed in seeds.seeds:
+        command = [sys.executable, "-m", "stages.train", *argv, "--seed", str(seed)]
+        if seeds.out is not None:
+            command += ["--out", str(seeds.out / f"seed{seed}")]
+        process = subprocess.Popen(command)
+        with forward_signals([process]):
+            code = process.wait()
+        if code:
+            return exit_code(code)
+    return 0
