@@ -144,7 +144,9 @@ def report(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests: -- tests/unit -k dialects"""
     install(session, "tests", EMBEDDED, TEMPLATES, BFCL)
-    session.run("python", "-m", "pytest", *stage_options(session))
+    # One process for every core; a file's tests stay together, which share what is slow to make.
+    spread = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"]
+    session.run("python", "-m", "pytest", *spread, *stage_options(session))
 
 
 @nox.session
