@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from stages.audit.probe import find_string_fate, render_messages
 from stages.audit.registry import Issue, check
@@ -168,8 +168,10 @@ def undefined_calls(subject: Subject) -> Issue | None:
 
 def find_undefined(row: Row) -> list[str]:
     """The tools that a row calls without defining them, where it defines any."""
-    tools = row.data.get("tools") or ()
-    defined = {tool.get("function", tool).get("name") for tool in tools}
+    tools = row.data.get("tools")
+    given = [tool for tool in tools if isinstance(tool, Mapping)] if isinstance(tools, list) else []
+    functions = [f if isinstance(f := tool.get("function"), Mapping) else tool for tool in given]
+    defined = {name for function in functions if isinstance(name := function.get("name"), str)}
     called = {call.name for reply in row.replies for call in reply.calls}
     return sorted(called - defined) if defined else []
 

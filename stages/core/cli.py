@@ -144,8 +144,10 @@ def finished(folder: Path) -> Outcome:
 def is_finished(stage: str, options: Options, make_recipe: Callable[[Options], Recipe]) -> bool:
     """Whether the stage's output is up to date; a mistake is left to the stage itself, which explains it."""
     target = options.output(stage)
+    if options.force or not (target / MANIFEST).is_file():
+        return False
     try:
-        return (target / MANIFEST).is_file() and is_current(target, make_recipe(options), force=options.force)
+        return is_current(target, make_recipe(options), force=False)
     except StageError:
         return False
 

@@ -12,7 +12,7 @@ from mlx_lm.utils import compute_bits_per_weight, load_model, quantize_model, sa
 
 from stages.core.artifact import build_artifact, is_current, require_artifact
 from stages.core.cli import Options, Outcome, finished
-from stages.core.compute import compute_weights
+from stages.core.compute import compute_weights, device_free_gb
 from stages.core.platform import folder_size_gb, require_disk, require_memory
 from stages.quantize.recipe import make_recipe
 
@@ -28,7 +28,7 @@ def quantize(options: Options) -> Outcome:
         return finished(target)
     size_gb = folder_size_gb(fused) * bits / 16
     require_disk(target, size_gb + 0.02, "the quantized model")
-    require_memory(size_gb, "the quantized model")
+    require_memory(size_gb, "the quantized model", device_free_gb())
     with build_artifact(target, recipe, given=options.given) as build:
         per_weight = quantize_folder(fused, build.folder, bits=bits, group_size=setup.group_size)
         build.facts |= {

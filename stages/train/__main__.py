@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from stages import train as package
+from stages.core.blas import needs_blas
 from stages.core.cli import Options, Outcome, build_parser, guard, is_finished, read_options, run_stage
 from stages.train.launch import choose_launch, in_group, launch_ranks, read_place, stay_quiet, watch_launcher
 from stages.train.recipe import make_recipe
@@ -26,7 +27,7 @@ def _run(argv: Sequence[str] | None) -> int:
         watch_launcher()
     else:
         options = read_options(build_parser("train", package.__doc__ or "", ["train"]).parse_args(words))
-        launch = choose_launch(options, place)
+        launch = choose_launch(options, place, on_cpu=needs_blas())
         if launch is not None and not is_finished("train", options, make_recipe):
             return launch_ranks(launch, words)
     if argv is None:

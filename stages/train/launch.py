@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from stages.core.blas import needs_blas
 from stages.core.cli import Options, Parser
 from stages.core.cpu.blocks import THREADS, count_cores
 from stages.core.errors import StageError
@@ -58,7 +57,7 @@ def read_place(argv: Sequence[str]) -> tuple[Place, list[str]]:
     return Place(found.hosts, found.backend), rest
 
 
-def choose_launch(options: Options, place: Place) -> Launch | None:
+def choose_launch(options: Options, place: Place, *, on_cpu: bool) -> Launch | None:
     """The processes of a run; None for this one alone.
 
     A preset's number of ranks is meant for CPUs: a GPU gets one, unless `--ranks` says otherwise.
@@ -69,7 +68,8 @@ def choose_launch(options: Options, place: Place) -> Launch | None:
         raise StageError("--ranks counts processes here and --hosts names machines: use one of them")
     if place.hosts:
         return Launch(1, place.hosts, place.backend)
-    ranks = options.preset.train.ranks if asked or needs_blas() else 1
+    preset = min(options.preset.train.ranks, count_cores()) if on_cpu else 1
+    ranks = options.preset.train.ranks if asked else preset
     return Launch(ranks, None, place.backend) if ranks > 1 else None
 
 
@@ -79,13 +79,18 @@ def in_group() -> bool:
 
 
 def watch_launcher() -> None:
-    """Stop politely when the process that started this rank here is gone, however it ended."""
+    """Stop when the process that started this rank here is gone, however it ended.
+
+    First politely; a rank that waits for another one hears no signal, and ends all the same.
+    """
     if LAUNCHER not in os.environ:
         return
 
     def wait() -> None:
         os.read(int(os.environ[LAUNCHER]), 1)  # ends when the launcher's end of the pipe is closed
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(SAVING)
+        os._exit(130)
 
     threading.Thread(target=wait, daemon=True).start()
 
@@ -144,8 +149,8 @@ def _launch_here(count: int, command: list[str]) -> int:
             subprocess.Popen(command, env=shared | {"MLX_RANK": str(rank)}, stderr=where, pass_fds=[alive])
             for rank, where in enumerate([None, *said])
         ]
-        with forward_signals(ranks):
-            code = _wait(ranks)
+        with forward_signals(ranks) as told:
+            code = _wait(ranks, told)
         if code and ranks[0].returncode not in (2, 130):  # else rank 0 has said what happened
             for file in said:
                 file.seek(0)
@@ -153,15 +158,16 @@ def _launch_here(count: int, command: list[str]) -> int:
         return code
 
 
-def _wait(ranks: list[Process]) -> int:
+def _wait(ranks: list[Process], told: threading.Event) -> int:
     """Wait for all. When one ends badly the others would wait for it for ever: they are stopped.
 
-    A mistake in the options or the data ends all of them, and rank 0 has to say so first.
+    A mistake in the options or the data ends all of them, and rank 0 has to say so first. Ranks that
+    were `told` to stop have the same time.
     """
     failed_at, measures = None, [(SAYING, signal.SIGTERM), (SAVING, signal.SIGKILL)]
     while any(rank.poll() is None for rank in ranks):
         time.sleep(POLL)
-        if failed_at is None and any(rank.poll() for rank in ranks):
+        if failed_at is None and (told.is_set() or any(rank.poll() for rank in ranks)):
             failed_at = time.monotonic()
         if failed_at is not None and measures and time.monotonic() - failed_at > measures[0][0]:
             _signal(ranks, measures.pop(0)[1])
@@ -181,15 +187,17 @@ def _signal(ranks: list[Process], number: int) -> None:
 
 
 @contextmanager
-def forward_signals(ranks: list[Process]) -> Iterator[None]:
-    """What would stop this process stops the ranks, which save their work first."""
+def forward_signals(ranks: list[Process]) -> Iterator[threading.Event]:
+    """What would stop this process stops the ranks, which save their work first; the event is set then."""
+    told = threading.Event()
 
     def forward(number: int, _frame: FrameType | None) -> None:
+        told.set()
         _signal(ranks, number)
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield told
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -118,20 +119,19 @@ class Run:
     def validate(self, stop: Callable[[], bool] = bool) -> Losses | None:
         """The losses over the validation rows' supervised tokens, without dropout; None when stopped."""
         self.model.eval()
-        losses = Losses()
-        mine = self.ranks.share(sorted(self.valid, key=lambda row: len(row.tokens)))
-        size = self.setup.batch_size
-        batches = [mine[i : i + size] for i in range(0, len(mine), size)]
+        losses, stopped = Losses(), False
+        rows = sorted(self.valid, key=lambda row: len(row.tokens))
+        size = self.setup.batch_size * self.ranks.size
+        batches = [self.ranks.share(rows[i : i + size]) for i in range(0, len(rows), size)]
         with progress.bar("validate", len(batches), "batches") as bar:
-            for rows in batches:
-                if stop():
+            for batch in batches:
+                stopped = self.ranks.sum_numbers([stop()])[0] > 0
+                if stopped:
                     break
-                losses += self._count(rows)
+                losses += self._count(batch) if batch else Losses()
                 bar.advance()
         self.model.train()
-        if stop():
-            return None
-        return Losses.from_numbers(self.ranks.sum_numbers(astuple(losses)))
+        return None if stopped else Losses.from_numbers(self.ranks.sum_numbers(astuple(losses)))
 
     def _differentiate(self, rows: list[Encoded]) -> tuple[Any, mx.array, Batch]:
         batch = make_batch(rows, self.trunk.size)
@@ -159,7 +159,8 @@ def train_adapter(run: Run, trackers: Any = None) -> State:
     ):
         while True:
             if not stopped and _is_due(state, setup):
-                state = _validate(run, state, log, stop.is_set)
+                with window.paused():
+                    state = _validate(run, state, log, stop.is_set)
                 stopped = _is_due(state, setup)  # it was cut short, and is done when the run goes on
             ended = _has_ended(state, setup) and not _is_due(state, setup)
             if log and state.step > begun and (state.step % setup.save_every == 0 or ended or stopped):
@@ -195,9 +196,9 @@ def _has_ended(state: State, setup: TrainSetup) -> bool:
 def _validate(run: Run, state: State, log: RunLog | None, stop: Callable[[], bool]) -> State:
     """Validate, and remember whether this is the best so far by what the set-up chooses by.
 
-    The state stays as it is when `stop` cuts it short; ranks do not, who would wait for each other.
+    The state stays as it is when `stop` cuts it short.
     """
-    losses = run.validate(stop if run.ranks.size == 1 else bool)
+    losses = run.validate(stop)
     if losses is None:
         return state
     state = state.model_copy(update={"validated": state.step})
@@ -228,6 +229,13 @@ class _Window:
     def add(self, losses: Losses, tokens: int) -> None:
         self.losses += losses
         self.tokens += tokens
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time of the block out of the speed."""
+        before = time.perf_counter()
+        yield
+        self.started += time.perf_counter() - before
 
     @property
     def speed(self) -> float:

@@ -77,12 +77,11 @@ class Ranks:
         return [float(x) for x in np.array(sent, np.uint16).view(np.float64)]
 
     def from_leader(self, arrays: dict[str, mx.array]) -> dict[str, mx.array]:
-        """Rank 0's values of arrays that all ranks hold in the same shapes."""
+        """Rank 0's values of arrays that all ranks hold in the same shapes, maybe in another order."""
         if self.size == 1:
             return arrays
-        return {
-            name: self._sum(array if self.leads else mx.zeros_like(array)) for name, array in arrays.items()
-        }
+        own = {name: array if self.leads else mx.zeros_like(array) for name, array in arrays.items()}
+        return {name: self._sum(own[name]) for name in sorted(own)}
 
     def _sum(self, array: mx.array) -> mx.array:
         total: mx.array = mx.distributed.all_sum(array, group=self.group)

@@ -400,6 +400,10 @@ DAMAGES: dict[str, tuple[Edit, dict[str, str]]] = {
         lambda rows: [*with_calls(rows[:40], rename), *rows[40:]],
         {"undefined_calls": "critical"},
     ),
+    "tools as JSON text": (
+        lambda rows: [{**rows[0], "tools": json.dumps(rows[0]["tools"])}, *rows[1:]],
+        {"template_refuses_rows": "critical"},
+    ),
     "a call that is cut off": (
         lambda rows: [*rows, say(rows[0], '<tool_call>\n{"name": "execute_code", "argum')],
         {"malformed_calls": "warning"},

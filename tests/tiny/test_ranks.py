@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -9,9 +10,9 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from stages.core.blas import needs_blas
 from stages.core.cli import build_parser, read_options
 from stages.core.compute import load_arrays
+from stages.core.cpu.blocks import count_cores
 from stages.core.errors import StageError
 from stages.core.records import LossPoint, read_lines
 from stages.train.__main__ import main
@@ -43,26 +44,32 @@ def test_two_ranks_have_the_losses_of_one(
         assert float(mx.abs(array - two[key]).max()) < 1e-3 * float(mx.abs(array).max())
 
 
-def test_a_run_of_two_ranks_stops_politely_and_goes_on_with_one(
+def test_a_run_of_two_ranks_that_was_stopped_goes_on(
     qwen2_run: Pipeline, artifacts: Path, tmp_path: Path
 ) -> None:
-    target, partial = tmp_path / "run", tmp_path / ".run.partial"
+    """With two ranks to the same bytes, with one to the same losses."""
     long = SHORT | {"iters": 12}
+    whole = start_stage(
+        "train", [*train_arguments(qwen2_run, tmp_path / "whole", **long), "--ranks", "2"], artifacts
+    )
+    whole.communicate(timeout=240)
+    assert whole.returncode == 0
+    target, partial = tmp_path / "run", tmp_path / ".run.partial"
     command = train_arguments(qwen2_run, target, **long)
     two = start_stage("train", [*command, "--ranks", "2"], artifacts)
     code, out, error = stop_after(two, partial / "checkpoints" / "0000002", signal.SIGTERM)
     assert code == 130
     assert error.count("train: interrupted") == 1
-    one = start_stage("train", command, artifacts)
-    out, error = one.communicate(timeout=240)
-    assert (one.returncode, error) == (0, "")
-    assert resumed_step(out) >= 2
-    whole = start_stage(
-        "train", train_arguments(qwen2_run, tmp_path / "whole", **SHORT | {"iters": 12}), artifacts
-    )
-    whole.communicate(timeout=240)
-    assert whole.returncode == 0
-    assert read_losses(target) == pytest.approx(read_losses(tmp_path / "whole"), rel=1e-4)
+    shutil.copytree(partial, tmp_path / ".one.partial")
+    for ranks, folder in (("2", target), ("1", tmp_path / "one")):
+        command = [*train_arguments(qwen2_run, folder, **long), "--ranks", ranks]
+        again = start_stage("train", command, artifacts)
+        out, error = again.communicate(timeout=240)
+        assert (again.returncode, error) == (0, "")
+        assert resumed_step(out) >= 2
+        assert read_losses(folder) == pytest.approx(read_losses(tmp_path / "whole"), rel=1e-4)
+    same = [(place / "adapters.safetensors").read_bytes() for place in (target, tmp_path / "whole")]
+    assert same[0] == same[1]
 
 
 def test_the_best_adapter_of_two_ranks(qwen2_run: Pipeline, artifacts: Path, tmp_path: Path) -> None:
@@ -115,9 +122,10 @@ def test_ranks_stop_when_their_launcher_is_killed(
     assert len(list((partial / "checkpoints").glob("[0-9]*"))) == 2, "and save what they did"
 
 
-def choose(*words: str) -> Launch | None:
+def choose(*words: str, on_cpu: bool = True) -> Launch | None:
     place, rest = read_place(words)
-    return choose_launch(read_options(build_parser("train", "", ("train",)).parse_args(rest)), place)
+    options = read_options(build_parser("train", "", ("train",)).parse_args(rest))
+    return choose_launch(options, place, on_cpu=on_cpu)
 
 
 def test_launch_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,7 +133,9 @@ def test_launch_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert choose("--model", "7b", "--ranks", "2") == Launch(2, None, "ring")
     assert choose("--model", "7b", "--hosts", "a,b") == Launch(1, "a,b", "ring")
     assert choose("--ranks", "1") is None
-    assert choose() == (Launch(2, None, "ring") if needs_blas() else None), "smol's own number, on a CPU"
+    assert choose() == (Launch(2, None, "ring") if count_cores() > 1 else None), "smol's own number"
+    assert choose(on_cpu=False) is None
+    assert choose("--ranks", "2", on_cpu=False) == Launch(2, None, "ring")
     with pytest.raises(StageError, match="--ranks 0: use 1 or more"):
         choose("--ranks", "0")
     with pytest.raises(StageError, match="use one of them"):

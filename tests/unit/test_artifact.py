@@ -319,6 +319,19 @@ def test_a_manifest_that_is_not_ours_protects_its_folder(force: bool, tmp_path: 
         is_current(tmp_path / "out", RECIPE, force=force)
 
 
+def test_how_it_was_made_is_no_part_of_the_content(tmp_path: Path) -> None:
+    contents = []
+    for seconds in ("1", "2"):
+        folder = tmp_path / seconds
+        with build_artifact(folder, RECIPE, records=("log.jsonl", "steps")) as build:
+            (build.folder / "weights").write_text("w")
+            (build.folder / "log.jsonl").write_text(seconds)
+            (build.folder / "steps" / seconds).mkdir(parents=True)
+            (build.folder / "steps" / seconds / "log").write_text(seconds)
+        contents.append(require_artifact(folder, "train", "").content)
+    assert contents[0] == contents[1]
+
+
 def test_the_content_is_names_and_bytes(tmp_path: Path) -> None:
     def content(**files: str) -> str:
         return make(tmp_path / "out", RECIPE, resume=False, **files).content

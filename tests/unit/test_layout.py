@@ -24,8 +24,11 @@ LIGHT = (
     "stages.eval.parity",
     "stages.eval.score",
     "stages.eval.stage",
+    "stages.fuse.recipe",
+    "stages.quantize.recipe",
     "stages.report.stage",
     "stages.retest_fair.stage",
+    "stages.train.recipe",
     "stages.train.rows",
 )
 # Imports the modules that are named, as if MLX were not installed.
