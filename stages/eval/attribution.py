@@ -130,9 +130,14 @@ def find_cause(
         return _find_unread(signs, dialect)
     if dialect is None:  # whatever comes behind a call could have been cut off there
         return _find_wrong_call(query, reading.calls, code)
-    if reading.problems:
+    if reading.problems and not (signs.cut and _stand_together(reading.problems)):
         return "malformed"
     return _find_wrong_call(query, reading.calls, code) or _find_bad_end(signs)
+
+
+def _stand_together(problems: Sequence[str]) -> bool:
+    """Whether all problems are of one block, as those that the token limit leaves of the last one."""
+    return len({problem.partition(":")[0] for problem in problems}) == 1
 
 
 def _find_unread(signs: Signs, dialect: str | None) -> Cause:
