@@ -576,6 +576,8 @@ def _keep_legacy(
     """The text as it is; with the fix `tools` only the system turn and the tools are exchanged."""
     plain = source.shape in ("text", "messages")
     row = dict(raw) if plain else {"messages": [_keep_turn(turn) for turn in source.turns], "tools": []}
+    if isinstance(row.get("tools"), str):  # how a column holds them, and no flaw of the text
+        row["tools"] = list(read_definitions(source.tools).tools)
     if "tools" in context.fixes:
         row = _show_tools(raw, source, turns, offer)
     try:

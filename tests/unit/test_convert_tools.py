@@ -32,7 +32,7 @@ from stages.core.cli import Options
 from stages.core.definitions import read_definitions, read_tools_file
 from stages.core.dialects import DIALECTS, render_calls
 from stages.core.errors import StageError
-from stages.core.fixes import FAIR
+from stages.core.fixes import FAIR, FLAWED
 from stages.core.preset import TEMPLATES, load_preset
 from stages.core.prompts import query_row
 from stages.core.tools import EXECUTE_CODE
@@ -76,6 +76,13 @@ def called(converted: Converted) -> list[ToolCall]:
         for message in converted.row["messages"]
         for call in message.get("tool_calls", ())
     ]
+
+
+def test_tools_in_a_text_column_are_tools_without_any_fix() -> None:
+    """How a column holds them is no flaw of the text: a template takes a list alone."""
+    messages = [{"role": "user", "content": "Tea?"}, {"role": "assistant", "content": "Yes."}]
+    row = convert({"messages": messages, "tools": json.dumps(TOOLS)}, ConvertContext(SETUP, FLAWED)).row
+    assert row == {"messages": messages, "tools": TOOLS}
 
 
 # Definitions
