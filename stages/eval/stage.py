@@ -142,7 +142,7 @@ class _Run:
         """Replies, scores and summary of one suite, written into `folder`."""
         replies, timing = self._reply(suite, cell)
         scores = score_replies(suite, replies, self.options.parser)
-        summary = self._summarize(suite, scores, timing)
+        summary = self._summarize(suite, cell, scores, timing)
         write_lines(folder / "replies.jsonl", replies)
         write_lines(folder / "scores.jsonl", scores)
         write_record(folder / "summary.json", summary)
@@ -184,7 +184,7 @@ class _Run:
         }
         return ReplyStore(artifacts_root() / setup.name / "replies", key)
 
-    def _summarize(self, suite: Suite, scores: list[Score], timing: Timing) -> EvalSummary:
+    def _summarize(self, suite: Suite, cell: Cell, scores: list[Score], timing: Timing) -> EvalSummary:
         options = self.options
         decision = rate(s.strict.decision for s in scores)
         assert decision is not None  # a suite has at least one query
@@ -208,7 +208,7 @@ class _Run:
             right_arguments=rate(s.strict.arguments for s in scores),
             right_arguments_lenient=rate(s.lenient.arguments for s in scores),
             clean_calls=rate(s.clean for s in scores),
-            runaway=rate(s.runaway for s in scores),
+            runaway=rate(None if cell.sampling.stop_at_call else s.runaway for s in scores),
             by_category=rates_by_category(scores),
             timing=timing,
         )
