@@ -12,8 +12,6 @@ from stages import eval as package
 from stages.core import progress
 from stages.core.blas import ensure_fast_blas
 from stages.core.cli import (
-    Options,
-    Outcome,
     blas_folder,
     build_parser,
     catch_interrupts,
@@ -23,6 +21,7 @@ from stages.core.cli import (
 )
 from stages.eval.parity import compare_outputs
 from stages.eval.request import Request, add_flags, read_request
+from stages.eval.stage import evaluate, is_current_throughout
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,15 +42,10 @@ def _run(args: argparse.Namespace, *, typed: bool) -> int:
     request = read_request(args, options)
     if request.compare:
         return _compare(request, json=options.json)
-    if request.local and typed:
+    computes = request.local and not is_current_throughout(options, request)
+    if computes and typed:
         ensure_fast_blas(blas_folder())  # starts this command once more
-
-    def work(options: Options) -> Outcome:
-        from stages.eval.stage import evaluate  # after the choice of a BLAS, which MLX needs
-
-        return evaluate(options, request)
-
-    return run_work("eval", work, options, computes=request.local)
+    return run_work("eval", lambda options: evaluate(options, request), options, computes=computes)
 
 
 def _compare(request: Request, *, json: bool) -> int:

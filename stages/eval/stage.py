@@ -15,6 +15,7 @@ from stages.core.artifact import (
     require_artifact,
 )
 from stages.core.cli import Options, Outcome, artifacts_root
+from stages.core.errors import StageError
 from stages.core.platform import require_disk
 from stages.core.prompts import case_row
 from stages.core.records import (
@@ -33,6 +34,7 @@ from stages.eval.cells import Cell, list_cells, usual_cell
 from stages.eval.clock import summarize_timing
 from stages.eval.engines import Engine, Question
 from stages.eval.engines.endpoint import Endpoint, check_address
+from stages.eval.engines.local import LocalEngine
 from stages.eval.engines.recorded import Recorded
 from stages.eval.engines.transport import Transport
 from stages.eval.request import Request
@@ -62,6 +64,19 @@ def evaluate_engine(options: Options, engine: Engine, suites: Sequence[Suite]) -
     return Outcome(place, up_to_date=all(current for _, current in results), lines=lines)
 
 
+def is_current_throughout(options: Options, request: Request = NO_REQUEST) -> bool:
+    """Whether every output is up to date, so that no model is needed; mistakes are left to `evaluate`."""
+    try:
+        run, cell = _Run(options, choose_engine(options, request)), usual_cell(options.preset)
+        suites = load_suites(options.preset.eval.suites)
+        places = [(options.output("eval") / suite.name, run.recipe(suite, cell)) for suite in suites]
+        return not options.preset.eval.is_sweep and all(
+            is_current(place, recipe, force=options.force) for place, recipe in places
+        )
+    except StageError:
+        return False
+
+
 def choose_engine(options: Options, request: Request) -> Engine:
     """What answers. Raises StageError when there is no model, and for an address that is none."""
     setup = options.preset
@@ -77,8 +92,6 @@ def choose_engine(options: Options, request: Request) -> Engine:
         content = fingerprint_model(folder)
     else:
         content = require_artifact(folder, "quantize", options.advice("quantize"), also=("fuse",)).content
-    from stages.eval.engines.local import LocalEngine  # with MLX, which no other engine needs
-
     own = setup.model if foreign else None
     return LocalEngine(folder, content, setup.eval.completion_batch, setup.model.dialect, own)
 

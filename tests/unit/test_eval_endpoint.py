@@ -206,6 +206,14 @@ def test_the_key_is_sent_and_never_written(
     assert not any(b"secret" in content for content in written)
 
 
+def test_a_proxy_of_the_environment_is_not_asked_for_a_server_on_this_machine(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert ask_one(server).text == "Hello."
+
+
 def test_without_a_key_none_is_sent(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     ask_one(server)

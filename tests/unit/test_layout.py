@@ -20,6 +20,7 @@ LIGHT = (
     "stages.eval.code",
     "stages.eval.sandbox",
     "stages.eval.engines.endpoint",
+    "stages.eval.engines.local",
     "stages.eval.engines.recorded",
     "stages.eval.parity",
     "stages.eval.score",
