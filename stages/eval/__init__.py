@@ -5,6 +5,6 @@ raw replies and needs no model: those of an earlier run of the same model, promp
 
 Reads: the output of quantize (or any model folder given with --data), `datasets/suites`.
 Writes: per suite `replies.jsonl`, `scores.jsonl`, `codes.jsonl` (what came of running the code of calls),
-`summary.json`, `manifest.json`; of a sweep the same for
-every draw, and `sweep.json`; beside them, in `artifacts/MODEL/replies`, what later runs use again.
+`summary.json`, `manifest.json`; of a sweep the same for every draw, and `sweep.json`; beside them, in
+`artifacts/MODEL/replies`, what later runs use again.
 """

@@ -234,8 +234,7 @@ def test_a_whole_evaluation(options: Options) -> None:
     outcome = run_work("eval", options)
     folder = outcome.folder / "three"
     assert sorted(p.name for p in folder.iterdir()) == [
-        "codes.jsonl",
-        "manifest.json", "replies.jsonl", "scores.jsonl", "summary.json"
+        "codes.jsonl", "manifest.json", "replies.jsonl", "scores.jsonl", "summary.json",
     ]  # fmt: skip
     replies = read_lines(folder / "replies.jsonl", RawReply)
     assert [reply.id for reply in replies] == ["types", "tests", "direct"]
