@@ -5,11 +5,20 @@ The folders are shared: a test that changes one copies it first.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from stages.core import progress
 from tests.models import FAMILIES, KINDS, BuiltOnce
+
+
+@pytest.fixture(autouse=True)
+def lines_on_stdout() -> Iterator[None]:
+    """A test that asked for JSON leaves the next one's lines where they belong."""
+    yield
+    progress.talk_on_stderr(False)
 
 
 @pytest.fixture(scope="session")
