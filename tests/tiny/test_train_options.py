@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -184,6 +186,35 @@ def test_memory_decides_on_checkpointing(
         choose((plain + lean) / 2, dropout=0.1)
     with pytest.raises(StageError, match="lower --batch-size"):
         choose(lean - 0.01)
+
+
+class StopsAt:
+    """A tracker during whose report the run is told to stop, just before a validation is due."""
+
+    def on_train_loss_report(self, report: dict[str, Any]) -> None:
+        if report["iteration"] == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_val_loss_report(self, report: dict[str, Any]) -> None:
+        """Nothing to do."""
+
+
+def test_a_validation_that_a_stop_cuts_short_is_done_when_the_run_goes_on(
+    qwen2_run: Pipeline, tmp_path: Path
+) -> None:
+    options = {"iters": 12, "eval_every": 10, "save_every": 100, "num_layers": 1}
+    for name in ("stopped", "whole"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        train_adapter(make_run(qwen2_run, tmp_path / "stopped", **options), StopsAt())
+    stopped = make_run(qwen2_run, tmp_path / "stopped", **options)
+    ended = train_adapter(stopped)
+    whole = train_adapter(make_run(qwen2_run, tmp_path / "whole", **options))
+    logs = [read_lines(tmp_path / name / "log.jsonl", LossPoint) for name in ("stopped", "whole")]
+    losses = [[(point.step, point.kind, point.loss) for point in log] for log in logs]
+    assert losses[0] == losses[1]
+    assert [step for step, kind, _ in losses[0] if kind == "valid"] == [0, 10, 12]
+    assert (ended.best_step, ended.validated) == (whole.best_step, 12)
 
 
 def test_an_early_end_that_was_killed_is_not_trained_on(qwen2_run: Pipeline, tmp_path: Path) -> None:
