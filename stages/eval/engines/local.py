@@ -27,7 +27,6 @@ from stages.core.tokenizer import Tokenizer, load_tokenizer, template_source
 from stages.eval.clock import WorkClock
 from stages.eval.engines import Costs, EngineName, Keep, Question, Sampling
 
-GENERATOR_VERSION = 1  # raised by every change that can change a reply
 CALL_ENDS = {  # by dialect: without this at the end of the text no call is complete
     "hermes": "</tool_call>",
     "qwen3_coder": "</tool_call>",
@@ -66,8 +65,8 @@ class LocalEngine:
         return self.content if other in (None, "own") else fingerprint_json([self.content, other])
 
     def facts(self) -> dict[str, Any]:
-        """The version of what generates."""
-        return {"engine": self.name, "generator_version": GENERATOR_VERSION}
+        """Nothing that the lineage of the model would not tell."""
+        return {"engine": self.name}
 
     def load(self) -> None:
         """Load the model, once. Raises StageError when the folder names no stop token."""
