@@ -32,7 +32,7 @@ from stages.core.suite import Suite, load_suites
 from stages.core.words import plural
 from stages.eval.cells import Cell, list_cells, usual_cell
 from stages.eval.clock import summarize_timing
-from stages.eval.engines import Engine, Question
+from stages.eval.engines import GENERATOR_VERSION, Engine, Question
 from stages.eval.engines.endpoint import Endpoint, check_address
 from stages.eval.engines.local import LocalEngine
 from stages.eval.engines.recorded import Recorded
@@ -153,7 +153,7 @@ class _Run:
 
     def recipe(self, suite: Suite, cell: Cell) -> Recipe:
         """What decides the result on a suite."""
-        prompts = fingerprint_json([[question.id, question.key] for question in self.questions(suite, cell)])
+        prompts = [[question.id, question.key] for question in self.questions(suite, cell)]
         return Recipe(
             stage="eval",
             settings={
@@ -165,7 +165,11 @@ class _Run:
                 "max_tokens": cell.sampling.max_tokens,
                 **cell.settings(),
             },
-            inputs={"model": self._model, "suite": suite.fingerprint, "prompts": prompts},
+            inputs={
+                "model": self._model,
+                "suite": suite.fingerprint,
+                "replies": fingerprint_json([GENERATOR_VERSION, prompts]),
+            },
         )
 
     def evaluate(self, suite: Suite, cell: Cell, folder: Path) -> EvalSummary:
@@ -211,6 +215,7 @@ class _Run:
         key = {
             **self.engine.facts(),
             "model": self._model,
+            "generator_version": GENERATOR_VERSION,
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "stop_at_call": sampling.stop_at_call and setup.model.dialect,

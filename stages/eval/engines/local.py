@@ -17,8 +17,6 @@ from stages.eval.engines import Costs, EngineName, Keep, Question, Sampling
 if TYPE_CHECKING:
     from stages.eval.engines.generation import Generator
 
-GENERATOR_VERSION = 1  # raised by every change that can change a reply
-
 
 @dataclass
 class LocalEngine:
@@ -45,8 +43,8 @@ class LocalEngine:
         return self.content if other in (None, "own") else fingerprint_json([self.content, other])
 
     def facts(self) -> dict[str, Any]:
-        """The version of what generates."""
-        return {"engine": self.name, "generator_version": GENERATOR_VERSION}
+        """Nothing that the lineage of the model would not tell."""
+        return {"engine": self.name}
 
     def load(self) -> None:
         """Load the model, once. Raises StageError when the folder names no stop token."""
