@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from tests.bench.run_convert import write_rows
 
-SAMPLE_EVERY = 0.02  # seconds between looks at the memory
+SAMPLE_EVERY = 0.1  # seconds between looks at the memory; each goes through all processes
 SIDES = (
     ("orjson loads and dumps", "orjson", 1),
     ("loads, a cut at the marks of turns, dumps", "bare", 1),
