@@ -11,18 +11,17 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tabulate import tabulate
 
-from stages.convert_data.stage import convert_data
 from stages.core.blas import ensure_fast_blas
-from stages.core.cli import Options, artifacts_root
-from stages.core.fixes import FAIR
+from stages.core.cli import artifacts_root
 from stages.core.models import find_model
 from stages.core.preset import load_preset
 from tests.bench.convert import show_conversion
+from tests.bench.training import FULL, QUICK, STEPS, show_scaling, show_training
 
 
 @dataclass(frozen=True)
@@ -37,45 +36,27 @@ class Figures:
 def main() -> int:
     """Run the chosen benchmark and print a table."""
     parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
-    parser.add_argument("what", choices=["train", "eval", "convert"])
-    parser.add_argument("--steps", type=int, default=8, help="training steps, after one that is not counted")
-    parser.add_argument("--queries", type=int, default=20, help="queries of the suite extended")
-    parser.add_argument("--mb", type=float, default=64, help="megabytes of rows to convert (default: 64)")
+    parser.add_argument("what", choices=["train", "scaling", "eval", "convert"])
+    parser.add_argument("--quick", action="store_true", help="train and scaling: a small size, minutes")
+    parser.add_argument("--steps", type=int, default=STEPS, help="train: steps of each side (%(default)s)")
+    parser.add_argument("--torch", action="store_true", help="train: torch with peft as well")
+    parser.add_argument("--queries", type=int, default=20, help="eval: queries of the suite extended")
+    parser.add_argument("--mb", type=float, default=64, help="convert: megabytes of rows (default: 64)")
     args = parser.parse_args()
     if args.what == "convert":
         return show_conversion(args.mb)
     with tempfile.TemporaryDirectory() as folder:
-        rows = (
-            bench_train(Path(folder), args.steps)
-            if args.what == "train"
-            else bench_eval(Path(folder), args.queries)
-        )
+        if args.what == "train":
+            size = replace(QUICK if args.quick else FULL, steps=args.steps)
+            return show_training(Path(folder), size, torch=args.torch)
+        if args.what == "scaling":
+            return show_scaling(Path(folder), quick=args.quick)
+        rows = bench_eval(Path(folder), args.queries)
     ours = rows[0].seconds
     table = [[row.name, f"{row.seconds:.2f}", f"{row.seconds / ours:.1f}", row.peak_gb] for row in rows]
-    unit = "seconds a step" if args.what == "train" else "seconds a query"
-    print(tabulate(table, headers=["", unit, "times ours", "peak memory, GB"], tablefmt="github"))
+    heads = ["", "seconds a query", "times ours", "peak memory, GB"]
+    print(tabulate(table, headers=heads, tablefmt="github"))
     return 0
-
-
-def bench_train(folder: Path, steps: int) -> list[Figures]:
-    """Seconds a training step with the preset's batch and LoRA set-up."""
-    from tests.bench.plain_model import write_plain_model  # MLX, so not before its BLAS is chosen
-
-    options = Options(load_preset("smol"), FAIR, out=folder / "data")
-    convert_data(options)
-    base = find_model(options.preset, artifacts_root())
-    write_plain_model(base, folder / "plain", options.preset.model)
-    return [
-        measure("ours", "tests.bench.run_train", "ours", base, folder / "data", steps),
-        measure(
-            "mlx_lm lora, same BLAS",
-            "tests.bench.run_train",
-            "stock",
-            folder / "plain",
-            folder / "data",
-            steps,
-        ),
-    ]
 
 
 def bench_eval(folder: Path, queries: int) -> list[Figures]:
