@@ -180,9 +180,9 @@ def corpus(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure this project beside stock tools on this machine: -- train, -- eval or -- convert"""
+    """Measure this project beside stock tools on this machine: -- train, scaling, eval or convert"""
     install(session, "bench", EMBEDDED)
-    if "--torch" in session.posargs:
+    if "--torch" in session.posargs:  # UV_TORCH_BACKEND=cpu spares uv the gigabytes of CUDA
         install(session, "torch")
     session.run("python", "-m", "tests.bench", *stage_options(session))
 

@@ -109,7 +109,7 @@ def stay_quiet() -> Iterator[None]:
 def launch_ranks(launch: Launch, argv: Sequence[str]) -> int:
     """Run this stage in several processes; the exit code of the first that failed, or 0."""
     command = [sys.executable, "-m", "stages.train", *argv]
-    return _launch_there(launch, command) if launch.hosts else _launch_here(launch.ranks, command)
+    return _launch_there(launch, command) if launch.hosts else launch_here(launch.ranks, command)
 
 
 def _launch_there(launch: Launch, command: list[str]) -> int:
@@ -131,8 +131,8 @@ def _launch_there(launch: Launch, command: list[str]) -> int:
     return code or process.returncode
 
 
-def _launch_here(count: int, command: list[str]) -> int:
-    """Start ranks that find each other on loopback."""
+def launch_here(count: int, command: list[str]) -> int:
+    """Run a command as ranks that find each other on loopback; 0, or the exit code of one that failed."""
     with ExitStack() as stack:
         hosts = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "hosts.json"
         hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in _free_ports(count)]), "utf-8")

@@ -58,7 +58,8 @@ def estimate_gb(model: Model, setup: TrainSetup, rows: list[Encoded], *, checkpo
     positions = batch.inputs.size + prefix
     kept = max(widths) + hidden * len(trained) if checkpoint else sum(widths)
     below = (sum(lengths) - prefix * len(rows)) * hidden * item
-    logits = working_memory() if accelerator() == "cpu" else 3 * len(batch.where) * _vocabulary(model) * 4
+    all_logits = len(batch.where) * _vocabulary(model) * 4
+    logits = min(working_memory(), 2 * all_logits) if accelerator() == "cpu" else 3 * all_logits
     adapter: Any = tree_flatten(model.trainable_parameters())
     total = (
         3 * sum(array.nbytes for _, array in adapter)

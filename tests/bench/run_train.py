@@ -1,74 +1,135 @@
-"""One side of the training benchmark: `ours|stock MODEL DATA STEPS`."""
+"""One side of the training benchmark, on MLX: `ours|stock TASK [RANKS]`. Its figures are the last line."""
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
-import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
-from stages.core.platform import peak_memory_gb
-from stages.core.preset import load_preset
-from stages.core.render import find_turns
-from stages.core.tokenizer import load_tokenizer
+from stages.core.platform import GB, peak_memory_gb
+from stages.core.records import read_record
+from stages.train.launch import launch_here, stay_quiet
+from tests.bench.task import Figures, Task
 
 
-def time_ours(model: Path, data: Path, steps: int) -> float:
-    """Seconds a step, the first one left out."""
+def run_ours(task: Task) -> Figures | None:
+    """This project's own steps; None in a process that does not lead its group."""
+    import mlx.core as mx
+    import psutil
+
+    from stages.core.compute import device_peak_gb
     from stages.train.adapter import load_trainable
     from stages.train.loop import Run
-    from stages.train.rows import load_rows
+    from stages.train.memory import estimate_gb
+    from stages.train.ranks import Ranks
+    from stages.train.stage import CACHE_LIMIT
 
-    preset = load_preset("smol")
-    tokenizer = load_tokenizer(model, preset.model)
-    rows = load_rows(data, "train", tokenizer, find_turns(tokenizer), 1024)
+    ranks, rows = Ranks.join(), task.encoded
+    mx.set_cache_limit(CACHE_LIMIT)
+    model = load_trainable(task.model, task.setup)
+    model.load_weights(str(task.adapter), strict=False)
+    estimate = estimate_gb(model, task.setup, rows, checkpoint=task.setup.grad_checkpoint)
+    mx.clear_cache()
+    loaded = psutil.Process().memory_info().rss / GB
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(load_trainable(model, preset.train), preset.train, 0, rows, rows[:8], Path(folder))
-        run.step(0)
-        started = time.perf_counter()
-        for index in range(1, steps + 1):
-            run.step(index)
-        return (time.perf_counter() - started) / steps
+        started = time.perf_counter()  # what is computed once for the run counts as well
+        run = Run(model, task.setup, 0, rows, rows[:1], Path(folder), ranks)
+        steps = [run.step(index)[:2] for index in range(len(task.order))]
+        seconds = time.perf_counter() - started
+    peak = max(peak_memory_gb(), device_peak_gb())
+    (together,) = ranks.sum_numbers([peak])
+    if not ranks.leads:
+        return None
+    return Figures(
+        losses=[losses.mean for losses, _ in steps],
+        tokens=sum(tokens for _, tokens in steps),
+        seconds=seconds,
+        peak_gb=together,
+        above_gb=peak - loaded,
+        estimate_gb=estimate,
+    )
 
 
-def time_stock(model: Path, data: Path, steps: int) -> float:
-    """Seconds a step of `mlx_lm lora` with prompt masking, the first one left out."""
-    from mlx_lm.lora import CONFIG_DEFAULTS, train_model
+def run_stock(task: Task) -> Figures:
+    """mlx-lm's own training loop on the same rows, whole, with the same tokens in the loss."""
+    import mlx.core as mx
+    import mlx.nn as nn
+    import numpy as np
     from mlx_lm.tuner.callbacks import TrainingCallback
-    from mlx_lm.tuner.datasets import load_dataset
-    from mlx_lm.utils import load
+    from mlx_lm.tuner.trainer import TrainingArgs, train
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+    from mlx_lm.utils import load_model
 
-    setup = load_preset("smol").train
-    rates: list[float] = []
+    from stages.core.compute import device_peak_gb
+    from stages.train.adapter import lora_parameters
+    from stages.train.optimizer import make_optimizer
+
+    setup, found = task.setup, []
 
     class Watch(TrainingCallback):  # type: ignore[misc]
-        def on_train_loss_report(self, info: dict[str, Any]) -> None:
-            rates.append(float(info["iterations_per_second"]))
+        def on_train_loss_report(self, train_info: dict[str, Any]) -> None:
+            found.append(float(train_info["train_loss"]))
 
+    def iterate(dataset: Any, **_: Any) -> Iterator[tuple[Any, Any]]:
+        for numbers in task.order:
+            rows = [dataset[number] for number in numbers]
+            length = 1 + -(-max(len(row.tokens) for row in rows) // 32) * 32  # as mlx-lm pads
+            tokens, learned = np.zeros((2, len(rows), length), np.int32)
+            for index, row in enumerate(rows):
+                tokens[index, : len(row.tokens)] = row.tokens
+                learned[index, : len(row.tokens)] = row.supervised
+            yield mx.array(tokens), mx.array(learned[:, 1:])
+
+    def loss(model: Any, tokens: Any, learned: Any) -> tuple[Any, Any]:
+        losses = nn.losses.cross_entropy(model(tokens[:, :-1]), tokens[:, 1:]) * learned
+        count = learned.sum()  # once: mx.compile trips over an output that is a repeated expression
+        return losses.astype(mx.float32).sum() / count, count
+
+    model, _ = load_model(task.model)
+    model.freeze()
+    linear_to_lora_layers(model, setup.num_layers, lora_parameters(setup))
+    model.load_weights(str(task.adapter), strict=False)
     with tempfile.TemporaryDirectory() as folder:
-        args = types.SimpleNamespace(
-            **CONFIG_DEFAULTS
-            | {
-                "model": str(model), "data": str(data), "train": True, "mask_prompt": True,
-                "iters": steps + 1, "batch_size": setup.batch_size, "num_layers": setup.num_layers,
-                "steps_per_report": 1, "val_batches": 1, "adapter_path": folder,
-                "learning_rate": setup.learning_rate,
-                "lora_parameters": {"rank": setup.rank, "dropout": setup.dropout, "scale": setup.scale},
-            }
-        )  # fmt: skip
-        loaded, tokenizer = load(str(model))
-        train_rows, _, _ = load_dataset(args, tokenizer)
-        train_model(args, loaded, train_rows, train_rows, Watch())
-    return sum(1 / rate for rate in rates[1:]) / len(rates[1:])
+        args = TrainingArgs(
+            batch_size=setup.batch_size,
+            iters=len(task.order),
+            steps_per_report=1,
+            max_seq_length=setup.max_seq_length,
+            adapter_file=str(Path(folder) / "adapters.safetensors"),
+        )
+        started = time.perf_counter()
+        train(
+            model,
+            make_optimizer(model, setup),
+            task.encoded,
+            args=args,
+            loss=loss,
+            iterate_batches=iterate,
+            training_callback=Watch(),
+        )
+        seconds = time.perf_counter() - started
+    return Figures(
+        losses=found,
+        tokens=sum(len(task.rows[number].tokens) for numbers in task.order for number in numbers),
+        seconds=seconds,
+        peak_gb=max(peak_memory_gb(), device_peak_gb()),
+    )
+
+
+def main(side: str, path: str, ranks: str = "1") -> int:
+    """Run one side, in several processes if asked, and print its figures."""
+    if int(ranks) > 1:
+        return launch_here(int(ranks), [sys.executable, "-m", "tests.bench.run_train", side, path])
+    task = read_record(Path(path), Task)
+    figures = run_ours(task) if side == "ours" else run_stock(task)
+    if figures:
+        print(figures.model_dump_json())
+    return 0
 
 
 if __name__ == "__main__":
-    side, model, data, steps = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
-    mx.random.seed(0)
-    seconds = (time_ours if side == "ours" else time_stock)(model, data, steps)
-    print(json.dumps({"seconds": round(seconds, 3), "peak_gb": peak_memory_gb()}))
+    with stay_quiet():
+        sys.exit(main(*sys.argv[1:]))
