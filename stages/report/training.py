@@ -93,7 +93,9 @@ def _summarize(arm: Arm, train: Sequence[LossPoint], valid: Sequence[LossPoint])
     speed = f"{plural(round(sum(speeds) / len(speeds)), 'token')} a second" if speeds else "speed not logged"
     rows = f"{plural(facts['rows'], 'row')}, " if "rows" in facts else ""
     done = f"{plural(steps, 'step')}, {rows}{number(seconds, 's', 0)}"
-    lines.append(f"{done}, {speed}, peak {number(_peak(arm), 'GB')}.")
+    processes = int(arm.manifests["train"].facts.get("ranks") or 1) if "train" in arm.manifests else 1
+    each = f" in each of {processes} processes" if processes > 1 else ""
+    lines.append(f"{done}, {speed}, peak {number(_peak(arm), 'GB')}{each}.")
     return " ".join(lines)
 
 

@@ -13,20 +13,29 @@ from stages.core.errors import StageError
 from stages.core.platform import GB, accelerator
 from stages.core.preset import TrainSetup
 from stages.core.render import Encoded
+from stages.train.ranks import Ranks
 from stages.train.rows import make_batch, shared_prefix
 from stages.train.split import kept_limit
 
+ALONE = Ranks()
 SLACK = 2.5  # arrays between the linear layers (norms, positions, sums), and what is freed late
 
 
-def choose_checkpointing(model: Model, setup: TrainSetup, rows: list[Encoded]) -> TrainSetup:
+def choose_checkpointing(
+    model: Model, setup: TrainSetup, rows: list[Encoded], ranks: Ranks = ALONE
+) -> TrainSetup:
     """The set-up, with gradient checkpointing if the run would not fit into memory without.
 
     Says the estimate. Raises StageError when even that does not fit. Checkpointing changes no result.
+    Ranks on one machine share its memory, and each has its part of a batch.
     """
-    free = free_memory_gb()
-    plain, lean = (estimate_gb(model, setup, rows, checkpoint=c) for c in (setup.grad_checkpoint, True))
-    progress.say(f"  needs about {plain:.1f} GB of memory beside the model, {free:.1f} GB is free")
+    free = free_memory_gb() / ranks.here
+    part = setup.model_copy(update={"batch_size": -(-setup.batch_size // ranks.size)})
+    plain, lean = (estimate_gb(model, part, rows, checkpoint=c) for c in (setup.grad_checkpoint, True))
+    each = f", as does each of the {ranks.here} processes" if ranks.here > 1 else ""
+    progress.say(
+        f"  needs about {plain:.1f} GB of memory beside the model{each}; {free:.1f} GB is free for it"
+    )
     if plain <= free:
         return setup
     if lean > free:

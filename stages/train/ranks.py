@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from stages.train.launch import VARIABLES
+from stages.train.launch import LAUNCHER, VARIABLES
 
 T = TypeVar("T")
 
@@ -32,6 +32,8 @@ class Ranks:
     rank: int = 0
     size: int = 1
     group: Any = None
+    here: int = 1
+    """How many of them share this machine's memory."""
 
     @classmethod
     def join(cls) -> Ranks:
@@ -39,7 +41,7 @@ class Ranks:
         if not any(name in os.environ for name in VARIABLES):
             return cls()
         group = mx.distributed.init(strict=True)
-        return cls(group.rank(), group.size(), group)
+        return cls(group.rank(), group.size(), group, here=group.size() if LAUNCHER in os.environ else 1)
 
     @property
     def leads(self) -> bool:

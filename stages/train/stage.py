@@ -58,7 +58,7 @@ def train(options: Options) -> Outcome:
     mx.set_cache_limit(CACHE_LIMIT)
     model = load_trainable(base, setup)
     require_disk(target, checkpoints_gb(model, setup), "training with its checkpoints")
-    setup = choose_checkpointing(model, setup, train_rows)
+    setup = choose_checkpointing(model, setup, train_rows, ranks)
     run_in = partial(Run, model, setup, options.seed, train_rows, valid_rows, ranks=ranks)
     if not ranks.leads:
         _train(run_in(target), None)

@@ -29,6 +29,7 @@ from stages.train.loop import Run, train_adapter
 from stages.train.loss import Losses, count_losses, count_validation, weighted_loss
 from stages.train.memory import choose_checkpointing, estimate_gb
 from stages.train.optimizer import clip_gradient
+from stages.train.ranks import Ranks
 from stages.train.rows import make_batch
 from stages.train.trackers import start_trackers
 from tests.pipeline import Pipeline, run_work, stock_functions
@@ -186,6 +187,13 @@ def test_memory_decides_on_checkpointing(
         choose((plain + lean) / 2, dropout=0.1)
     with pytest.raises(StageError, match="lower --batch-size"):
         choose(lean - 0.01)
+    # Two processes here have half of the memory each, and half of the batch.
+    half = run.setup.model_copy(update={"batch_size": -(-run.setup.batch_size // 2)})
+    plain, lean = (estimate_gb(run.model, half, run.train, checkpoint=c) for c in (False, True))
+    for free, checkpoint in ((2.02 * plain, False), (plain + lean, True)):
+        monkeypatch.setattr("stages.train.memory.free_memory_gb", lambda: free)  # noqa: B023
+        chosen = choose_checkpointing(run.model, run.setup, run.train, Ranks(0, 2, here=2))
+        assert chosen.grad_checkpoint == checkpoint
 
 
 class StopsAt:
