@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from stages.core.errors import StageError
+from stages.core.flags import add_row_flags
 
 
 @dataclass(frozen=True)
@@ -31,26 +32,9 @@ class Request:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `Request`."""
-    group = parser.add_argument_group("the rows")
-    group.add_argument(
-        "--valid-share",
-        type=float,
-        metavar="SHARE",
-        help="where the data have no valid split: this share of the train rows; 0 does without",
-    )
-    group.add_argument(
-        "--tools",
-        type=Path,
-        metavar="FILE",
-        help="the tools of all rows, a JSON list (default: a row's own, Code Mode's, or inferred)",
-    )
-    group.add_argument(
+    add_row_flags(parser)
+    parser.add_argument(
         "--render", metavar="MODEL", help="also write the text that this preset's or folder's template gives"
-    )
-    group.add_argument(
-        "--dedup",
-        action="store_true",
-        help="leave out repeated rows, and training rows that another split has",
     )
     group = parser.add_argument_group("the work")
     group.add_argument(
@@ -78,7 +62,7 @@ def read_request(args: argparse.Namespace) -> Request:
             raise StageError(f"{flag} {number}: use 1 or more")
     return Request(
         valid_share=args.valid_share,
-        tools=args.tools,
+        tools=None if args.tools is None else Path(args.tools),
         render=args.render,
         dedup=args.dedup,
         shard_mb=args.shard_mb,

@@ -29,7 +29,15 @@ from stages.core.artifact import MANIFEST, is_current, read_manifest
 from stages.core.blas import describe_blas, ensure_fast_blas
 from stages.core.errors import INTERRUPTED, StageError
 from stages.core.fixes import FixSet, arm_name, arm_slug, parse_fixes
-from stages.core.flags import ShowHelp, add_section, folder, option_words, sections_taken, whole_number
+from stages.core.flags import (
+    ROW_FLAGS,
+    ShowHelp,
+    add_section,
+    folder,
+    option_words,
+    sections_taken,
+    whole_number,
+)
 from stages.core.preset import SECTIONS, Preset, load_preset, section_of
 from stages.core.records import Given, Recipe
 
@@ -72,6 +80,7 @@ class Options:
     json: bool = False
     overrides: dict[str, Any] = field(default_factory=dict)
     model: str | None = None  # what --model said; None: the preset's name
+    rows: dict[str, Any] = field(default_factory=dict)  # what the flags of the rows said
 
     @property
     def arm(self) -> str:
@@ -107,6 +116,7 @@ class Options:
         """The shell command that makes the output of a stage for these options, its own ones among them."""
         seed = "" if stage in SEEDLESS or self.seed == 0 else f" --seed {self.seed}"
         own = {k: v for k, v in self.overrides.items() if section_of(k) in sections_taken(stage)}
+        own |= self.rows if stage in ("convert_data", "retest_fair") else {}
         words = [word for name, value in own.items() for word in option_words(name, value)]
         model = shlex.quote(self.model or self.preset.name)
         start = f"{place_words()}nox -s {stage} -- --model {model} --fixes {self.arm}{seed}"
@@ -116,7 +126,7 @@ class Options:
     def given(self) -> Given:
         """What the command line said, for the manifest of what is made with it."""
         data = None if self.data is None else str(self.data)
-        return Given(model=self.model or self.preset.name, data=data, options=self.overrides)
+        return Given(model=self.model or self.preset.name, data=data, options=self.overrides, rows=self.rows)
 
     def advice(self, stage: str) -> str:
         """How to come by the output of an upstream stage that is missing."""
@@ -276,6 +286,7 @@ def read_options(args: argparse.Namespace) -> Options:
         json=args.json,
         overrides=overrides,
         model=args.model,
+        rows={name: value for name in ROW_FLAGS if (value := getattr(args, name, None)) not in (None, False)},
     )
 
 

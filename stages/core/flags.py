@@ -56,6 +56,7 @@ def seed_list(text: str) -> tuple[int, ...]:
 
 
 _PARSERS: dict[type, Any] = {int: whole_number, float: number, str: str}
+ROW_FLAGS = ("valid_share", "tools", "dedup")
 _METAVARS: dict[type, str] = {int: "N", float: "NUMBER", str: "TEXT", tuple: "A,B,…"}
 
 
@@ -109,6 +110,28 @@ def show_value(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value)) or "empty"
     return str(value)
+
+
+def add_row_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that decide which rows a conversion gives: ROW_FLAGS."""
+    group = parser.add_argument_group("the rows")
+    group.add_argument(
+        "--valid-share",
+        type=number,
+        metavar="SHARE",
+        help="where the data have no valid split: this share of the train rows; 0 does without, which train "
+        "does not take",
+    )
+    group.add_argument(
+        "--tools",
+        metavar="FILE",
+        help="the tools of all rows, a JSON list (default: a row's own, Code Mode's, or inferred)",
+    )
+    group.add_argument(
+        "--dedup",
+        action="store_true",
+        help="leave out repeated rows, and training rows that another split has",
+    )
 
 
 def option_words(name: str, value: object) -> list[str]:

@@ -37,6 +37,7 @@ class Given(Record):
     model: str = Field(description="--model as it was typed: a preset, a file or a folder")
     data: str | None = Field(description="--data, None for the output of the stage before")
     options: dict[str, Any] = Field(description="options of the preset that were given another value")
+    rows: dict[str, Any] = Field(default_factory=dict, description="flags of the rows, such as valid_share")
 
 
 class Manifest(Record):

@@ -33,7 +33,8 @@ def recall_options(
         overrides["suites"] = tuple(asked)
     rows = manifests.get("convert_data")
     data = rows.given.data if rows and rows.given else None
-    return replace(options, data=Path(data) if data else None, overrides=overrides)
+    asked_rows = rows.given.rows if rows and rows.given else {}
+    return replace(options, data=Path(data) if data else None, overrides=overrides, rows=asked_rows)
 
 
 def retest_command(
@@ -52,7 +53,7 @@ def retest_command(
         words.append(f"--seed {options.seed}")
     if options.data is not None:
         words.append(f"--data {shlex.quote(str(options.data))}")
-    for name, value in options.overrides.items():
+    for name, value in {**options.rows, **options.overrides}.items():
         words += map(shlex.quote, option_words(name, value))
     if force:
         words.append("--force")

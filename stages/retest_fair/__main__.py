@@ -10,13 +10,14 @@ from stages import retest_fair as package
 from stages.core.cli import build_parser, catch_interrupts, guard, read_options
 from stages.core.errors import StageError
 from stages.core.fixes import distinct_arms
-from stages.core.flags import seed_list
+from stages.core.flags import add_row_flags, seed_list
 from stages.retest_fair.stage import Plan, retest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the options and run the retest."""
     parser = build_parser("retest_fair", package.__doc__ or "", ("train", "quantize", "eval"), arm=None)
+    add_row_flags(parser)
     parser.add_argument("--arms", help="arms to run, such as flawed,fair or fair,json+tools (%(default)s)")
     parser.add_argument(
         "--seeds", type=seed_list, metavar="N,N,…", help="train and evaluate every arm with each of these"

@@ -106,6 +106,8 @@ def stage_arguments(plan: Plan, step: Step) -> list[str]:
         arguments += ["--data", str(options.data)]
     if options.force:
         arguments.append("--force")
+    if step.stage == "convert_data":
+        arguments += [word for name, value in options.rows.items() for word in option_words(name, value)]
     for name, value in options.overrides.items():
         if section_of(name) in sections_taken(step.stage):
             arguments += option_words(name, value)

@@ -52,7 +52,8 @@ def load_rows(folder: Path, split: str, tokenizer: Tokenizer, turns: Turns, limi
     too_long = []
     path = folder / f"{split}.jsonl"
     if not split_files(folder, split):
-        raise StageError(f"no file {path}: run nox -s convert_data, or give its folder with --data")
+        share = " with --valid-share 0.1, which sets rows aside" if split == "valid" else ""
+        raise StageError(f"no file {path}: run nox -s convert_data{share}, or give its folder with --data")
     for line in read_lines(folder, split):
         try:
             row = encode_row(orjson.loads(line.data), tokenizer, turns)

@@ -21,7 +21,7 @@ from stages.core.artifact import MANIFEST, build_artifact, read_manifest
 from stages.core.cli import Options, build_parser, read_options
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FLAWED, FixSet
-from stages.core.flags import sections_taken
+from stages.core.flags import add_row_flags, sections_taken
 from stages.core.preset import SECTIONS, load_preset
 from stages.core.query import Expected, Query
 from stages.core.records import (
@@ -847,6 +847,8 @@ def read_command(command: str) -> Options:
     assert words[3] == "--"
     sections = [name for name in sections_taken(words[2]) if name in SECTIONS and name != "model"]
     parser = build_parser(words[2], "", sections)
+    if words[2] == "retest_fair":
+        add_row_flags(parser)
     parser.add_argument("--arms")
     return read_options(parser.parse_args(words[4:]))
 
@@ -855,6 +857,19 @@ def next_commands(page: str) -> list[str]:
     """The commands of the line that says what to do next."""
     (line,) = [line for line in page.splitlines() if line.startswith("Next: ")]
     return re.findall("(?<!`)`([^`]+)`", line)
+
+
+def test_a_repeated_retest_makes_the_same_rows(world: World) -> None:
+    rows = {"valid_share": 0.1, "tools": "my tools.json", "dedup": True}
+    world.convert(FLAWED, "rows", Given(model="smol", data="my rows", options={}, rows=rows))
+    world.evaluate(FLAWED, answer_right)
+    finding = Finding(
+        check="c", severity="critical", place="data", message="m", count=1, total=1, fix="f", flaw=None
+    )
+    world.audit(FLAWED, [finding])
+    world.write(fixes="flawed")
+    (command,) = next_commands(world.page())
+    assert read_command(command).rows == rows
 
 
 def test_commands_say_again_what_the_runs_said(world: World) -> None:

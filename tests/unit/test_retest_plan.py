@@ -101,6 +101,13 @@ def test_every_seed_trains_every_arm_and_data_are_converted_once() -> None:
     ]
 
 
+def test_the_flags_of_the_rows_reach_the_conversion_alone() -> None:
+    asked = plan(FAIR, rows={"valid_share": 0.1, "tools": "my tools.json", "dedup": True})
+    words = ["--valid-share=0.1", "--tools=my tools.json", "--dedup"]
+    assert stage_arguments(asked, Step("convert_data", FAIR))[-3:] == words
+    assert not set(words) & set(stage_arguments(asked, Step("train", FAIR, 0)))
+
+
 def test_shared_work_is_done_once() -> None:
     steps = list(list_steps(plan(("json", "tools"), FAIR)))
     assert [step.stage for step in steps] == [
