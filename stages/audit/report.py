@@ -39,7 +39,9 @@ def _line(finding: Finding) -> str:
 def _summary(report: AuditReport) -> str:
     counts = Counter(finding.severity for finding in report.findings)
     found = ", ".join(f"{counts[severity]} {severity}" for severity in ORDER)
-    verdict = "a verdict would be inconclusive" if report.critical else "nothing forbids a verdict"
+    verdict = (
+        "a verdict would be inconclusive" if report.critical else "nothing in the set-up forbids a verdict"
+    )
     return f"{len(report.checks)} checks: {found}; {verdict}"
 
 

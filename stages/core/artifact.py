@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -85,6 +85,7 @@ def build_artifact(
     """
     folder = folder.resolve()
     partial = folder.parent / f".{folder.name}.partial"
+    own_parent = not folder.parent.exists()
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.parent / f".{folder.name}.lock")
     try:
@@ -119,6 +120,9 @@ def build_artifact(
         # While it is held: afterwards the file may already be the next process's lock.
         (folder.parent / f".{folder.name}.lock").unlink(missing_ok=True)
         lock.release()
+        if own_parent:
+            with suppress(OSError):  # it holds what was built, or the beginning of it
+                folder.parent.rmdir()
 
 
 def read_manifest(folder: Path) -> Manifest | None:

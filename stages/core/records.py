@@ -9,6 +9,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stages.core.errors import StageError
+from stages.core.problems import first_problem
 
 SCHEMA_VERSION = 1
 
@@ -331,11 +332,7 @@ def read_record(path: Path, kind: type[R]) -> R:
     except FileNotFoundError:
         raise StageError(f"no file {path}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise StageError(
-            f"{path} is not a valid {kind.__name__} at {where or 'top'}: {first['msg']}"
-        ) from None
+        raise StageError(f"{path} is not a valid {kind.__name__}: {first_problem(error)}") from None
 
 
 def write_lines(path: Path, records: list[R]) -> None:
@@ -354,9 +351,8 @@ def read_lines(path: Path, kind: type[R]) -> list[R]:
         try:
             records.append(kind.model_validate_json(line))
         except ValidationError as error:
-            raise StageError(
-                f"{path}:{number} is not a valid {kind.__name__}: {error.errors()[0]['msg']}"
-            ) from None
+            problem = first_problem(error)
+            raise StageError(f"{path}:{number} is not a valid {kind.__name__}: {problem}") from None
     return records
 
 

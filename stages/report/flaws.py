@@ -22,10 +22,16 @@ def find_runaways(arm: Arm) -> list[str]:
     """The suites on which more replies ran into the token limit than a working set-up lets."""
     rates = {name: result.summary.runaway for name, result in arm.suites.items()}
     return [
-        f"{rate.k} of {plural(rate.n, 'reply')} on {name} ran into the token limit: nothing ends them"
+        f"{rate.k} of {plural(rate.n, 'reply')} on {name} ran into the token limit{_limit(arm, name)}: "
+        "nothing ends them, or --max-tokens is too low"
         for name, rate in rates.items()
         if rate is not None and rate.value > MOST_RUNAWAYS
     ]
+
+
+def _limit(arm: Arm, suite: str) -> str:
+    tokens = arm.suites[suite].manifest.recipe.settings.get("max_tokens")
+    return "" if tokens is None else f" of {tokens}"
 
 
 def find_faults(reference: Arm | None, match: Match) -> list[str]:

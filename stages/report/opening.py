@@ -99,7 +99,7 @@ def _next_step(verdict: Verdict, large: str, steps: Steps) -> str:
         )
     if verdict.cause == "flawed set-up":
         return (
-            f"repair what is listed above and run {inline_code(steps.repeat)}; "
+            f"repair what is listed above, in the options too, and run {inline_code(steps.repeat)}; "
             "no number from this set-up decides."
         )
     if verdict.cause == "no comparable reference":

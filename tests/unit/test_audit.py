@@ -178,4 +178,6 @@ def test_the_report_tells_every_finding() -> None:
     ):
         assert piece in text
     clean = AuditReport(model="m", arm="fair", checks=["a"], findings=[])
-    assert describe_audit(clean) == ("1 checks: 0 critical, 0 warning, 0 info; nothing forbids a verdict",)
+    assert describe_audit(clean) == (
+        "1 checks: 0 critical, 0 warning, 0 info; nothing in the set-up forbids a verdict",
+    )
