@@ -14,6 +14,7 @@ from stages.core.cli import build_parser, read_options
 from stages.core.compute import load_arrays
 from stages.core.cpu.blocks import count_cores
 from stages.core.errors import StageError
+from stages.core.preset import PRESETS
 from stages.core.records import LossPoint, read_lines
 from stages.train.__main__ import main
 from stages.train.launch import Launch, choose_launch, read_place
@@ -128,13 +129,15 @@ def choose(*words: str, on_cpu: bool = True) -> Launch | None:
     return choose_launch(options, place, on_cpu=on_cpu)
 
 
-def test_launch_options(capsys: pytest.CaptureFixture[str]) -> None:
+def test_launch_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    preset = tmp_path / "mine.toml"
+    preset.write_text((PRESETS / "smol.toml").read_text("utf-8").replace("ranks = 1", "ranks = 2"), "utf-8")
     assert choose("--model", "7b") is None
     assert choose("--model", "7b", "--ranks", "2") == Launch(2, None, "ring")
     assert choose("--model", "7b", "--hosts", "a,b") == Launch(1, "a,b", "ring")
     assert choose("--ranks", "1") is None
-    assert choose() == (Launch(2, None, "ring") if count_cores() > 1 else None), "smol's own number"
-    assert choose(on_cpu=False) is None
+    assert choose("--model", str(preset)) == (Launch(2, None, "ring") if count_cores() > 1 else None)
+    assert choose("--model", str(preset), on_cpu=False) is None
     assert choose("--ranks", "2", on_cpu=False) == Launch(2, None, "ring")
     with pytest.raises(StageError, match="--ranks 0: use 1 or more"):
         choose("--ranks", "0")
