@@ -123,12 +123,14 @@ def read_answer(allowed: list[Any], schema: Mapping[str, Any], *, required: bool
         rules = [Matcher(exact=value) for value in allowed]  # a variable's name instead of a value
     else:
         rules = [rule for value in allowed for rule in _read_value(value, kind, schema)]
-    if kind is int and given in (int, None):
+    if kind is int and rules and given in (int, None):
         return Matcher(all_of=(Matcher(type="integer"), Matcher(any_of=tuple(rules))), optional=optional)
     return _either(rules, optional=optional)
 
 
 def _either(rules: Sequence[Matcher], *, optional: bool = False) -> Matcher:
+    if not rules:  # the mark "" alone: the argument is to be left out
+        return Matcher(exact="", optional=optional)
     if len(rules) == 1:
         return Matcher.model_validate({rules[0].rule: rules[0].wanted, "optional": optional})
     return Matcher(any_of=tuple(rules), optional=optional)

@@ -286,7 +286,11 @@ def read_options(args: argparse.Namespace) -> Options:
         json=args.json,
         overrides=overrides,
         model=args.model,
-        rows={name: value for name in ROW_FLAGS if (value := getattr(args, name, None)) not in (None, False)},
+        rows={
+            name: value
+            for name in ROW_FLAGS
+            if (value := getattr(args, name, None)) is not None and value is not False
+        },
     )
 
 

@@ -60,6 +60,10 @@ class Matcher(BaseModel):
         if len(self.model_fields_set - {"optional"}) != 1:
             rules = ", ".join(_RULES)
             raise ValueError(f"a matcher has exactly one of {rules}")
+        if self.rule != "exact" and self.wanted is None:
+            raise ValueError(f'{self.rule} needs a value; null itself is {{"exact": null}}')
+        if self.rule in ("contains", "any_of", "all_of") and not self.wanted:
+            raise ValueError(f"{self.rule} needs at least one value")
         try:
             re.compile(self.regex or "")
         except re.error as error:

@@ -73,6 +73,16 @@ class Bar:
             say(f"  {self._label} {self._done}/{self._total} {self._unit}{when} {note}".rstrip())
             self._next_line = time.monotonic() + LINE_EVERY
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time of the block out of the estimate of what is left."""
+        before = time.monotonic()
+        yield
+        passed = time.monotonic() - before
+        self._started += passed
+        if self._live:
+            self._tqdm.start_t += passed
+
     def close(self) -> None:
         """Take the bar away."""
         self._tqdm.close()

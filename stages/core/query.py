@@ -142,11 +142,13 @@ class Query(_Record):
             raise ValueError("only the first of the `messages` may be a system text")
         if self.tools is None and any(message["role"] == "system" for message in self.messages):
             raise ValueError("Code Mode has a system text of its own: give `tools`, or leave yours out")
-        for expected in self._expected():
+        for expected in self.expected:
             self._require_callable(expected)
         return self
 
-    def _expected(self) -> Iterator[Expected]:
+    @property
+    def expected(self) -> Iterator[Expected]:
+        """Every call in any accepted answer."""
         for accepted in self.accept:
             yield from accepted.calls if isinstance(accepted, Calls) else (accepted,)
 

@@ -12,6 +12,7 @@ from stages.core.errors import StageError
 from stages.core.problems import first_problem
 
 SCHEMA_VERSION = 1
+DEEPEST = 100  # objects and lists in each other; orjson writes 254
 
 
 class Record(BaseModel):
@@ -318,6 +319,25 @@ class EvalSummary(Record):
     timing: Timing
 
 
+def as_json(value: Any, depth: int = 0) -> Any:
+    """A JSON value in the form in which a file can hold it.
+
+    What a model writes may be an integer of any length, half a surrogate pair or a thousand lists in
+    each other: the first becomes text, the second is replaced, and what lies too deep is left out.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, bool) or not isinstance(value, int | dict | list | tuple):
+        return value
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**64 else str(value)
+    if depth == DEEPEST:
+        return "…"
+    if isinstance(value, dict):
+        return {as_json(str(key)): as_json(item, depth + 1) for key, item in value.items()}
+    return [as_json(item, depth + 1) for item in value]
+
+
 def write_record(path: Path, record: BaseModel) -> None:
     """Write a record as JSON, whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
@@ -332,7 +352,13 @@ def read_record(path: Path, kind: type[R]) -> R:
     except FileNotFoundError:
         raise StageError(f"no file {path}") from None
     except ValidationError as error:
-        raise StageError(f"{path} is not a valid {kind.__name__}: {first_problem(error)}") from None
+        raise StageError(f"{path} is not a valid {_explain(kind, error)}") from None
+
+
+def _explain(kind: type[BaseModel], error: ValidationError) -> str:
+    """Such as `Rate at n: use 1 or more`."""
+    problem = first_problem(error)
+    return f"{kind.__name__} at {'.'.join(map(str, problem.where)) or 'top'}: {problem.reason}"
 
 
 def write_lines(path: Path, records: list[R]) -> None:
@@ -351,8 +377,7 @@ def read_lines(path: Path, kind: type[R]) -> list[R]:
         try:
             records.append(kind.model_validate_json(line))
         except ValidationError as error:
-            problem = first_problem(error)
-            raise StageError(f"{path}:{number} is not a valid {kind.__name__}: {problem}") from None
+            raise StageError(f"{path}:{number} is not a valid {_explain(kind, error)}") from None
     return records
 
 

@@ -20,6 +20,7 @@ from stages.eval.code import code_of, parse_code
 from stages.eval.matching import Match, match_calls
 from stages.eval.repetition import find_loop
 
+THOUGHT = "</think>"  # behind it a model answers
 BEFORE_A_LOOP = 20  # characters before a loop that say nothing yet
 AS_CODE = "python"  # no dialect: the functions are called in a code block, or in bare code
 _TAGGED = re.compile(r"<tool_call>\s*(?:```\w*\s*)?(<function|[{\[])?")
@@ -64,12 +65,14 @@ class Signs:
 
 def read_signs(query: Query, reply: RawReply, lenient: Reply, dialect: str) -> Signs:
     """Look at a reply for what no parser says; `dialect` is the one that is expected."""
+    # What a model thinks before it answers is neither a call nor a loop of the answer.
+    said = reply.text.rpartition(THOUGHT)[2] if lenient.reasoning else reply.text
     # JSON whose opening tag is missing is meant as the dialect that its closing tag belongs to.
-    half_tagged = lenient.dialect == "fenced_json" and dialect == "hermes" and "</tool_call>" in reply.text
+    half_tagged = lenient.dialect == "fenced_json" and dialect == "hermes" and "</tool_call>" in said
     return Signs(
-        attempt=dialect if half_tagged else lenient.dialect or find_attempt(reply.text, query, dialect),
+        attempt=dialect if half_tagged else lenient.dialect or find_attempt(said, query, dialect),
         calls=bool(lenient.calls),
-        loop=find_loop(reply.text),
+        loop=find_loop(said),
         empty=not lenient.calls and not lenient.content.strip(),
         ended={"stop": True, "length": False}.get(reply.finish),
     )

@@ -89,6 +89,8 @@ def _literal(node: ast.expr, names: Mapping[str, Any]) -> Any:
     """The value of a literal, or of a name that stands for one."""
     if isinstance(node, ast.Name):
         return names.get(node.id, UNKNOWN)
+    if isinstance(node, ast.JoinedStr) and all(isinstance(part, ast.Constant) for part in node.values):
+        return "".join(str(part.value) for part in node.values if isinstance(part, ast.Constant))
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):

@@ -45,9 +45,9 @@ def make_project(paths: Iterable[str] = ()) -> Project:
     return Project(files, sample.commands)
 
 
-def make_project_for(query: BaseModel) -> Project:
-    """The project in which this query makes sense: it has every path that the query names anywhere."""
-    return make_project(named_paths(query.model_dump(mode="json", exclude_none=True)))
+def make_project_for(query: BaseModel, others: Iterable[str] = ()) -> Project:
+    """The project in which this query makes sense: it has every path that the query names, and these."""
+    return make_project([*named_paths(query.model_dump(mode="json", exclude_none=True)), *others])
 
 
 def named_paths(value: Any, under_path: bool = False) -> Iterator[str]:

@@ -7,19 +7,24 @@ It is stopped when it takes too long, too much memory or too many calls.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
+from importlib import metadata
 from typing import Any, Literal
 
 from pydantic import BaseModel
 from pydantic_monty import Monty, MontyComplete, MontyCrashedError, MontyError
 
+from stages.core.chat import ToolCall
 from stages.core.query import Query
-from stages.core.records import CodeRun, QueryRun
-from stages.core.tools import FUNCTIONS
+from stages.core.records import CodeRun, QueryRun, as_json
+from stages.core.sample import RECORDING
+from stages.core.tools import EXECUTE_CODE, FUNCTIONS
 from stages.eval.blame import sandbox_is_to_blame
+from stages.eval.code import functions_called
 from stages.eval.functions import Functions
 from stages.eval.project import Project, make_project_for
 from stages.eval.results import Reads, TypedResult, all_fields, lost_field
@@ -39,6 +44,13 @@ class Limits:
     exchanges: int = 1000  # calls of functions and reads of fields
     printed: int = 10_000  # characters that are kept; more may be printed
     room: int = 1_000_000  # characters that may be written to files
+
+
+@cache
+def describe_sandbox() -> str:
+    """What decides beside a code what comes of it: the interpreter's version and the recording."""
+    recording = hashlib.sha256(RECORDING.read_bytes()).hexdigest()[:16]
+    return f"monty {metadata.version('pydantic-monty')}, recording {recording}"
 
 
 @dataclass
@@ -84,10 +96,10 @@ class Sandbox:
         used = self._trace_fields(code, project) if typed and feed.stopped is None else set()
         return CodeRun(
             outcome=_judge(feed, code),
-            error=None if feed.error is None else ": ".join(filter(None, feed.error)),
+            error=None if feed.error is None else as_json(": ".join(filter(None, feed.error))),
             timed_out=feed.stopped == "time",
             calls=feed.functions.calls,
-            printed=feed.printed,
+            printed=as_json(feed.printed),
             printed_something=feed.printed_something,
             fields_used=sorted(used),
             fields_missing=sorted(feed.reads.missing),
@@ -162,13 +174,22 @@ class CodeRunner:
         """What the code does in the project of the query."""
         key = query.id, code
         if key not in self._runs:
-            self._runs[key] = self._sandbox.run_code(code, make_project_for(query))
+            paths = free_paths(query, code)
+            self._runs[key] = self._sandbox.run_code(code, make_project_for(query, paths))
         return self._runs[key]
 
     @property
     def runs(self) -> list[QueryRun]:
         """All runs so far, in their order."""
-        return [QueryRun(id=query, code=code, run=run) for (query, code), run in self._runs.items()]
+        return [QueryRun(id=query, code=as_json(code), run=run) for (query, code), run in self._runs.items()]
+
+
+def free_paths(query: Query, code: str) -> list[str]:
+    """The paths in code whose function the query accepts with any path: they are right, so they exist."""
+    accepted = {one.function for one in query.expected if "path" not in one.arguments}
+    calls = functions_called(ToolCall(EXECUTE_CODE.name, {"code": code}))
+    given = [call.arguments.get("path") for call in calls if call.function in accepted]
+    return [path for path in given if isinstance(path, str)]
 
 
 class _TimeUp(Exception):

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from stages.core.chat import ToolCall
 from stages.core.dialects import Reply, parse_any, parse_reply
 from stages.core.query import Query
-from stages.core.records import Cause, CodeRun, DirectAnswer, Parsed, RawReply, Score
+from stages.core.records import Cause, CodeRun, DirectAnswer, Parsed, RawReply, Score, as_json
 from stages.core.suite import Suite
 from stages.eval.attribution import Signs, find_cause, read_signs
 from stages.eval.code import code_of
 from stages.eval.matching import match_calls
 
-SCORER_VERSION = 2
+SCORER_VERSION = 3
 
 
 RunCode = Callable[[Query, str], CodeRun]
@@ -64,7 +64,7 @@ def _judge(
     return Parsed(
         dialect=reading.dialect if reading.calls else None,
         calls=[_to_json(call) for call in reading.calls],
-        problems=list(reading.problems),
+        problems=as_json(reading.problems),
         decision=bool(reading.calls) == wants_tool,
         format=written if reading.calls or signs.attempt is not None else None,
         tool=match.tool if wants_tool else None,
@@ -76,7 +76,7 @@ def _judge(
 
 
 def _to_json(call: ToolCall) -> dict[str, object]:
-    return {"name": call.name, "arguments": call.arguments}
+    return {"name": as_json(call.name), "arguments": as_json(call.arguments)}
 
 
 def _judge_code(query: Query, calls: Sequence[ToolCall], run_code: RunCode | None) -> bool | None:

@@ -38,7 +38,7 @@ from stages.eval.engines.local import LocalEngine
 from stages.eval.engines.recorded import Recorded
 from stages.eval.engines.transport import Transport
 from stages.eval.request import Request
-from stages.eval.sandbox import CodeRunner, Sandbox
+from stages.eval.sandbox import CodeRunner, Sandbox, describe_sandbox
 from stages.eval.score import SCORER_VERSION, score_replies
 from stages.eval.store import ReplyStore
 from stages.eval.summary import summarize_scores
@@ -118,7 +118,7 @@ def needs_scores_alone(folder: Path, wanted: Recipe) -> bool:
     manifest = read_manifest(folder)
     if manifest is None or manifest.recipe == wanted:
         return False
-    made, rules = manifest.recipe, {"suite_version": None, "scorer_version": None}
+    made, rules = manifest.recipe, {"suite_version": None, "scorer_version": None, "sandbox": None}
     return (
         made.settings | rules == wanted.settings | rules
         and made.inputs | {"suite": ""} == wanted.inputs | {"suite": ""}
@@ -161,6 +161,7 @@ class _Run:
                 "suite": suite.name,
                 "suite_version": suite.version,
                 "scorer_version": SCORER_VERSION,
+                "sandbox": describe_sandbox(),
                 "dialect": self.options.parser,
                 "max_tokens": cell.sampling.max_tokens,
                 **cell.settings(),

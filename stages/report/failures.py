@@ -97,7 +97,7 @@ def describe_matcher(matcher: Matcher) -> str:
     wanted = matcher.wanted
     if matcher.rule in ("any_of", "all_of"):
         join = " or " if matcher.rule == "any_of" else " and "
-        return join.join(map(describe_matcher, wanted)) or "nothing"
+        return join.join(map(describe_matcher, wanted))
     if matcher.rule == "items":
         return f"[{', '.join(map(describe_matcher, wanted))}]"
     if matcher.rule == "fields":

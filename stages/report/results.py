@@ -42,7 +42,7 @@ class SuiteResult:
         """The kind of machine it was measured on, such as `Linux x86_64`; of a server its address."""
         if self.summary.engine == "local":
             return self.manifest.platform.partition(",")[0]
-        return str(self.manifest.facts.get("url", "unknown"))
+        return str(self.manifest.facts.get("url", f"unknown, {self.manifest.content}"))  # equal to no other
 
 
 @dataclass(frozen=True)

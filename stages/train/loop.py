@@ -159,7 +159,7 @@ def train_adapter(run: Run, trackers: Any = None) -> State:
     ):
         while True:
             if not stopped and _is_due(state, setup):
-                with window.paused():
+                with window.paused(), bar.paused():
                     state = _validate(run, state, log, stop.is_set)
                 stopped = _is_due(state, setup)  # it was cut short, and is done when the run goes on
             ended = _has_ended(state, setup) and not _is_due(state, setup)

@@ -315,7 +315,7 @@ def test_a_manifest_that_is_not_ours_protects_its_folder(force: bool, tmp_path: 
     make(tmp_path / "out")
     path = tmp_path / "out" / MANIFEST
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(StageError, match=r"manifest\.json is not a valid Manifest: "):
+    with pytest.raises(StageError, match=r"manifest\.json is not a valid Manifest at top: "):
         is_current(tmp_path / "out", RECIPE, force=force)
 
 

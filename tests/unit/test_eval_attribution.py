@@ -51,6 +51,22 @@ def test_where_a_text_begins_to_repeat_itself(text: str, start: int | None) -> N
     assert find_loop(text) == start
 
 
+@pytest.mark.parametrize(
+    "thought",
+    [
+        "I need no <tool_call> for this.",
+        "Let me see what it is.\n" * 6,
+        'Not {"name": "typecheck", "arguments": 1}.',
+    ],
+)
+def test_what_a_model_thinks_is_no_answer(thought: str) -> None:
+    direct = next(query for query in QUERIES.values() if query.kind == "direct" and not query.messages)
+    for answer in ("A closure keeps the names of the function around it.",):
+        text = f"<think>\n{thought}\n</think>\n\n{answer}"
+        raw = RawReply(id=direct.id, text=text, tokens=9, finish="stop", seconds=0.1)
+        assert score_reply(direct, raw, "hermes").cause is None
+
+
 @given(before=st.text("abc .\n", max_size=30), piece=st.text("xyz", min_size=1, max_size=12))
 def test_every_loop_at_the_end_is_found(before: str, piece: str) -> None:
     start = find_loop(before + piece * 50)

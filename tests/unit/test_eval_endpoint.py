@@ -23,7 +23,7 @@ from stages.core.suite import load_suites
 from stages.core.tools import EXECUTE_CODE
 from stages.eval.__main__ import main
 from stages.eval.engines import Question, Sampling
-from stages.eval.engines.completions import Function, write_served_call
+from stages.eval.engines.completions import Function, write_request, write_served_call
 from stages.eval.engines.endpoint import Endpoint
 from stages.eval.engines.transport import KEY_VARIABLE, Transport
 from stages.eval.stage import evaluate_engine
@@ -204,6 +204,38 @@ def test_the_key_is_sent_and_never_written(
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) > 5
     assert not any(b"secret" in content for content in written)
+
+
+@pytest.mark.parametrize("key", ["sk-secret-123\n", " sk-secret-123 "])
+def test_blanks_around_a_key_are_none_of_it(
+    key: str, server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, key)
+    assert ask_one(server).text == "Hello."
+    assert server.headers[-1]["Authorization"] == "Bearer sk-secret-123"
+
+
+@pytest.mark.parametrize("key", ["sk-secret-é", "sk-se\ncret"])
+def test_a_key_that_no_header_holds_is_refused_unsaid(
+    key: str, server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, key)
+    with pytest.raises(StageError, match=f"{KEY_VARIABLE} holds characters") as error:
+        ask_one(server)
+    assert "se" not in str(error.value).replace("set", "")
+
+
+def test_given_calls_are_sent_with_their_arguments_as_text() -> None:
+    call = {"id": "call_0", "type": "function", "function": {"name": "f", "arguments": {"n": 1}}}
+    turns = [
+        {"role": "user", "content": "Do."},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "Done.", "tool_call_id": "call_0"},
+    ]
+    body = write_request(Question("q", {"messages": turns}), Sampling(9), "m")
+    sent = body["messages"][1]["tool_calls"][0]
+    assert sent == call | {"function": {"name": "f", "arguments": '{"n":1}'}}
+    assert [body["messages"][0], body["messages"][2]] == [turns[0], turns[2]]
 
 
 def test_a_proxy_of_the_environment_is_not_asked_for_a_server_on_this_machine(

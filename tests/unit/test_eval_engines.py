@@ -115,9 +115,9 @@ def test_replies_to_other_queries_are_refused(
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ('{"id": "types"}\n', r"mine\.jsonl:1 is not a valid RecordedReply: text: this key is missing"),
-        ('{"id": "types", "text": "a", "txet": "b"}\n', r"mine\.jsonl:1 is not a valid RecordedReply: "),
-        ("not json\n", r"mine\.jsonl:1 is not a valid RecordedReply: "),
+        ('{"id": "types"}\n', r"mine\.jsonl:1 is not a valid RecordedReply at text: this key is missing"),
+        ('{"id": "types", "text": "a", "txet": "b"}\n', r"mine\.jsonl:1 is not a valid RecordedReply at "),
+        ("not json\n", r"mine\.jsonl:1 is not a valid RecordedReply at "),
         ('{"id": "types", "text": "a"}\n' * 2, r"mine\.jsonl has two replies to types: leave one"),
     ],
 )

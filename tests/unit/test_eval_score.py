@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from stages.core.chat import ToolCall
 from stages.core.dialects import DIALECTS, render_calls
 from stages.core.matcher import Matcher
 from stages.core.query import Expected, Query
-from stages.core.records import Rate, RawReply, Score
+from stages.core.records import QueryRun, Rate, RawReply, Score, read_lines, write_lines
 from stages.core.suite import SUITES, Suite, load_suite
 from stages.core.tools import EXECUTE_CODE
 from stages.eval.sandbox import CodeRunner, Sandbox
@@ -132,6 +133,14 @@ def test_the_code_of_a_call_is_run(code: str, works: Any, cause: Any, run_code: 
     assert (run.id, run.run.works) == ("types", works)
 
 
+def test_where_any_path_is_accepted_there_is_something(run_code: CodeRunner) -> None:
+    free = TYPES.model_copy(update={"id": "free", "accept": (Expected(function="typecheck"),)})
+    for code in ("print(typecheck('lib').error_count)", "p = 'lib/deep'\nprint(typecheck(p).success)"):
+        assert score_reply(free, reply(write(code), of="free"), "hermes", run_code).cause is None
+    other = write("print(typecheck('lib'))\nprint(read_file('none.txt'))")
+    assert score_reply(free, reply(other, of="free"), "hermes", run_code).cause == "code fails"
+
+
 def test_how_a_direct_answer_reads() -> None:
     query = CONCEPT.model_copy(update={"terms": ("Immutable", "ordered")})
     for text, marks in {
@@ -219,6 +228,30 @@ def test_rates_by_category() -> None:
 def test_any_reply_can_be_scored(text: str, dialect: str) -> None:
     given_score = score(TYPES, text, dialect)
     assert given_score.strict.arguments in (False, bool(given_score.strict.tool))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "1" * 30,
+        '"\\ud800"',
+        '{"\\ud800": 1}',
+        "[" * 90 + "]" * 90,
+        '"\\ud83d\\ude00"',
+        "1e999",
+        "-" + "9" * 19,
+    ],
+    ids=["long", "surrogate", "surrogate key", "deep", "pair", "infinite", "negative"],
+)
+def test_what_a_model_wrote_can_be_kept(value: str, run_code: CodeRunner, tmp_path: Path) -> None:
+    call = f'{{"name": "execute_code", "arguments": {{"code": "print(1)", "n": {value}}}}}'
+    text = f"<tool_call>\n{call}\n</tool_call>"
+    scored = score_reply(TYPES, reply(text), "hermes", run_code)
+    odd = score_reply(TYPES, reply(write("print('\\ud800')")), "hermes", run_code)
+    write_lines(tmp_path / "scores.jsonl", [scored, odd])
+    write_lines(tmp_path / "codes.jsonl", run_code.runs)
+    assert read_lines(tmp_path / "scores.jsonl", Score)[0].strict.decision is scored.strict.decision
+    assert read_lines(tmp_path / "codes.jsonl", QueryRun)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in SUITES.glob("*.json")))

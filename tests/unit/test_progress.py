@@ -72,6 +72,17 @@ def test_a_line_without_any_progress_does_not_divide_by_it(
     assert [line.split(",")[0] for line in capfd.readouterr().out.splitlines()] == ["  wait 1/5 rows"]
 
 
+def test_a_pause_is_no_part_of_the_estimate(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    with progress.bar("wait", 3, "rows") as bar:
+        with bar.paused():
+            time.sleep(1.2)
+        bar.advance()
+    assert capfd.readouterr().out == "  wait 1/3 rows, 0 s left\n"
+
+
 def test_on_a_terminal_there_is_a_bar() -> None:
     reader, writer = os.openpty()
     fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))

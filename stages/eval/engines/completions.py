@@ -66,7 +66,7 @@ def write_request(question: Question, sampling: Sampling, model: str | None) -> 
     """The body that asks a question; the server's chat template makes the prompt of it."""
     body: dict[str, Any] = {
         "model": model,
-        "messages": question.row["messages"],
+        "messages": [_write_message(message) for message in question.row["messages"]],
         "temperature": sampling.temperature,
         "max_tokens": sampling.max_tokens,
         "stream": False,
@@ -76,6 +76,21 @@ def write_request(question: Question, sampling: Sampling, model: str | None) -> 
     if sampling.temperature:
         body["seed"] = sampling.sample
     return body
+
+
+def _write_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A turn in OpenAI's shape, which has the arguments of calls as text."""
+    if "tool_calls" not in message:
+        return dict(message)
+    calls = [
+        {**call, "function": {**call["function"], "arguments": _write_arguments(call["function"])}}
+        for call in message["tool_calls"]
+    ]
+    return {**message, "tool_calls": calls}
+
+
+def _write_arguments(function: Mapping[str, Any]) -> str:
+    return orjson.dumps(function["arguments"]).decode()
 
 
 def read_completion(answer: Mapping[str, Any], question: Question, dialect: str, seconds: float) -> RawReply:

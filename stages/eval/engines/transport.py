@@ -17,6 +17,8 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from stages.core.errors import StageError
+
 KEY_VARIABLE = "FAIR_RETEST_API_KEY"  # a name of our own: no server gets a key that is meant for another one
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # statuses that another try may not meet again
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -50,7 +52,7 @@ class Transport:
 
     def open(self) -> httpx2.AsyncClient:
         """A client with the key of the environment, if there is one."""
-        key = os.environ.get(KEY_VARIABLE)
+        key = read_key()
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         # A proxy of the environment leads out of this machine, never to a server on it.
         outside = httpx2.URL(self.url).host not in LOOPBACK
@@ -101,6 +103,14 @@ class Transport:
         return response.content
 
 
+def read_key() -> str | None:
+    """The key of the environment, None without one. Raises StageError for one that no header can hold."""
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise StageError(f"{KEY_VARIABLE} holds characters that no key has: set it anew")
+    return key or None
+
+
 def _read_seconds(text: str | None) -> float:
     """The seconds of a Retry-After; a date, or nothing, asks for no more than the usual wait."""
     try:
@@ -111,6 +121,6 @@ def _read_seconds(text: str | None) -> float:
 
 def _in_a_line(what: object) -> str:
     """Anything as a short line; a server that repeats the key is not repeated."""
-    key = os.environ.get(KEY_VARIABLE)
+    key = read_key()
     line = " ".join(str(what).split())
     return (line.replace(key, "***") if key else line)[:200] or type(what).__name__
