@@ -142,14 +142,7 @@ class Workshop:
             self._run_tool("pytest", *options, path)
             cases = ElementTree.parse(report).iter("testcase")
             tests = [_read_case(case) for case in cases]
-        failed = sum(test.outcome in ("failed", "error") for test in tests)
-        return PytestResult(
-            success=not failed,
-            passed=sum(test.outcome == "passed" for test in tests),
-            failed=failed,
-            skipped=sum(test.outcome == "skipped" for test in tests),
-            tests=tests,
-        )
+        return PytestResult.of_tests(tests)
 
     def _run_tool(self, *command: str) -> str:
         """Standard output of a tool; exit status 1 means findings, above that a fault.

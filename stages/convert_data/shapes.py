@@ -173,14 +173,20 @@ def _read_system(raw: Mapping[str, Any], turns: Sequence[SourceTurn]) -> list[So
     return [SourceTurn("system", system)]
 
 
-def _read_list(value: Any, column: str, role: str, content: str) -> _Read:
+def _load_list(value: Any, said: str) -> Any:
+    """A list, or the one in a JSON text. Raises ValueError that begins with what is `said` of it."""
     if isinstance(value, str):
         try:
             value = orjson.loads(value)
         except orjson.JSONDecodeError:
-            raise ValueError(f"{column} is text and no JSON list") from None
+            raise ValueError(f"{said} text and no JSON list") from None
     if not isinstance(value, _LIST) or isinstance(value, str | bytes):
-        raise ValueError(f"{column} is {_name_kind(value)} and no list")
+        raise ValueError(f"{said} {_name_kind(value)} and no list")
+    return value
+
+
+def _read_list(value: Any, column: str, role: str, content: str) -> _Read:
+    value = _load_list(value, f"{column} is")
     if not value:
         raise ValueError(f"no {column}")
     changes: dict[str, None] = {}
@@ -277,13 +283,7 @@ def _join_parts(content: Any, number: int, changes: dict[str, None]) -> str:
 
 
 def _read_tool_calls(given: Any, number: int) -> tuple[tuple[ToolCall, ...], tuple[str | None, ...]]:
-    if isinstance(given, str):
-        try:
-            given = orjson.loads(given)
-        except orjson.JSONDecodeError:
-            raise ValueError(f"message {number}: tool_calls are text and no JSON list") from None
-    if not isinstance(given, _LIST) or isinstance(given, str | bytes):
-        raise ValueError(f"message {number}: tool_calls are {_name_kind(given)} and no list")
+    given = _load_list(given, f"message {number}: tool_calls are")
     ids = [str(call["id"]) if isinstance(call, _OBJECT) and call.get("id") else None for call in given]
     return tuple([_read_structured(call, number) for call in given]), tuple(ids)
 

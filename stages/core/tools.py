@@ -70,6 +70,18 @@ class PytestResult(_Result):
     skipped: int = Field(description="number of tests that were skipped")
     tests: list[TestOutcome] = Field(description="the tests, in run order")
 
+    @classmethod
+    def of_tests(cls, tests: list[TestOutcome]) -> PytestResult:
+        """The result of these tests, counted."""
+        failed = sum(test.outcome in ("failed", "error") for test in tests)
+        return cls(
+            success=not failed,
+            passed=sum(test.outcome == "passed" for test in tests),
+            failed=failed,
+            skipped=sum(test.outcome == "skipped" for test in tests),
+            tests=tests,
+        )
+
 
 @dataclass(frozen=True)
 class Function:

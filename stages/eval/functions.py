@@ -121,14 +121,7 @@ class Functions:
             tests = named
         elif name:
             self._known = False  # nobody but the query knows what is in its files
-        failed = sum(test.outcome in ("failed", "error") for test in tests)
-        return PytestResult(
-            success=not failed,
-            passed=sum(test.outcome == "passed" for test in tests),
-            failed=failed,
-            skipped=sum(test.outcome == "skipped" for test in tests),
-            tests=tests,
-        )
+        return PytestResult.of_tests(tests)
 
     def _checked(self, path: str) -> list[SampleFile]:
         """The Python files at a path. Nothing was recorded about a text, nor about what code wrote."""
