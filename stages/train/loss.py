@@ -67,11 +67,11 @@ def weighted_loss(
 
 def count_losses(losses: mx.array | Floats, batch: Batch) -> Losses:
     """The sums of a batch's losses (M,)."""
-    values = np.array(losses) * batch.real
+    values = np.array(losses)
     calling = batch.calls >= 0
     return Losses(
         total=float(values.sum(dtype=np.float64)),
-        tokens=int(batch.real.sum()),
+        tokens=len(values),
         call_total=float(values[calling].sum(dtype=np.float64)),
         call_tokens=int(calling.sum()),
     )

@@ -17,8 +17,7 @@ from stages.core.render import Encoded, Turns, encode_row
 from stages.core.splits import read_lines, split_files
 from stages.core.tokenizer import Tokenizer
 
-BUCKET = 16  # batches whose rows are sorted by length together
-PAD_TO = 16  # padded lengths are multiples of this, so that few shapes occur
+BUCKET = 32  # batches whose rows are sorted by length together
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -29,21 +28,20 @@ class Batch:
     """Rows that are computed together, without the prefix that all rows of the run share.
 
     `inputs` (B, T) follows the prefix, right-padded. `where` (M,) are flat positions in (B, T)
-    whose next token is supervised, `targets` (M,) those tokens. `real` (M,) is 1, or 0 where M was
-    padded. `calls` (M,) numbers the turns with a call that a token belongs to, -1 for every other
-    token. `tokens` counts the rows' own tokens, prefix included.
+    whose next token is supervised, `targets` (M,) those tokens. `calls` (M,) numbers the turns with a
+    call that a token belongs to, -1 for every other token. `tokens` counts the rows' own tokens, prefix
+    included.
     """
 
     inputs: Ints
     where: Ints
     targets: Ints
-    real: Floats
     calls: Ints
     tokens: int
 
     def weights(self, call_weight: float) -> Floats:
         """What each token counts in the loss that is minimized, (M,): a call's `call_weight`, others 1."""
-        return self.real * np.where(self.calls >= 0, np.float32(call_weight), np.float32(1))
+        return np.where(self.calls >= 0, np.float32(call_weight), np.float32(1))
 
 
 def load_rows(folder: Path, split: str, tokenizer: Tokenizer, turns: Turns, limit: int) -> list[Encoded]:
@@ -121,7 +119,7 @@ class BatchPlan:
 
 def make_batch(rows: Sequence[Encoded], prefix: int) -> Batch:
     """Cut rows behind the `prefix` tokens that all of the run's rows share, and list what counts."""
-    length = _round_up(max(len(r.tokens) for r in rows) - prefix)
+    length = max(len(r.tokens) for r in rows) - prefix
     inputs = np.zeros((len(rows), length), np.int32)
     where, targets, calls, turns = [], [], [], 0
     for index, row in enumerate(rows):
@@ -132,13 +130,11 @@ def make_batch(rows: Sequence[Encoded], prefix: int) -> Batch:
                 targets.append(row.tokens[position])
                 calls.append(row.calls[position] + turns if row.calls[position] >= 0 else -1)
         turns += max(row.calls) + 1
-    padding = _round_up(len(where)) - len(where)
     return Batch(
         inputs=inputs,
-        where=np.pad(np.array(where, np.int32), (0, padding)),
-        targets=np.pad(np.array(targets, np.int32), (0, padding)),
-        real=np.pad(np.ones(len(where), np.float32), (0, padding)),
-        calls=np.pad(np.array(calls, np.int32), (0, padding), constant_values=-1),
+        where=np.array(where, np.int32),
+        targets=np.array(targets, np.int32),
+        calls=np.array(calls, np.int32),
         tokens=sum(len(r.tokens) for r in rows),
     )
 
@@ -150,7 +146,3 @@ def shared_prefix(rows: Sequence[Encoded]) -> list[int]:
     for row in rows[1:]:
         length = next((i for i in range(length) if row.tokens[i] != first[i]), length)
     return first[: max(length, 0)]
-
-
-def _round_up(count: int) -> int:
-    return -(-count // PAD_TO) * PAD_TO

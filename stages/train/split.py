@@ -15,6 +15,7 @@ import mlx.core as mx
 from mlx_lm.models.base import create_attention_mask
 from mlx_lm.models.cache import ConcatenateKVCache, KVCache, make_prompt_cache
 
+from stages.core import cpu
 from stages.core.compute import Model, total_memory_gb
 from stages.core.platform import GB
 from stages.core.render import Encoded
@@ -29,18 +30,25 @@ def kept_limit() -> float:
 
 
 class PrefixCache(ConcatenateKVCache):  # type: ignore[misc]
-    """One layer's keys and values of the prefix, (1, heads, P, width), laid under later rows."""
+    """One layer's keys and values of the prefix, (1, heads, P, width), laid under later rows.
+
+    Where the attention looks for a prefix (`apart`), it gets it once instead of with every row.
+    """
+
+    def __init__(self, *, apart: bool) -> None:
+        super().__init__()
+        self._apart = apart
+        self.prefix: tuple[mx.array, mx.array] | None = None
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Keep what the first call brings; put it before what a later call brings."""
         if self.keys is None:
             kept: tuple[mx.array, mx.array] = super().update_and_fetch(keys, values)
             return kept
-        return _lay_under(self.keys, keys), _lay_under(self.values, values)
-
-
-def _lay_under(kept: mx.array, new: mx.array) -> mx.array:
-    return mx.concatenate([mx.broadcast_to(kept, (new.shape[0], *kept.shape[1:])), new], axis=2)
+        if self._apart:
+            self.prefix = self.keys, self.values
+            return keys, values
+        return cpu.lay_under(self.keys, keys), cpu.lay_under(self.values, values)
 
 
 class SplitModel:
@@ -50,6 +58,7 @@ class SplitModel:
         self.model, self._checkpoint = model, checkpoint
         cut = len(model.layers) - trained_layers
         self._below, self._above = model.layers[:cut], model.layers[cut:]
+        self._make_cache = partial(PrefixCache, apart=cpu.sees_prefixes(model))
 
     @property
     def can_split(self) -> bool:
@@ -69,12 +78,12 @@ class SplitModel:
 
     def trunk_cache(self) -> list[PrefixCache]:
         """Fresh prefix caches for the layers below the cut."""
-        return [PrefixCache() for _ in self._below]
+        return [self._make_cache() for _ in self._below]
 
-    def trunk(self, tokens: mx.array, caches: Sequence[PrefixCache]) -> mx.array:
+    def trunk(self, tokens: mx.array, caches: Sequence[PrefixCache] | None) -> mx.array:
         """Hidden states (B, T, width) at the cut for token ids (B, T) behind what the caches hold."""
         hidden: mx.array = self.model.model.embed_tokens(tokens)
-        for layer, cache in zip(self._below, caches, strict=True):
+        for layer, cache in zip(self._below, caches or self.trunk_cache(), strict=True):
             hidden = layer(hidden, create_attention_mask(hidden, cache), cache=cache)
         return hidden
 
@@ -84,9 +93,28 @@ class SplitModel:
         The prefix (1, P, width) goes through each layer as one row, just before the rows that see it.
         """
         for layer in self._above:
-            run = _checkpointed(layer) if self._checkpoint else partial(_run_layer, layer)
+            run = self._checkpointed(layer) if self._checkpoint else partial(self._run, layer)
             prefix, hidden = run(prefix, hidden)
         return hidden
+
+    def _run(
+        self, layer: Model, prefix: mx.array | None, hidden: mx.array
+    ) -> tuple[mx.array | None, mx.array]:
+        cache = self._make_cache()
+        if prefix is not None:
+            prefix = layer(prefix, create_attention_mask(prefix, cache), cache=cache)
+        return prefix, layer(hidden, create_attention_mask(hidden, cache), cache=cache)
+
+    def _checkpointed(self, layer: Model) -> Callable[..., tuple[mx.array | None, mx.array]]:
+        """`_run` that keeps only its inputs and computes the rest again in the backward pass."""
+
+        def run(
+            parameters: Any, prefix: mx.array | None, hidden: mx.array
+        ) -> tuple[mx.array | None, mx.array]:
+            layer.update(parameters)
+            return self._run(layer, prefix, hidden)
+
+        return partial(mx.checkpoint(run), layer.trainable_parameters())
 
     @property
     def head(self) -> Any:
@@ -100,23 +128,6 @@ class SplitModel:
         return normed
 
 
-def _run_layer(layer: Model, prefix: mx.array | None, hidden: mx.array) -> tuple[mx.array | None, mx.array]:
-    cache = PrefixCache()
-    if prefix is not None:
-        prefix = layer(prefix, create_attention_mask(prefix, cache), cache=cache)
-    return prefix, layer(hidden, create_attention_mask(hidden, cache), cache=cache)
-
-
-def _checkpointed(layer: Model) -> Callable[..., tuple[mx.array | None, mx.array]]:
-    """`_run_layer` that keeps only its inputs and computes the rest again in the backward pass."""
-
-    def run(parameters: Any, prefix: mx.array | None, hidden: mx.array) -> tuple[mx.array | None, mx.array]:
-        layer.update(parameters)
-        return _run_layer(layer, prefix, hidden)
-
-    return partial(mx.checkpoint(run), layer.trainable_parameters())
-
-
 class Trunk:
     """The hidden states at the cut: of the prefix (1, P, width), and of rows, each computed once.
 
@@ -126,7 +137,7 @@ class Trunk:
     """
 
     def __init__(self, split: SplitModel, prefix: Sequence[int], rows: Sequence[Encoded], group: int) -> None:
-        self._split, self._cache = split, split.trunk_cache()
+        self._split, self._cache = split, split.trunk_cache() if prefix else None
         self.size = len(prefix)
         self.prefix: mx.array | None = None
         if prefix:

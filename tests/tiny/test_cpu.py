@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -102,6 +103,69 @@ def test_attention(
     k = draw(2, batch, groups, total, width[0], spread=spread)
     v = draw(3, batch, groups, total, width[1])
     compare_attention(q, k, v, make_mask(kind, batch, length, total), width[0] ** -0.5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kind=st.sampled_from(["none", "causal", "bool", "padded"]),
+    batch=st.integers(1, 5),
+    groups=st.integers(1, 2),
+    share=st.integers(1, 3),
+    length=st.integers(1, 6),
+    prefix=st.integers(1, 7),
+    spread=st.sampled_from([0.1, 1.0, 6.0]),
+)
+@example(kind="padded", batch=70, groups=2, share=3, length=1, prefix=5, spread=1.0)
+def test_a_prefix_apart_is_one_that_lies_under_each_row(
+    kind: str, batch: int, groups: int, share: int, length: int, prefix: int, spread: float
+) -> None:
+    """Value and all gradients, those of the prefix summed over the rows that see it."""
+    total = length + 3
+    q = draw(1, batch, groups * share, length, 8, spread=spread)
+    k, v = draw(2, batch, groups, total, 8, spread=spread), draw(3, batch, groups, total, 8)
+    before = draw(4, 1, groups, prefix, 8, spread=spread), draw(5, 1, groups, prefix, 8)
+    mask, weight = make_mask(kind, batch, length, total), draw(9, *q.shape)
+
+    def apart(q: mx.array, k: mx.array, v: mx.array, *before: mx.array) -> Any:
+        return FAST(q, k, v, SimpleNamespace(prefix=before), 0.3, mask)
+
+    def under(q: mx.array, k: mx.array, v: mx.array, *before: mx.array) -> Any:
+        seen = mask
+        if isinstance(mask, mx.array):
+            seen = mx.concatenate([mx.ones((*mask.shape[:-1], prefix), mx.bool_), mask], axis=-1)
+        keys, values = (
+            mx.concatenate([mx.repeat(one, batch, axis=0), own], axis=2)
+            for one, own in zip(before, (k, v), strict=True)
+        )
+        return scaled_dot_product_attention(q, keys, values, None, 0.3, seen)
+
+    size = max(1.0, float(mx.abs(q).max() * mx.abs(k).max()))
+    given_ = (q, k, v, *before)
+    assert_equal(apart(*given_), under(*given_), size)
+    found, expected = (
+        mx.grad(lambda *x, f=function: (f(*x) * weight).sum(), argnums=tuple(range(5)))(*given_)
+        for function in (apart, under)
+    )
+    for one, other in zip(found, expected, strict=True):
+        assert_equal(one, other, size * batch)
+
+
+@pytest.mark.parametrize("kind", ["none", "causal", "padded", "additive"])
+def test_a_prefix_lies_under_each_row_where_mlx_computes(kind: str) -> None:
+    q, k, v = draw(1, 2, 4, 3, 8), draw(2, 2, 2, 5, 8), draw(3, 2, 2, 5, 8)
+    before = draw(4, 1, 2, 6, 8), draw(5, 1, 2, 6, 8)
+    mask, sinks = make_mask(kind, 2, 3, 5), draw(6, 4)
+    wide = mask
+    if isinstance(mask, mx.array):
+        see = mx.zeros if kind == "additive" else mx.ones
+        wide = mx.concatenate([see((*mask.shape[:-1], 6), mask.dtype), mask], axis=-1)
+    keys, values = (
+        mx.concatenate([mx.repeat(one, 2, axis=0), own], axis=2)
+        for one, own in zip(before, (k, v), strict=True)
+    )
+    expected = scaled_dot_product_attention(q, keys, values, None, 0.3, wide, sinks)
+    found = FAST(q, k, v, SimpleNamespace(prefix=before), 0.3, mask, sinks=sinks)
+    assert_equal(found, expected)
 
 
 def test_attention_takes_views_that_are_not_contiguous() -> None:

@@ -13,6 +13,7 @@ import mlx.core as mx
 import mlx_lm
 import pytest
 
+from stages.core import cpu
 from stages.core.artifact import build_artifact, require_artifact
 from stages.core.bfcl import CATEGORIES
 from stages.core.cli import Options, artifacts_root
@@ -124,6 +125,11 @@ def test_batched_replies_are_those_of_one_by_one_generation(
     assert [reply.text for reply in replies] == [engine.tokenizer.decode(tokens) for tokens in expected]
     assert [reply.tokens for reply in replies] == [len(tokens) for tokens in expected]
     assert replies[1].text == replies[3].text
+    if kind == "llama":
+        assert cpu.sees_prefixes(engine.model)
+        with stock_functions():  # as on a GPU: the prefix lies under each row
+            assert not cpu.sees_prefixes(engine.model)
+            assert [reply.text for reply in answer(engine, 12)] == [reply.text for reply in replies]
 
 
 def test_a_stop_token_ends_a_reply_and_the_limit_makes_it_a_runaway(built: BuiltOnce) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.core.render import Encoded
-from stages.train.rows import BUCKET, PAD_TO, Batch, BatchPlan, make_batch, shared_prefix
+from stages.train.rows import BUCKET, Batch, BatchPlan, make_batch, shared_prefix
 
 LENGTHS = st.lists(st.integers(2, 400), min_size=1, max_size=120).map(tuple)
 PLANS = st.builds(BatchPlan, LENGTHS, st.integers(1, 9), st.integers(0, 2**40))
@@ -92,8 +92,7 @@ def read_back(batch: Batch, prefix: list[int]) -> list[tuple[int, int, int]]:
     width = batch.inputs.shape[1]
     return [
         (int(where) // width, int(where) % width + 1 + len(prefix), int(target))
-        for where, target, weight in zip(batch.where, batch.targets, batch.real, strict=True)
-        if weight
+        for where, target in zip(batch.where, batch.targets, strict=True)
     ]
 
 
@@ -112,10 +111,8 @@ def test_a_batch_predicts_exactly_what_is_supervised(rows: list[Encoded]) -> Non
         assert batch.inputs[index, : len(behind)].tolist() == behind
         assert not batch.inputs[index, len(behind) :].any()
     assert batch.tokens == sum(len(one.tokens) for one in rows)
-    assert batch.inputs.shape[1] % PAD_TO == len(batch.where) % PAD_TO == 0
-    assert batch.inputs.shape[1] < max(len(one.tokens) for one in rows) - len(prefix) + PAD_TO
-    assert set(batch.real.tolist()) <= {0.0, 1.0}
-    assert [a.dtype.name for a in (batch.inputs, batch.where, batch.real)] == ["int32", "int32", "float32"]
+    assert batch.inputs.shape[1] == max(len(one.tokens) for one in rows) - len(prefix)
+    assert {a.dtype.name for a in (batch.inputs, batch.where, batch.targets, batch.calls)} == {"int32"}
     assert batch.where.max() < batch.inputs.size
 
 
@@ -147,9 +144,7 @@ def test_known_prefixes(rows: list[Encoded], prefix: list[int]) -> None:
 
 def test_a_known_batch() -> None:
     batch = make_batch([row([7, 1, 2, 3], "..xx"), row([7, 4, 5], "..x")], 1)
-    assert batch.inputs.shape == (2, 16)
-    assert batch.inputs[:, :4].tolist() == [[1, 2, 3, 0], [4, 5, 0, 0]]
-    assert batch.where[:4].tolist() == [0, 1, 16, 0]
-    assert batch.targets[:4].tolist() == [2, 3, 5, 0]
-    assert batch.real.tolist() == [1.0] * 3 + [0.0] * 13
+    assert batch.inputs.tolist() == [[1, 2, 3], [4, 5, 0]]
+    assert batch.where.tolist() == [0, 1, 3]
+    assert batch.targets.tolist() == [2, 3, 5]
     assert batch.tokens == 7

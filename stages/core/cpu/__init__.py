@@ -13,12 +13,19 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from stages.core.cpu.attention import make_attention
+from stages.core.cpu.attention import lay_under, make_attention
 from stages.core.cpu.head import head_cross_entropy, score_targets
 from stages.core.cpu.linear import use_fast_linear
 from stages.core.cpu.swiglu import make_swiglu
 
-__all__ = ["head_cross_entropy", "score_targets", "use_fast_functions", "use_fast_linear"]
+__all__ = [
+    "head_cross_entropy",
+    "lay_under",
+    "score_targets",
+    "sees_prefixes",
+    "use_fast_functions",
+    "use_fast_linear",
+]
 
 
 def use_fast_functions(model: Any) -> None:
@@ -32,3 +39,12 @@ def use_fast_functions(model: Any) -> None:
         plain = getattr(module, name, None)
         if plain is not None and not hasattr(plain, "fast"):
             setattr(module, name, make(plain))
+
+
+def sees_prefixes(model: Any) -> bool:
+    """Whether the model's attention looks for the prefix of a cache (see `make_attention`)."""
+    kinds = {type(getattr(layer, "self_attn", None)) for layer in model.layers}
+    return all(
+        hasattr(getattr(sys.modules[kind.__module__], "scaled_dot_product_attention", None), "fast")
+        for kind in kinds
+    )

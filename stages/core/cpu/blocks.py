@@ -23,6 +23,7 @@ THREADS = "OPENBLAS_NUM_THREADS"  # bounds the threads of NumPy's blocks like th
 BLOCK = 1 << 18  # numbers that are worked on together where memory's speed counts, 1 MiB
 
 SHORT = 32  # rows that are not worth a thread of their own
+LONG = 512  # rows that are worth four: a block of a matrix product packs the whole other matrix
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -39,10 +40,10 @@ def views(*arrays: Any) -> Any:
 def cut(length: int, size: int) -> list[slice]:
     """Slices of about equal length, at most `size`, that cover `length`.
 
-    There are four, or a multiple of it, unless they would be short: few cores then end together.
+    Their number is a multiple of four, or of two where they would be short: few cores then end together.
     """
-    count = -(-length // max(size, 1))
-    count = -(-count // 4) * 4 if length >= 4 * SHORT else max(count, min(length // SHORT, 2), 1)
+    parts = 4 if length >= LONG else 2 if length >= 2 * SHORT else 1
+    count = -(-length // (max(size, 1) * parts)) * parts
     edges = [length * i // count for i in range(count + 1)]
     return [slice(start, end) for start, end in pairwise(edges) if start < end]
 

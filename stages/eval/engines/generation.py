@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import mlx.core as mx
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
-from stages.core import progress
+from stages.core import cpu, progress
 from stages.core.compute import Model, load_model
 from stages.core.dialects import parse_reply
 from stages.core.errors import StageError
@@ -24,6 +25,7 @@ from stages.core.stops import own_stop_ids
 from stages.core.tokenizer import Tokenizer, load_tokenizer
 from stages.eval.clock import WorkClock
 from stages.eval.engines import Keep, Question, Sampling
+from stages.eval.engines.shared_prefix import SharedPrefix
 
 CALL_ENDS = {  # by dialect: without this at the end of the text no call is complete
     "hermes": "</tool_call>",
@@ -80,17 +82,15 @@ class Generator:
             completion_batch_size=self.batch,
             prefill_batch_size=self.batch,
         )
-        uids = generator.insert(
-            [prompt[prefix:] for prompt in prompts],
-            caches=[cache] * len(prompts) if cache else None,
-            samplers=[seeded_sampler(sampling, text) for text in texts] if sampling.temperature else None,
+        start = self._start(cache)
+        waiting = deque(
+            _Writing(question, prompt[prefix:], len(prompt), _sampler(sampling, text))
+            for question, prompt, text in zip(questions, prompts, texts, strict=True)
         )
-        writing = {
-            uid: _Writing(question, len(prompt))
-            for uid, question, prompt in zip(uids, questions, prompts, strict=True)
-        }
-        with progress.bar(label, len(uids), "queries") as bar:
-            while writing:
+        writing: dict[int, _Writing] = {}
+        with progress.bar(label, len(waiting), "queries") as bar:
+            while writing or waiting:
+                self._admit(generator, waiting, writing, start)
                 ended = self._step(generator, writing, sampling, clock)
                 for reply in ended:
                     keep(*reply)
@@ -98,11 +98,30 @@ class Generator:
                 bar.advance(len(ended))
         generator.close()
 
+    def _admit(
+        self,
+        generator: BatchGenerator,
+        waiting: deque[_Writing],
+        writing: dict[int, _Writing],
+        start: list[Any] | None,
+    ) -> None:
+        """Fill the places of replies that ended, some at a time: whoever joins makes all caches move."""
+        free = min(self.batch - len(writing), len(waiting))
+        if not free or (writing and free < min(len(waiting), self.batch // 4)):
+            return
+        joining = [waiting.popleft() for _ in range(free)]
+        uids = generator.insert(
+            [one.prompt for one in joining],
+            caches=[start] * free if start else None,
+            samplers=[one.sampler for one in joining],
+        )
+        writing.update(zip(uids, joining, strict=True))
+
     def _step(
         self, generator: BatchGenerator, writing: dict[int, _Writing], sampling: Sampling, clock: WorkClock
     ) -> list[tuple[Question, RawReply]]:
         """One token for each reply in work; returns the replies that ended with it."""
-        in_work = [writing[uid].question.id for uid in list(writing)[: self.batch]]
+        in_work = [current.question.id for current in writing.values()]
         responses = generator.next_generated()
         clock.tick(in_work)
         ended = []
@@ -126,6 +145,12 @@ class Generator:
         self.model(mx.array([tokens]), cache=cache)
         mx.eval([layer.state for layer in cache])
         return cache
+
+    def _start(self, cache: list[Any] | None) -> list[Any] | None:
+        """Where each prompt starts: behind the prefix, kept once if the model's attention can find it."""
+        if cache is None or not cpu.sees_prefixes(self.model):
+            return cache
+        return [SharedPrefix(*layer.keys_and_values()) for layer in cache]
 
     def _time_first_token(self, rest: list[int], cache: list[Any] | None) -> float:
         """Seconds until the first token of one prompt alone, from the end of the shared prefix on."""
@@ -161,15 +186,22 @@ class Generator:
 
 @dataclass
 class _Writing:
-    """A reply in the making."""
+    """A reply in the making; `prompt` is what follows the shared prefix."""
 
     question: Question
+    prompt: list[int]
     prompt_tokens: int
+    sampler: Callable[[mx.array], mx.array] | None
     tokens: list[int] = field(default_factory=list)
 
 
-def seeded_sampler(sampling: Sampling, prompt: str) -> Callable[[mx.array], mx.array]:
-    """Draws tokens from logits (1, V), the same for a prompt and a sample whatever else is in the batch."""
+def _sampler(sampling: Sampling, prompt: str) -> Callable[[mx.array], mx.array] | None:
+    """Draws tokens from logits (1, V), the same for a prompt and a sample whatever else is in the batch.
+
+    None takes the most likely token, for the whole batch together.
+    """
+    if not sampling.temperature:
+        return None
     digest = hashlib.sha256(f"{sampling.sample}\0{prompt}".encode()).digest()
     key = mx.random.key(int.from_bytes(digest[:4], "big"))
 
