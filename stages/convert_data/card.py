@@ -16,8 +16,8 @@ from typing import Any
 import orjson
 from tabulate import tabulate
 
+from stages.convert_data.converted import Converted, Kind
 from stages.convert_data.duplicates import Duplicates, Repeats
-from stages.convert_data.rows import Converted, Kind
 from stages.convert_data.tokens import TokenStats
 from stages.core.prompts import RESULT_PREFIX
 from stages.core.words import plural

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stages.convert_data.inference import Census, write_review, write_tools
-from stages.convert_data.rows import ConvertContext
+from stages.convert_data.offers import ConvertContext
 from stages.core.definitions import read_tools_file
 from stages.core.fixes import FixSet
 from stages.core.preset import ModelSetup

@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.convert_data.card import OTHERS, SAMPLES, Card, SplitCard, Tally, write_card
+from stages.convert_data.converted import Converted
 from stages.convert_data.duplicates import find, pack
-from stages.convert_data.rows import ConvertContext, Converted, convert_row
+from stages.convert_data.offers import ConvertContext
+from stages.convert_data.rows import convert_row
 from stages.convert_data.tokens import TokenStats
 from stages.core.chat import ToolCall
 from stages.core.chatml import Turn, join_chatml

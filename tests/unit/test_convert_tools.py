@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.convert_data.converted import Converted
 from stages.convert_data.inference import (
     Census,
     infer_tools,
@@ -23,7 +24,8 @@ from stages.convert_data.inference import (
     write_tools,
 )
 from stages.convert_data.instructions import LEFT_OVER, TAKEN_OUT, take_tools
-from stages.convert_data.rows import ConvertContext, Converted, ToolsUnclear, convert_row
+from stages.convert_data.offers import ConvertContext, ToolsUnclear
+from stages.convert_data.rows import convert_row
 from stages.convert_data.stage import convert_data
 from stages.convert_data.toolset import apply_census, write_tool_files
 from stages.core.chat import Tool, ToolCall
