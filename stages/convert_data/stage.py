@@ -18,7 +18,8 @@ from stages.convert_data.assemble import (
     removed_rows,
     write_shards,
 )
-from stages.convert_data.card import Card, SplitCard, write_card
+from stages.convert_data.card import Card, write_card
+from stages.convert_data.counts import SplitCard
 from stages.convert_data.duplicates import Duplicates, find
 from stages.convert_data.inference import Census, load_census, save_census
 from stages.convert_data.local import LostWorker, available_cores, run_locally

@@ -21,8 +21,8 @@ import orjson
 from pydantic import TypeAdapter
 
 from stages.convert_data import parquet
-from stages.convert_data.card import SplitCard, Tally
 from stages.convert_data.converted import Converted
+from stages.convert_data.counts import SplitCard, Tally
 from stages.convert_data.digests import NO_DIGEST
 from stages.convert_data.inference import Census, load_census, save_census
 from stages.convert_data.offers import ConvertContext

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.convert_data.card import OTHERS, SAMPLES, Card, SplitCard, Tally, write_card
+from stages.convert_data.card import Card, write_card
 from stages.convert_data.converted import Converted
+from stages.convert_data.counts import OTHERS, SAMPLES, SplitCard, Tally
 from stages.convert_data.duplicates import find, pack
 from stages.convert_data.offers import ConvertContext
 from stages.convert_data.rows import convert_row
