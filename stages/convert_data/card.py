@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from tabulate import tabulate
 
+from stages.convert_data.converted import HAD_LINE, HAD_NONE, HAD_OTHER
 from stages.convert_data.counts import SAMPLES, Sample, SplitCard, sort_counts, sort_reasons
 from stages.convert_data.duplicates import Duplicates, Repeats
 from stages.convert_data.tokens import TokenStats
@@ -20,6 +21,8 @@ from stages.core.words import plural
 Count = Callable[[SplitCard], dict[str, int]]
 
 _SHOWN = 40  # rows of a table in card.md; card.json has them all
+
+_BEFORE = (HAD_NONE, HAD_LINE, HAD_OTHER)
 
 _RESPONSES = {
     "template": (
@@ -73,6 +76,16 @@ class Card:
             lines.append(f"duplicates and leaks ({removed}): {found}")
         return tuple(lines)
 
+    def systems(self) -> dict[str, dict[str, dict[str, int]]]:
+        """By system text that the conversion wrote, and by split: rows by what they had before.
+
+        There is one text in Code Mode, and one for rows with other tools that had none.
+        """
+        texts = dict.fromkeys(text for split in self.splits.values() for text in split.systems)
+        return {
+            text: {name: split.systems.get(text, {}) for name, split in self.splits.items()} for text in texts
+        }
+
     def samples(self) -> list[Sample]:
         """Five rows before and after, of as many kinds as there are."""
         kinds: dict[str, Sample] = {}
@@ -92,6 +105,7 @@ class Card:
             "arm": self.arm,
             "target": self.target,
             "tools": self.tools,
+            "system_texts": [{"text": text, "rows_that_had": rows} for text, rows in self.systems().items()],
             "tool_response": {"setting": self.tool_response, "how": how, "why": why},
             "splits": {name: split.to_json() for name, split in self.splits.items()},
             "duplicates": _duplicates_json(self.duplicates),
@@ -148,6 +162,7 @@ def _write_markdown(card: Card) -> str:
             "Calls that the target's dialect cannot say clearly", card, lambda s: s.unwritable, always=False
         ),
         _table("XML values that stay text because no schema says their type", card, lambda s: s.untyped),
+        _write_systems(card),
         f"## Tool results\n\nWritten {how}: {why}.\n",
         _table("Rows by their order of roles", card, lambda s: s.patterns),
         _table("What changed", card, lambda s: s.changes),
@@ -183,6 +198,16 @@ def _grid(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def _escape(text: str) -> str:
     """A text that stays in its cell of a table."""
     return " ".join(text.split()).replace("|", "\\|")
+
+
+def _write_systems(card: Card) -> str:
+    parts = ["## System texts that were written\n"]
+    for text, rows in card.systems().items():
+        counts = [[f"rows that had {b}", *(split.get(b, 0) for split in rows.values())] for b in _BEFORE]
+        parts.append(f"{_grid(['', *rows], counts)}\n\n{_fence(text)}\n")
+    if len(parts) == 1:
+        parts.append("None: every row keeps what it had.\n")
+    return "\n".join(parts)
 
 
 def _write_reasons(card: Card) -> str:

@@ -11,7 +11,16 @@ import orjson
 from stages.convert_data.shapes import SourceTurn
 
 Kind = tuple[tuple[str, ...], ...]
-"""What the card counts of a row: shape, dialects, tools, pattern, changes, untyped, undefined, unwritable."""
+"""What the card counts of a row: shape, dialects, tools, pattern, changes, untyped, undefined, unwritable,
+the system text that was written and what was there before."""
+
+SYSTEM_ADDED = "system turn added"
+SYSTEM_REPLACED = "another system text replaced"
+HAD_NONE, HAD_LINE, HAD_OTHER = "no system turn", "the preset's line alone", "another text"
+
+SystemText = tuple[()] | tuple[str, str]
+"""The system text that the conversion wrote, and what the row had before: HAD_NONE, HAD_LINE or HAD_OTHER.
+Empty where the row keeps what it had."""
 
 _REPEATED = re.compile(r"(?:assistant-(?:tool-)+){3,}")
 
@@ -38,6 +47,7 @@ class Converted:
     """Tools that are called and that no definition names."""
     unwritable: list[str] = field(default_factory=list)
     """Why the target's dialect cannot say a turn's calls so that they are read back unchanged."""
+    system: SystemText = ()
 
     @property
     def kind(self) -> Kind:
@@ -51,6 +61,7 @@ class Converted:
             tuple(self.untyped),
             tuple(self.undefined),
             tuple(self.unwritable),
+            self.system,
         )
 
     @property

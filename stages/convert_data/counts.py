@@ -25,7 +25,7 @@ _MOST_REASONS = 200
 _MOST_KINDS = 2_000
 _LONGEST = 1_600  # characters of a sample on each side
 
-# In the order of a `Kind`.
+# In the order of a `Kind`, whose last part is the system text.
 _COUNTERS = ("shapes", "dialects", "tools", "patterns", "changes", "untyped", "undefined", "unwritable")
 
 _PARTICULARS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d+")
@@ -66,6 +66,8 @@ class SplitCard:
     untyped: dict[str, int] = field(default_factory=dict)
     undefined: dict[str, int] = field(default_factory=dict)
     unwritable: dict[str, int] = field(default_factory=dict)
+    systems: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Rows by the system text that was written into them, and by what they had before."""
     samples: dict[str, Sample] = field(default_factory=dict)
     """The first row of each kind."""
     first_rows: list[Sample] = field(default_factory=list)
@@ -84,8 +86,12 @@ class SplitCard:
     def count(self, kind: Kind, rows: int) -> None:
         """Count so many converted rows of a kind."""
         self.converted += rows
-        for name, keys in zip(_COUNTERS, kind, strict=True):
+        *counted, system = kind
+        for name, keys in zip(_COUNTERS, counted, strict=True):
             _count(getattr(self, name), keys, rows)
+        if system:
+            text, before = system
+            _count(self.systems.setdefault(text, {}), (before,), rows)
 
     def show(self, row: Converted) -> None:
         """Keep a row as a sample if it is among the first of its kind, or of all."""
@@ -126,6 +132,9 @@ class SplitCard:
             mine = getattr(self, name)
             for key, count in getattr(other, name).items():
                 _count(mine, (key,), count)
+        for text, rows in other.systems.items():
+            for before, count in rows.items():
+                _count(self.systems.setdefault(text, {}), (before,), count)
         for kind, sample in other.samples.items():
             if len(self.samples) < SAMPLES:
                 self.samples.setdefault(kind, sample)

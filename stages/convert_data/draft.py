@@ -12,7 +12,16 @@ from typing import Any
 
 import orjson
 
-from stages.convert_data.converted import Converted, name_pattern
+from stages.convert_data.converted import (
+    HAD_LINE,
+    HAD_NONE,
+    HAD_OTHER,
+    SYSTEM_ADDED,
+    SYSTEM_REPLACED,
+    Converted,
+    SystemText,
+    name_pattern,
+)
 from stages.convert_data.digests import begin_digest, digest_questions
 from stages.convert_data.offers import CALLABLE, ConvertContext, Offer, ToolsUnclear, encode_system
 from stages.convert_data.shapes import SourceRow, SourceTurn
@@ -34,7 +43,7 @@ class Draft:
     __slots__ = (
         *("answered", "changes", "context", "dialects", "disordered", "first_result", "last_result"),
         *("later_systems", "next_id", "offer", "questions", "system", "tools", "turns", "undefined"),
-        *("untyped", "unwritable", "waiting"),
+        *("untyped", "unwritable", "waiting", "written"),
     )
 
     def __init__(self, context: ConvertContext, offer: Offer, changes: list[str]) -> None:
@@ -44,6 +53,7 @@ class Draft:
         self.system: str | None = None
         """The text of a system turn that comes first; it is not among `turns`."""
         self.later_systems = 0
+        self.written: SystemText = ()
         self.turns: list[dict[str, Any]] = []
         self.questions: list[str] = []
         self.dialects: list[str] = []
@@ -276,6 +286,7 @@ class Draft:
             self.untyped,
             self.undefined,
             self.unwritable,
+            self.written,
         )
 
     def _settle_system(self, turns: list[dict[str, Any]]) -> tuple[str | None, list[dict[str, Any]]]:
@@ -289,15 +300,20 @@ class Draft:
             if self.later_systems:
                 turns = [m for m in turns if m["role"] != "system"]
             if own is None and not self.later_systems:
-                self.changes.append("system turn added")
+                self.changes.append(SYSTEM_ADDED)
+                self.written = offer.system, HAD_NONE
             elif self.later_systems or own not in (self.context.setup.system, offer.system):
-                self.changes.append("another system text replaced")
+                self.changes.append(SYSTEM_REPLACED)
+                self.written = offer.system, HAD_OTHER
+            elif own != offer.system:
+                self.written = offer.system, HAD_LINE
             return offer.system, turns
         if own or (own is not None and offer.added_system is None):
             return own, turns
         if offer.added_system is None or self.later_systems:
             return None, turns if own is None else [{"role": "system", "content": own}, *turns]
-        self.changes.append("system turn added")
+        self.changes.append(SYSTEM_ADDED)
+        self.written = offer.added_system, HAD_NONE
         return offer.added_system, turns
 
 

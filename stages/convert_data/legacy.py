@@ -7,7 +7,15 @@ from typing import Any
 
 import orjson
 
-from stages.convert_data.converted import Converted, name_pattern
+from stages.convert_data.converted import (
+    HAD_LINE,
+    HAD_NONE,
+    HAD_OTHER,
+    SYSTEM_ADDED,
+    SYSTEM_REPLACED,
+    Converted,
+    name_pattern,
+)
 from stages.convert_data.digests import digest_questions
 from stages.convert_data.offers import CALLABLE, ConvertContext, Offer, ToolsUnclear
 from stages.convert_data.shapes import SourceRow, SourceTurn
@@ -42,6 +50,8 @@ def keep_legacy(
         (blake2b(said, digest_size=16).digest(), digest_questions(asked)),
         raw,
     )
+    if "tools" in context.fixes:
+        _note_system(converted, turns, offer, context)
     undecided = offer.code_mode and context.tools is None and "tools" in context.fixes
     for turn in source.turns:
         if turn.role != "assistant":
@@ -67,6 +77,24 @@ def _show_tools(raw: Any, source: SourceRow, turns: list[SourceTurn], offer: Off
         system = offer.added_system
     head = [] if system is None else [{"role": "system", "content": system}]
     return {"messages": [*head, *kept], "tools": list(offer.shown.tools)}
+
+
+def _note_system(
+    converted: Converted, turns: list[SourceTurn], offer: Offer, context: ConvertContext
+) -> None:
+    """Tell the card what became of the system turn."""
+    own = [turn.text for turn in turns if turn.role == "system"]
+    written = offer.added_system if offer.system is None else offer.system
+    if written is None or own == [written] or (own and offer.system is None):
+        return
+    if not own:
+        converted.changes.append(SYSTEM_ADDED)
+        converted.system = written, HAD_NONE
+    elif own == [context.setup.system]:
+        converted.system = written, HAD_LINE
+    else:
+        converted.changes.append(SYSTEM_REPLACED)
+        converted.system = written, HAD_OTHER
 
 
 def _keep_turn(turn: SourceTurn) -> dict[str, Any]:
