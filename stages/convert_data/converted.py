@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from stages.convert_data.shapes import SourceTurn
+from stages.convert_data.messages import SourceTurn
 
 Kind = tuple[tuple[str, ...], ...]
 """What the card counts of a row: shape, dialects, tools, pattern, changes, untyped, undefined, unwritable,

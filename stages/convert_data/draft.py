@@ -23,8 +23,9 @@ from stages.convert_data.converted import (
     name_pattern,
 )
 from stages.convert_data.digests import begin_digest, digest_questions
+from stages.convert_data.messages import SourceTurn
 from stages.convert_data.offers import CALLABLE, ConvertContext, Offer, ToolsUnclear, encode_system
-from stages.convert_data.shapes import SourceRow, SourceTurn
+from stages.convert_data.shapes import SourceRow
 from stages.core.chat import ToolCall
 from stages.core.dialects import Recovered, Reply, parse_any, render_calls
 from stages.core.prompts import as_user_turn

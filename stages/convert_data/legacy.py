@@ -17,8 +17,9 @@ from stages.convert_data.converted import (
     name_pattern,
 )
 from stages.convert_data.digests import digest_questions
+from stages.convert_data.messages import SourceTurn
 from stages.convert_data.offers import CALLABLE, ConvertContext, Offer, ToolsUnclear
-from stages.convert_data.shapes import SourceRow, SourceTurn
+from stages.convert_data.shapes import SourceRow
 from stages.core.chat import ToolCall
 from stages.core.definitions import read_definitions
 from stages.core.dialects import parse_any

@@ -8,8 +8,9 @@ from stages.convert_data.converted import Converted
 from stages.convert_data.draft import Draft
 from stages.convert_data.instructions import IN_USER_TURN, take_tools
 from stages.convert_data.legacy import keep_legacy
+from stages.convert_data.messages import SourceTurn
 from stages.convert_data.offers import ConvertContext
-from stages.convert_data.shapes import SourceRow, SourceTurn, read_row
+from stages.convert_data.shapes import SourceRow, read_row
 from stages.core.definitions import NONE, Definitions, read_definitions
 
 
