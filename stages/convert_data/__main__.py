@@ -10,7 +10,8 @@ from stages import convert_data as package
 from stages.convert_data.request import add_flags, read_request
 from stages.convert_data.stage import convert_data
 from stages.core import progress
-from stages.core.cli import Options, Outcome, build_parser, catch_interrupts, guard, read_options, run_work
+from stages.core.cli import Options, Outcome, build_parser, guard, read_options, run_work
+from stages.core.interrupts import catch_interrupts
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,14 +1,9 @@
-"""The conversion card: what went in, what came out, what changed, what was refused.
-
-Counting is bounded in memory whatever the data: counters with a limit of keys, the first few line
-numbers of each reason, the first few samples. Cards of shards are merged into the card of a split.
-"""
+"""The conversion card: what went in, what came out, what changed, what was refused."""
 
 from __future__ import annotations
 
-import heapq
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,26 +11,18 @@ from typing import Any
 import orjson
 from tabulate import tabulate
 
+from stages.convert_data.converted import HAD_LINE, HAD_NONE, HAD_OTHER
+from stages.convert_data.counts import SAMPLES, Sample, SplitCard, sort_counts, sort_reasons
 from stages.convert_data.duplicates import Duplicates, Repeats
-from stages.convert_data.rows import Converted, Kind
 from stages.convert_data.tokens import TokenStats
 from stages.core.prompts import RESULT_PREFIX
 from stages.core.words import plural
 
-SAMPLES = 5
-LINES = 5  # line numbers that are kept of each reason
-OTHERS = "(others)"
+Count = Callable[[SplitCard], dict[str, int]]
 
-_MOST_KEYS = 10_000
-_MOST_REASONS = 200
-_MOST_KINDS = 2_000
-_LONGEST = 1_600  # characters of a sample on each side
 _SHOWN = 40  # rows of a table in card.md; card.json has them all
 
-# In the order of a `Kind`.
-_COUNTERS = ("shapes", "dialects", "tools", "patterns", "changes", "untyped", "undefined", "unwritable")
-
-_PARTICULARS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d+")
+_BEFORE = (HAD_NONE, HAD_LINE, HAD_OTHER)
 
 _RESPONSES = {
     "template": (
@@ -47,195 +34,6 @@ _RESPONSES = {
         "the preset asks for it: for a target whose template or tokenizer has no proper place for results",
     ),
 }
-
-
-@dataclass
-class Reason:
-    """Why rows were rejected: reasons that differ in numbers and quotations alone are one."""
-
-    count: int = 0
-    lines: list[int] = field(default_factory=list)
-    """The first few line numbers."""
-    example: str = ""
-    """The reason of the first of them in full."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A row before and after, cut where it is long."""
-
-    kind: str
-    before: str
-    after: str
-
-
-@dataclass
-class SplitCard:
-    """The counts of one split, or of one shard of it."""
-
-    converted: int = 0
-    rejected: int = 0
-    reasons: dict[str, Reason] = field(default_factory=dict)
-    shapes: dict[str, int] = field(default_factory=dict)
-    dialects: dict[str, int] = field(default_factory=dict)
-    tools: dict[str, int] = field(default_factory=dict)
-    patterns: dict[str, int] = field(default_factory=dict)
-    changes: dict[str, int] = field(default_factory=dict)
-    untyped: dict[str, int] = field(default_factory=dict)
-    undefined: dict[str, int] = field(default_factory=dict)
-    unwritable: dict[str, int] = field(default_factory=dict)
-    samples: dict[str, Sample] = field(default_factory=dict)
-    """The first row of each kind."""
-    first_rows: list[Sample] = field(default_factory=list)
-    """The first rows that differ, whatever their kind."""
-
-    @property
-    def rows(self) -> int:
-        """Rows read: every one is converted or rejected."""
-        return self.converted + self.rejected
-
-    def accept(self, row: Converted) -> None:
-        """Count a converted row."""
-        self.count(row.kind, 1)
-        self.show(row)
-
-    def count(self, kind: Kind, rows: int) -> None:
-        """Count so many converted rows of a kind."""
-        self.converted += rows
-        for name, keys in zip(_COUNTERS, kind, strict=True):
-            _count(getattr(self, name), keys, rows)
-
-    def show(self, row: Converted) -> None:
-        """Keep a row as a sample if it is among the first of its kind, or of all."""
-        if len(self.samples) < SAMPLES or len(self.first_rows) < SAMPLES:
-            self._keep_sample(row)
-
-    def _keep_sample(self, row: Converted) -> None:
-        kind = f"{row.shape}, {' and '.join(dict.fromkeys(row.dialects)) or 'no call'}"
-        if kind in self.samples and len(self.first_rows) >= SAMPLES:
-            return
-        sample = take_sample(kind, row)
-        if len(self.samples) < SAMPLES:
-            self.samples.setdefault(kind, sample)
-        if len(self.first_rows) < SAMPLES and sample not in self.first_rows:
-            self.first_rows.append(sample)
-
-    def reject(self, number: int, reason: str) -> None:
-        """Count a rejected row by its 1-based line number."""
-        self.rejected += 1
-        self._add_reason(_PARTICULARS.sub("…", reason), Reason(1, [number], reason))
-
-    def _add_reason(self, general: str, more: Reason) -> None:
-        if general not in self.reasons and len(self.reasons) >= _MOST_REASONS:
-            general = OTHERS
-        known = self.reasons.setdefault(general, Reason())
-        if not known.lines or more.lines[0] < known.lines[0]:
-            known.example = more.example
-        known.count += more.count
-        known.lines = heapq.nsmallest(LINES, (*known.lines, *more.lines))
-
-    def merge(self, other: SplitCard) -> None:
-        """Add the counts of rows that come behind these."""
-        self.converted += other.converted
-        self.rejected += other.rejected
-        for general, reason in other.reasons.items():
-            self._add_reason(general, reason)
-        for name in _COUNTERS:
-            mine = getattr(self, name)
-            for key, count in getattr(other, name).items():
-                _count(mine, (key,), count)
-        for kind, sample in other.samples.items():
-            if len(self.samples) < SAMPLES:
-                self.samples.setdefault(kind, sample)
-        new = [sample for sample in other.first_rows if sample not in self.first_rows]
-        self.first_rows = [*self.first_rows, *new][:SAMPLES]
-
-    def commonest_reason(self) -> str:
-        """The reason for which most rows were rejected, or that there is none."""
-        if not self.reasons:
-            return "it has none"
-        return max(self.reasons.values(), key=lambda reason: reason.count).example
-
-    def to_json(self) -> dict[str, Any]:
-        """The counts as plain JSON."""
-        return {
-            "rows": self.rows,
-            "converted": self.converted,
-            "rejected": self.rejected,
-            "rejected_by_reason": [
-                {"reason": general, **asdict(reason)} for general, reason in _most(self.reasons.items())
-            ],
-            "rows_by_shape": _sorted(self.shapes),
-            "turns_by_dialect": _sorted(self.dialects),
-            "calls_by_tool": _sorted(self.tools),
-            "role_patterns": _sorted(self.patterns),
-            "changes": _sorted(self.changes),
-            "untyped_xml_values": _sorted(self.untyped),
-            "calls_of_undefined_tools": _sorted(self.undefined),
-            "calls_the_target_cannot_say": _sorted(self.unwritable),
-        }
-
-
-class Tally:
-    """The counting of many rows for a card: those of the same kind are counted together.
-
-    `settle` ends it. The card is then the one that `accept` makes of the same rows.
-    """
-
-    def __init__(self, card: SplitCard, most_kinds: int = _MOST_KINDS) -> None:
-        self._card, self._most_kinds = card, most_kinds
-        self._rows: dict[Kind, int] = {}
-
-    def accept(self, row: Converted) -> None:
-        """Count a converted row."""
-        kind = row.kind
-        known = self._rows.get(kind)
-        if known is None or len(self._card.first_rows) < SAMPLES:
-            self._card.show(row)
-        if known is None and len(self._rows) >= self._most_kinds:
-            self.settle()
-        self._rows[kind] = (known or 0) + 1
-
-    def settle(self) -> None:
-        """Tell the card what was counted."""
-        for kind, rows in self._rows.items():
-            self._card.count(kind, rows)
-        self._rows.clear()
-
-
-def _count(counter: dict[str, int], keys: Iterable[str], count: int = 1) -> None:
-    for key in keys:
-        if key in counter:
-            counter[key] += count
-        elif len(counter) < _MOST_KEYS:
-            counter[key] = count
-        else:
-            counter[OTHERS] = counter.get(OTHERS, 0) + count
-
-
-def _sorted(counter: Mapping[str, int]) -> dict[str, int]:
-    return dict(sorted(counter.items(), key=lambda item: -item[1]))
-
-
-def _most(reasons: Iterable[tuple[str, Reason]]) -> list[tuple[str, Reason]]:
-    return sorted(reasons, key=lambda item: -item[1].count)
-
-
-def take_sample(kind: str, row: Converted) -> Sample:
-    """The row as it came and as it is now, as readable text."""
-    source = row.source
-    plain = isinstance(source, Mapping) and set(source) == {"text"} and isinstance(source["text"], str)
-    return Sample(
-        kind, _cut(source["text"] if plain else _show(source)), _cut(_show(row.row.get("messages", row.row)))
-    )
-
-
-def _show(value: Any) -> str:
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2, default=repr).decode()
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text) - _LONGEST} more characters)"
 
 
 @dataclass
@@ -269,7 +67,7 @@ class Card:
         """One line per split for the terminal, and one about duplicates if there are any."""
         lines = [
             f"{name}: {plural(s.rows, 'row')} = {s.converted} converted + {s.rejected} rejected; "
-            + ", ".join(f"{dialect} {n}" for dialect, n in list(_sorted(s.dialects).items())[:8])
+            + ", ".join(f"{dialect} {n}" for dialect, n in list(sort_counts(s.dialects).items())[:8])
             for name, s in self.splits.items()
         ]
         if self.duplicates is not None and self.duplicates.any:
@@ -277,6 +75,16 @@ class Card:
             removed = "removed" if self.dropped else "kept, --dedup removes them"
             lines.append(f"duplicates and leaks ({removed}): {found}")
         return tuple(lines)
+
+    def systems(self) -> dict[str, dict[str, dict[str, int]]]:
+        """By system text that the conversion wrote, and by split: rows by what they had before.
+
+        There is one text in Code Mode, and one for rows with other tools that had none.
+        """
+        texts = dict.fromkeys(text for split in self.splits.values() for text in split.systems)
+        return {
+            text: {name: split.systems.get(text, {}) for name, split in self.splits.items()} for text in texts
+        }
 
     def samples(self) -> list[Sample]:
         """Five rows before and after, of as many kinds as there are."""
@@ -297,6 +105,7 @@ class Card:
             "arm": self.arm,
             "target": self.target,
             "tools": self.tools,
+            "system_texts": [{"text": text, "rows_that_had": rows} for text, rows in self.systems().items()],
             "tool_response": {"setting": self.tool_response, "how": how, "why": why},
             "splits": {name: split.to_json() for name, split in self.splits.items()},
             "duplicates": _duplicates_json(self.duplicates),
@@ -353,6 +162,7 @@ def _write_markdown(card: Card) -> str:
             "Calls that the target's dialect cannot say clearly", card, lambda s: s.unwritable, always=False
         ),
         _table("XML values that stay text because no schema says their type", card, lambda s: s.untyped),
+        _write_systems(card),
         f"## Tool results\n\nWritten {how}: {why}.\n",
         _table("Rows by their order of roles", card, lambda s: s.patterns),
         _table("What changed", card, lambda s: s.changes),
@@ -368,8 +178,8 @@ def _count_rows(split: SplitCard) -> dict[str, int]:
     return {"read": split.rows, "converted": split.converted, "rejected": split.rejected}
 
 
-def _table(title: str, card: Card, count: Any, *, always: bool = True) -> str:
-    counts: dict[str, dict[str, int]] = {name: _sorted(count(split)) for name, split in card.splits.items()}
+def _table(title: str, card: Card, count: Count, *, always: bool = True) -> str:
+    counts = {name: sort_counts(count(split)) for name, split in card.splits.items()}
     keys = list(dict.fromkeys(key for counter in counts.values() for key in counter))
     if not keys:
         return f"## {title}\n\nNone.\n" if always else ""
@@ -390,11 +200,21 @@ def _escape(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
+def _write_systems(card: Card) -> str:
+    parts = ["## System texts that were written\n"]
+    for text, rows in card.systems().items():
+        counts = [[f"rows that had {b}", *(split.get(b, 0) for split in rows.values())] for b in _BEFORE]
+        parts.append(f"{_grid(['', *rows], counts)}\n\n{_fence(text)}\n")
+    if len(parts) == 1:
+        parts.append("None: every row keeps what it had.\n")
+    return "\n".join(parts)
+
+
 def _write_reasons(card: Card) -> str:
     rows = [
         [name, reason.count, ", ".join(map(str, reason.lines)), _escape(reason.example[:200])]
         for name, split in card.splits.items()
-        for _, reason in _most(split.reasons.items())
+        for _, reason in sort_reasons(split.reasons)
     ]
     if not rows:
         return "## Rejected rows by reason\n\nNone.\n"

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from stages.convert_data.digests import NO_DIGEST
+
 PACKED = np.dtype([("row", "V16"), ("questions", "V16")])
-"""One row: the digest of what it says, and the digest of its questions, zero where it has none."""
+"""One row: the digest of what it says, and the digest of its questions, NO_DIGEST where it has none."""
 
 Digests = npt.NDArray[np.void]
 Positions = npt.NDArray[np.intp]
@@ -23,7 +25,6 @@ Numbers = npt.NDArray[np.uint64]
 
 _KEPT_FIRST = ("test", "valid")  # these splits keep a row that another one has too
 _EXAMPLES = 5
-_NO_QUESTION = bytes(16)
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class _Search:
         """Find the rows that `other` has too, those left out that go within their split."""
         same_row = _find_first(self.digests["row"], other.digests["row"])
         same_question = _find_first(self.digests["questions"], other.digests["questions"])
-        same_question[self.digests["questions"] == np.void(_NO_QUESTION)] = -1
+        same_question[self.digests["questions"] == np.void(NO_DIGEST)] = -1
         found = np.flatnonzero(((same_row >= 0) | (same_question >= 0)) & ~self._gone)
         is_row = same_row[found] >= 0
         kept = np.where(is_row, same_row[found], same_question[found])

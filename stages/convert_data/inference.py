@@ -9,7 +9,7 @@ be corrected by hand and given as `--tools` then.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,12 @@ from stages.core.dialects.schema import read_typed
 from stages.core.tools import EXECUTE_CODE, FUNCTIONS
 
 SAMPLES = 4  # of the values of an argument
-_MOST_TOOLS = 10_000
-_MOST_ARGUMENTS = 256  # of a tool or an object; a model's own words as keys are no parameters
+MOST_TOOLS = 10_000
+MOST_ARGUMENTS = 256  # of a tool or an object; a model's own words as keys are no parameters
 _MANY_KEYS = 20
 _STRAY = 0.02  # share of foreign calls that does not make Code Mode's data another's
 _DEEPEST = 5
 _LONGEST = 60  # characters of a sample
-_RARE = 3  # an argument seen in fewer calls than this is doubtful, where the tool has many more
 
 _JSON_TYPES = {
     bool: "boolean", int: "integer", float: "number", str: "string",
@@ -74,7 +73,7 @@ class Values:
             return
         if kind == "object":
             for key, inner in value.items():
-                if key in self.fields or len(self.fields) < _MOST_ARGUMENTS:
+                if key in self.fields or len(self.fields) < MOST_ARGUMENTS:
                     self.fields.setdefault(key, Values()).add(inner, depth=depth + 1)
         elif kind == "array":
             self.items = self.items or Values()
@@ -95,7 +94,7 @@ class Values:
         for sample in other.samples:
             self._keep_sample(sample)
         for key, values in other.fields.items():
-            if key in self.fields or len(self.fields) < _MOST_ARGUMENTS:
+            if key in self.fields or len(self.fields) < MOST_ARGUMENTS:
                 self.fields.setdefault(key, Values()).merge(values)
         if other.items is not None:
             self.items = self.items or Values()
@@ -106,7 +105,7 @@ class Values:
         """Whether its objects have ever other keys, so that these are data and no names of fields."""
         objects = self.types.get("object", 0)
         commonest = max((values.count for values in self.fields.values()), default=0)
-        return len(self.fields) >= _MOST_ARGUMENTS or (
+        return len(self.fields) >= MOST_ARGUMENTS or (
             len(self.fields) > _MANY_KEYS and 2 * commonest < objects
         )
 
@@ -141,7 +140,7 @@ class Calls:
         self.count += 1
         self.dialects[dialect] = self.dialects.get(dialect, 0) + 1
         for key, value in call.arguments.items():
-            if key in self.arguments or len(self.arguments) < _MOST_ARGUMENTS:
+            if key in self.arguments or len(self.arguments) < MOST_ARGUMENTS:
                 self.arguments.setdefault(key, Values()).add(value, untyped=dialect == "qwen3_coder")
 
     def merge(self, other: Calls) -> None:
@@ -150,7 +149,7 @@ class Calls:
         for dialect, count in other.dialects.items():
             self.dialects[dialect] = self.dialects.get(dialect, 0) + count
         for key, values in other.arguments.items():
-            if key in self.arguments or len(self.arguments) < _MOST_ARGUMENTS:
+            if key in self.arguments or len(self.arguments) < MOST_ARGUMENTS:
                 self.arguments.setdefault(key, Values()).merge(values)
 
     def to_tool(self, name: str) -> Tool:
@@ -205,7 +204,7 @@ class Census:
         self.calling += bool(calls)
 
     def _add_call(self, call: ToolCall, dialect: str) -> None:
-        if call.name in self.calls or len(self.calls) < _MOST_TOOLS:
+        if call.name in self.calls or len(self.calls) < MOST_TOOLS:
             self.calls.setdefault(call.name, Calls()).add(call, dialect)
         else:
             self.more_tools += 1
@@ -217,7 +216,7 @@ class Census:
         self.calling += other.calling
         self.more_tools += other.more_tools
         for name, calls in other.calls.items():
-            if name in self.calls or len(self.calls) < _MOST_TOOLS:
+            if name in self.calls or len(self.calls) < MOST_TOOLS:
                 self.calls.setdefault(name, Calls()).merge(calls)
             else:
                 self.more_tools += calls.count
@@ -288,9 +287,6 @@ def infer_tools(rows: Iterable[Any]) -> Census:
     return census
 
 
-_CENSUS = TypeAdapter(Census)
-
-
 def _guess(text: Any) -> Any:
     """What an untyped text would be if its form decided."""
     if not isinstance(text, str):
@@ -303,7 +299,7 @@ def _write_sample(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
-# What is written
+_CENSUS = TypeAdapter(Census)
 
 
 def save_census(census: Census, path: Path) -> None:
@@ -316,90 +312,3 @@ def save_census(census: Census, path: Path) -> None:
 def load_census(path: Path) -> Census | None:
     """The census that `save_census` wrote; None where there is none."""
     return _CENSUS.validate_json(path.read_bytes()) if path.is_file() else None
-
-
-def write_tools(tools: Sequence[Tool], path: Path) -> None:
-    """Write `tools.json`: a list in OpenAI shape, as `--tools` reads it."""
-    data = [tool.to_json() for tool in tools]
-    path.write_bytes(orjson.dumps(data, option=orjson.OPT_INDENT_2) + b"\n")
-
-
-def write_review(census: Census, path: Path) -> None:
-    """Write `tools_review.md`: on what the inferred tools rest, and what about them is doubtful."""
-    total = sum(calls.count for calls in census.calls.values())
-    ordered = sorted(census.calls.items(), key=lambda item: (-item[1].count, item[0]))
-    parts = [
-        "# Review of the inferred tools\n",
-        f"{total} calls of {len(census.calls)} tools, in {census.calling} of {census.rows} rows, come "
-        "without a definition. What `tools.json` says of them is inferred. Correct it where this review "
-        "or your knowledge says so, and convert again with `--tools tools.json`.\n",
-    ]
-    if census.more_tools:
-        parts.append(f"{census.more_tools} more calls are of tools beyond the first {_MOST_TOOLS} names.\n")
-    doubts = [f"- {doubt}" for doubt in list_doubts(census)]
-    parts += ["## Doubts\n", "\n".join(doubts or ["None."]) + "\n"]
-    parts += [_describe(name, calls) for name, calls in ordered]
-    path.write_text("\n".join(parts), "utf-8")
-
-
-def _describe(name: str, calls: Calls) -> str:
-    dialects = ", ".join(f"{dialect} {count}" for dialect, count in calls.dialects.items())
-    lines = [f"## {name}\n", f"{calls.count} calls ({dialects}).\n"]
-    if not calls.arguments:
-        return "\n".join([*lines, "No arguments.\n"])
-    lines += ["| argument | in calls | types | such as |", "|---|---|---|---|"]
-    for key, values in calls.arguments.items():
-        kinds = dict(values.types) | ({"untyped XML": values.untyped} if values.untyped else {})
-        named = ", ".join(f"{kind} {count}" for kind, count in kinds.items())
-        shown = ", ".join(f"`{sample.replace('`', chr(39))}`" for sample in values.samples)
-        cells = (key, f"{values.count} of {calls.count}", named, shown)
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
-    return "\n".join([*lines, ""])
-
-
-def list_doubts(census: Census) -> list[str]:
-    """What a reader should look at before the inferred tools are believed, in words."""
-    doubts = []
-    spellings: dict[str, list[str]] = {}
-    for name, calls in census.calls.items():
-        spellings.setdefault(_fold(name), []).append(name)
-        if calls.count == 1 and len(census.calls) > 1:
-            doubts.append(f"`{name}` is called once: a tool, or a slip?")
-        if calls.dialects.keys() == {"fenced_json"}:
-            doubts.append(f"`{name}` was only seen as JSON without call tags: perhaps an answer and no call")
-        doubts += [f"`{name}.{key}` {doubt}" for key, doubt in _doubt_arguments(calls)]
-    doubts += [
-        f"{' and '.join(f'`{name}`' for name in names)} differ only in spelling"
-        for names in spellings.values()
-        if len(names) > 1
-    ]
-    return doubts
-
-
-def _doubt_arguments(calls: Calls) -> list[tuple[str, str]]:
-    doubts = []
-    spellings: dict[str, str] = {}
-    for key, values in calls.arguments.items():
-        kinds = {kind for kind in values.types if kind != "null"}
-        if len(kinds - ({"integer"} if "number" in kinds else set())) > 1:
-            shown = ", ".join(f"{kind} {count}" for kind, count in values.types.items())
-            doubts.append((key, f"has values of several types ({shown})"))
-        if values.count < _RARE and calls.count >= 10 * _RARE:
-            doubts.append((key, f"is in {values.count} of {calls.count} calls"))
-        if values.types.keys() == {"null"}:
-            doubts.append((key, "is always null, so its type is not known"))
-        looks = [kind for kind in values.looks if kind != "string"]
-        if looks and values.looks.keys() <= {*looks, "null"} and not values.types:
-            named = " or ".join(looks)
-            doubts.append((key, f"comes as untyped XML and always looks like {named}: it is taken for text"))
-        if (other := spellings.setdefault(_fold(key), key)) != key:
-            doubts.append((key, f"differs only in spelling from `{other}`"))
-        if values.is_map:
-            doubts.append((key, "is an object with keys without end: a map rather than a record"))
-    if len(calls.arguments) >= _MOST_ARGUMENTS:
-        doubts.append(("…", f"has {_MOST_ARGUMENTS} arguments or more, the others are left out"))
-    return doubts
-
-
-def _fold(name: str) -> str:
-    return "".join(c for c in name.lower() if c.isalnum())

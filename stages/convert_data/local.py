@@ -13,8 +13,8 @@ from multiprocessing.connection import wait
 
 from stages.convert_data.pieces import Piece
 from stages.convert_data.work import Task, Work
-from stages.core.cli import deferred_interrupts
 from stages.core.errors import StageError
+from stages.core.interrupts import deferred_interrupts
 
 
 class LostWorker(StageError):

@@ -14,8 +14,8 @@ from typing import Any
 
 import stages
 from stages.convert_data.local import LostWorker
+from stages.convert_data.offers import ToolsUnclear
 from stages.convert_data.pieces import Piece
-from stages.convert_data.rows import ToolsUnclear
 from stages.convert_data.work import Task, Work
 from stages.core import progress
 from stages.core.errors import StageError

@@ -18,14 +18,15 @@ from stages.convert_data.assemble import (
     removed_rows,
     write_shards,
 )
-from stages.convert_data.card import Card, SplitCard, write_card
+from stages.convert_data.card import Card, write_card
+from stages.convert_data.counts import SplitCard
 from stages.convert_data.duplicates import Duplicates, find
 from stages.convert_data.inference import Census, load_census, save_census
 from stages.convert_data.local import LostWorker, available_cores, run_locally
+from stages.convert_data.offers import ToolsUnclear
 from stages.convert_data.pieces import Piece, cut_split, piece_bytes
 from stages.convert_data.rendering import Target, find_target, measure_tokens
 from stages.convert_data.request import Request
-from stages.convert_data.rows import ToolsUnclear
 from stages.convert_data.sources import Source, SourceFile, find_source, require_splits
 from stages.convert_data.toolset import apply_census, start_context, write_tool_files
 from stages.convert_data.unpack import needs_unpacking, unpack

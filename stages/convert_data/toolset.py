@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from stages.convert_data.inference import Census, write_review, write_tools
-from stages.convert_data.rows import ConvertContext
+import orjson
+
+from stages.convert_data.inference import Census
+from stages.convert_data.offers import ConvertContext
+from stages.convert_data.review import write_review
+from stages.core.chat import Tool
 from stages.core.definitions import read_tools_file
 from stages.core.fixes import FixSet
 from stages.core.preset import ModelSetup
@@ -50,6 +54,12 @@ def write_tool_files(context: ConvertContext, census: Census | None, folder: Pat
     if context.tools == ():
         return _describe([], f"{own}none")
     return _describe([EXECUTE_CODE.name], f"{own}Code Mode's")
+
+
+def write_tools(tools: Sequence[Tool], path: Path) -> None:
+    """Write `tools.json`: a list in OpenAI shape, as `--tools` reads it."""
+    data = [tool.to_json() for tool in tools]
+    path.write_bytes(orjson.dumps(data, option=orjson.OPT_INDENT_2) + b"\n")
 
 
 def _describe(names: Sequence[str], origin: str) -> str:

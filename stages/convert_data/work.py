@@ -21,11 +21,14 @@ import orjson
 from pydantic import TypeAdapter
 
 from stages.convert_data import parquet
-from stages.convert_data.card import SplitCard, Tally
+from stages.convert_data.converted import Converted
+from stages.convert_data.counts import SplitCard, Tally
+from stages.convert_data.digests import NO_DIGEST
 from stages.convert_data.inference import Census, load_census, save_census
+from stages.convert_data.offers import ConvertContext
 from stages.convert_data.pieces import Piece, Span, read_rows
 from stages.convert_data.rendering import Target, write_text
-from stages.convert_data.rows import NO_DIGEST, ConvertContext, Converted, convert_row
+from stages.convert_data.rows import convert_row
 from stages.convert_data.sources import Unreadable
 from stages.core.errors import StageError
 

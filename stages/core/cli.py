@@ -11,15 +11,11 @@ import errno
 import os
 import re
 import shlex
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import orjson
@@ -38,6 +34,7 @@ from stages.core.flags import (
     sections_taken,
     whole_number,
 )
+from stages.core.interrupts import catch_interrupts
 from stages.core.preset import SECTIONS, Preset, load_preset, section_of
 from stages.core.records import Given, Recipe
 
@@ -320,33 +317,3 @@ def run_work(stage: str, work: Work, options: Options, *, computes: bool = False
         }
         print(orjson.dumps(answer, default=str).decode())
     return 0
-
-
-def catch_interrupts() -> None:
-    """Let SIGINT and SIGTERM raise KeyboardInterrupt, also where a shell started us with them ignored.
-
-    Only the first one counts: a terminal signals the whole group and a parent often once more, and
-    the second must not break what the first one cleans up.
-    """
-    signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _interrupt)
-
-
-@contextmanager
-def deferred_interrupts() -> Iterator[threading.Event]:
-    """Within the block a signal to stop only sets the event: the block saves its work and raises itself."""
-    wanted = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, lambda _signal, _frame: wanted.set())
-    try:
-        yield wanted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt

@@ -11,14 +11,8 @@ import orjson
 from stages import eval as package
 from stages.core import progress
 from stages.core.blas import ensure_fast_blas
-from stages.core.cli import (
-    blas_folder,
-    build_parser,
-    catch_interrupts,
-    guard,
-    read_options,
-    run_work,
-)
+from stages.core.cli import blas_folder, build_parser, guard, read_options, run_work
+from stages.core.interrupts import catch_interrupts
 from stages.eval.parity import compare_outputs
 from stages.eval.request import Request, add_flags, read_request
 from stages.eval.stage import evaluate, is_current_throughout

@@ -12,9 +12,10 @@ import orjson
 
 from stages import report as package
 from stages.core import progress
-from stages.core.cli import Parser, artifacts_root, catch_interrupts, guard
+from stages.core.cli import Parser, artifacts_root, guard
 from stages.core.errors import StageError
 from stages.core.flags import folder
+from stages.core.interrupts import catch_interrupts
 from stages.report.request import Request
 from stages.report.stage import write_reports
 

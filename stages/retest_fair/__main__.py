@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from stages import retest_fair as package
-from stages.core.cli import build_parser, catch_interrupts, guard, read_options
+from stages.core.cli import build_parser, guard, read_options
 from stages.core.errors import StageError
 from stages.core.fixes import distinct_arms
 from stages.core.flags import add_row_flags, seed_list
+from stages.core.interrupts import catch_interrupts
 from stages.retest_fair.stage import Plan, retest
 
 

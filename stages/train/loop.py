@@ -16,9 +16,9 @@ from mlx.nn.utils import value_and_grad
 from mlx.utils import tree_map
 
 from stages.core import progress
-from stages.core.cli import deferred_interrupts
 from stages.core.compute import Model
 from stages.core.errors import StageError
+from stages.core.interrupts import deferred_interrupts
 from stages.core.preset import TrainSetup
 from stages.core.render import Encoded
 from stages.train.checkpoint import Checkpoints, State, share_state

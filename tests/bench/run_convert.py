@@ -19,8 +19,9 @@ from typing import Any
 
 import orjson
 
+from stages.convert_data.offers import ConvertContext
 from stages.convert_data.request import Request
-from stages.convert_data.rows import ConvertContext, convert_row
+from stages.convert_data.rows import convert_row
 from stages.convert_data.stage import CORPUS, convert_data
 from stages.core.cli import Options
 from stages.core.fixes import FAIR

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from stages.convert_data.offers import ConvertContext
 from stages.convert_data.rendering import find_target, measure_tokens, write_text
 from stages.convert_data.request import Request
-from stages.convert_data.rows import ConvertContext, convert_row
+from stages.convert_data.rows import convert_row
 from stages.convert_data.stage import CORPUS, convert_data
 from stages.convert_data.tokens import SAMPLE, count_tokens
 from stages.core.chat import Tool, ToolCall

@@ -24,8 +24,6 @@ from stages.core.cli import (
     Outcome,
     artifacts_root,
     build_parser,
-    catch_interrupts,
-    deferred_interrupts,
     finished,
     guard,
     read_options,
@@ -34,6 +32,7 @@ from stages.core.cli import (
 from stages.core.dialects import DIALECTS
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FLAWED, FixSet
+from stages.core.interrupts import catch_interrupts, deferred_interrupts
 from stages.core.preset import PRESETS, SECTIONS, load_preset, option_type
 from stages.core.records import Given, Recipe
 

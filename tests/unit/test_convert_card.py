@@ -13,15 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.convert_data.card import OTHERS, SAMPLES, Card, SplitCard, Tally, write_card
+from stages.convert_data.card import Card, write_card
+from stages.convert_data.converted import HAD_LINE, HAD_NONE, HAD_OTHER, Converted
+from stages.convert_data.counts import OTHERS, SAMPLES, SplitCard, Tally
 from stages.convert_data.duplicates import find, pack
-from stages.convert_data.rows import ConvertContext, Converted, convert_row
+from stages.convert_data.offers import ConvertContext
+from stages.convert_data.rows import convert_row
 from stages.convert_data.tokens import TokenStats
-from stages.core.chat import ToolCall
+from stages.core.chat import Tool, ToolCall
 from stages.core.chatml import Turn, join_chatml
 from stages.core.dialects import render_calls
-from stages.core.fixes import FAIR
+from stages.core.fixes import FAIR, FixSet
 from stages.core.preset import load_preset
+from stages.core.prompts import system_message
+from stages.core.tools import EXECUTE_CODE
 
 SETUP = load_preset("smol").model
 CONTEXT = ConvertContext(SETUP, FAIR, ())
@@ -76,6 +81,8 @@ def test_cards_of_shards_merge_into_the_card_of_the_whole(rows: list[Any], cut: 
     merged.merge(count(rows[cut:], cut + 1))
     assert merged.to_json() == whole.to_json()
     assert (merged.samples, merged.first_rows) == (whole.samples, whole.first_rows)
+    written = {SETUP.system: {HAD_NONE: whole.converted}} if whole.converted else {}
+    assert merged.systems == whole.systems == written
     backwards = count(rows[cut:], cut + 1)
     backwards.merge(count(rows[:cut]))
     assert backwards.reasons == whole.reasons, "the first lines do not depend on the order of the shards"
@@ -176,12 +183,62 @@ def test_the_page_has_all_a_reader_must_know(tmp_path: Path) -> None:
     assert "duplicates and leaks (removed): 1 rows of train also in valid" in full_card().lines()[-1]
 
 
+def chat(*systems: str, **columns: Any) -> dict[str, Any]:
+    """A row with these system turns."""
+    turns = [*(("system", text) for text in systems), ("user", "Why?"), ("assistant", "So.")]
+    return {"messages": [{"role": role, "content": text} for role, text in turns]} | columns
+
+
+@pytest.mark.parametrize("fixes", [FAIR, ("tools",)])
+def test_the_page_shows_the_system_texts_that_were_written(fixes: FixSet, tmp_path: Path) -> None:
+    own = [Tool("f").to_json()]
+    evaluation = system_message(SETUP, fixes).content
+    rows = {
+        "train": [chat(), chat(), chat("Be kind."), chat(tools=own), chat("Be kind.", tools=own)],
+        "valid": [chat(SETUP.system), chat(evaluation), chat("Be kind.", "Be brief.")],
+    }
+    splits = {name: SplitCard() for name in rows}
+    for name, raw in ((name, raw) for name, each in rows.items() for raw in each):
+        converted = convert_row(raw, ConvertContext(SETUP, fixes, (EXECUTE_CODE,)))
+        first = converted.row["messages"][0]
+        assert converted.system[:1] in ((), (first["content"],))
+        assert (converted.system == ()) == (first in raw["messages"]), "told where it is new"
+        splits[name].accept(converted)
+    write_card(Card("an arm", splits), tmp_path)
+    assert json.loads((tmp_path / "card.json").read_bytes())["system_texts"] == [
+        {
+            "text": evaluation,
+            "rows_that_had": {
+                "train": {HAD_NONE: 2, HAD_OTHER: 1},
+                "valid": {HAD_LINE: 1, HAD_OTHER: 1},
+            },
+        },
+        {"text": SETUP.system, "rows_that_had": {"train": {HAD_NONE: 1}, "valid": {}}},
+    ]
+    page = (tmp_path / "card.md").read_text("utf-8")
+    section = page.partition("## System texts that were written\n")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("| ")]
+    assert [[cell.strip() for cell in row] for row in cells] == [
+        ["", "train", "valid"],
+        ["rows that had no system turn", "2", "0"],
+        ["rows that had the preset's line alone", "0", "1"],
+        ["rows that had another text", "1", "1"],
+        ["", "train", "valid"],
+        ["rows that had no system turn", "1", "0"],
+        ["rows that had the preset's line alone", "0", "0"],
+        ["rows that had another text", "0", "0"],
+    ]
+    assert section.count("```text\n") == 2
+    assert section.index(f"```text\n{evaluation}\n```") < section.index(f"```text\n{SETUP.system}\n```")
+
+
 @pytest.mark.parametrize("tokens", ["", "the model is not on this machine"])
 def test_what_is_not_there_is_said(tokens: str, tmp_path: Path) -> None:
     write_card(Card("flawed", {"train": SplitCard()}, tokens=tokens), tmp_path)
     text = (tmp_path / "card.md").read_text("utf-8")
     assert f"Not available: {tokens or 'not counted'}." in text
     assert "Not looked for." in text
+    assert "None: every row keeps what it had." in text
     assert "as a turn of the role tool, which the target's own chat template writes" in text
 
 

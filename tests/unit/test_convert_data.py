@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from stages.convert_data.__main__ import main
+from stages.convert_data.converted import HAD_LINE, HAD_NONE, HAD_OTHER
 from stages.convert_data.stage import CORPUS, convert_data
 from stages.core import progress
 from stages.core.artifact import MANIFEST, read_manifest
@@ -24,6 +25,7 @@ from stages.core.cli import Options, Outcome
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FLAWED, FixSet
 from stages.core.preset import load_preset
+from stages.core.prompts import system_message
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ["card.json", "card.md", MANIFEST, "rejected.jsonl", "train.jsonl", "valid.jsonl"]
@@ -110,6 +112,13 @@ def test_the_shipped_corpus_loses_no_row(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "rejected.jsonl").read_bytes() == b""
     card = json.loads((tmp_path / "out" / "card.json").read_bytes())
     assert card["splits"]["train"]["turns_by_dialect"] == {"qwen3_coder": 419, "none": 208, "bare_python": 62}
+    (system,) = card["system_texts"]
+    assert system["text"] == system_message(load_preset("smol").model, FAIR).content
+    assert system["rows_that_had"] == {
+        "train": {HAD_NONE: 80, HAD_LINE: 599, HAD_OTHER: 6},
+        "valid": {HAD_NONE: 10, HAD_LINE: 75},
+        "test": {HAD_NONE: 10, HAD_LINE: 77},
+    }
     assert any("train: 685 rows = 685 converted + 0 rejected" in line for line in outcome.lines)
     assert "| qwen3_coder" in (tmp_path / "out" / "card.md").read_text("utf-8")
 

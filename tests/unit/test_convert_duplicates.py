@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.convert_data.digests import NO_DIGEST
 from stages.convert_data.duplicates import PACKED, Digests, Duplicates, Pair, Repeats, find, pack
-from stages.convert_data.rows import NO_DIGEST, ConvertContext, convert_row
+from stages.convert_data.offers import ConvertContext
+from stages.convert_data.rows import convert_row
 from stages.core.chat import ToolCall
 from stages.core.chatml import Turn, join_chatml
 from stages.core.dialects import DIALECTS, render_calls

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.convert_data.rows import ConvertContext, Converted, ToolsUnclear, convert_row
+from stages.convert_data.converted import Converted
+from stages.convert_data.offers import ConvertContext, ToolsUnclear
+from stages.convert_data.rows import convert_row
 from stages.core.chat import Conversation, ToolCall
 from stages.core.chatml import Turn, join_chatml
 from stages.core.dialects import DIALECTS, render_calls

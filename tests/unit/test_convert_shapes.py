@@ -8,7 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
-from stages.convert_data.rows import ConvertContext, Converted, convert_row
+from stages.convert_data.converted import Converted
+from stages.convert_data.offers import ConvertContext
+from stages.convert_data.rows import convert_row
 from stages.convert_data.shapes import read_row, read_text
 from stages.core.chat import Tool
 from stages.core.chatml import Turn, join_chatml

@@ -13,19 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.convert_data.converted import Converted
 from stages.convert_data.inference import (
     Census,
     infer_tools,
-    list_doubts,
     load_census,
     save_census,
-    write_review,
-    write_tools,
 )
 from stages.convert_data.instructions import LEFT_OVER, TAKEN_OUT, take_tools
-from stages.convert_data.rows import ConvertContext, Converted, ToolsUnclear, convert_row
+from stages.convert_data.offers import ConvertContext, ToolsUnclear
+from stages.convert_data.review import list_doubts, write_review
+from stages.convert_data.rows import convert_row
 from stages.convert_data.stage import convert_data
-from stages.convert_data.toolset import apply_census, write_tool_files
+from stages.convert_data.toolset import apply_census, write_tool_files, write_tools
 from stages.core.chat import Tool, ToolCall
 from stages.core.chatml import Turn, join_chatml
 from stages.core.cli import Options

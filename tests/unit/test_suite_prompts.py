@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from stages.convert_data.rows import ConvertContext, convert_row
+from stages.convert_data.offers import ConvertContext
+from stages.convert_data.rows import convert_row
 from stages.core.fixes import FAIR, FLAWED, FixSet
 from stages.core.preset import ModelSetup, load_preset
 from stages.core.prompts import case_row, query_row

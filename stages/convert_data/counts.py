@@ -1,0 +1,231 @@
+"""What is counted of the rows of a split, and the rows that are shown of it.
+
+Counting is bounded in memory whatever the data: counters with a limit of keys, the first few line
+numbers of each reason, the first few samples. The counts of shards are merged into those of a split.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import orjson
+
+from stages.convert_data.converted import Converted, Kind
+
+SAMPLES = 5
+LINES = 5  # line numbers that are kept of each reason
+OTHERS = "(others)"
+
+_MOST_KEYS = 10_000
+_MOST_REASONS = 200
+_MOST_KINDS = 2_000
+_LONGEST = 1_600  # characters of a sample on each side
+
+# In the order of a `Kind`, whose last part is the system text.
+_COUNTERS = ("shapes", "dialects", "tools", "patterns", "changes", "untyped", "undefined", "unwritable")
+
+_PARTICULARS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d+")
+
+
+@dataclass
+class Reason:
+    """Why rows were rejected: reasons that differ in numbers and quotations alone are one."""
+
+    count: int = 0
+    lines: list[int] = field(default_factory=list)
+    """The first few line numbers."""
+    example: str = ""
+    """The reason of the first of them in full."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A row before and after, cut where it is long."""
+
+    kind: str
+    before: str
+    after: str
+
+
+@dataclass
+class SplitCard:
+    """The counts of one split, or of one shard of it."""
+
+    converted: int = 0
+    rejected: int = 0
+    reasons: dict[str, Reason] = field(default_factory=dict)
+    shapes: dict[str, int] = field(default_factory=dict)
+    dialects: dict[str, int] = field(default_factory=dict)
+    tools: dict[str, int] = field(default_factory=dict)
+    patterns: dict[str, int] = field(default_factory=dict)
+    changes: dict[str, int] = field(default_factory=dict)
+    untyped: dict[str, int] = field(default_factory=dict)
+    undefined: dict[str, int] = field(default_factory=dict)
+    unwritable: dict[str, int] = field(default_factory=dict)
+    systems: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Rows by the system text that was written into them, and by what they had before."""
+    samples: dict[str, Sample] = field(default_factory=dict)
+    """The first row of each kind."""
+    first_rows: list[Sample] = field(default_factory=list)
+    """The first rows that differ, whatever their kind."""
+
+    @property
+    def rows(self) -> int:
+        """Rows read: every one is converted or rejected."""
+        return self.converted + self.rejected
+
+    def accept(self, row: Converted) -> None:
+        """Count a converted row."""
+        self.count(row.kind, 1)
+        self.show(row)
+
+    def count(self, kind: Kind, rows: int) -> None:
+        """Count so many converted rows of a kind."""
+        self.converted += rows
+        *counted, system = kind
+        for name, keys in zip(_COUNTERS, counted, strict=True):
+            _count(getattr(self, name), keys, rows)
+        if system:
+            text, before = system
+            _count(self.systems.setdefault(text, {}), (before,), rows)
+
+    def show(self, row: Converted) -> None:
+        """Keep a row as a sample if it is among the first of its kind, or of all."""
+        if len(self.samples) < SAMPLES or len(self.first_rows) < SAMPLES:
+            self._keep_sample(row)
+
+    def _keep_sample(self, row: Converted) -> None:
+        kind = f"{row.shape}, {' and '.join(dict.fromkeys(row.dialects)) or 'no call'}"
+        if kind in self.samples and len(self.first_rows) >= SAMPLES:
+            return
+        sample = take_sample(kind, row)
+        if len(self.samples) < SAMPLES:
+            self.samples.setdefault(kind, sample)
+        if len(self.first_rows) < SAMPLES and sample not in self.first_rows:
+            self.first_rows.append(sample)
+
+    def reject(self, number: int, reason: str) -> None:
+        """Count a rejected row by its 1-based line number."""
+        self.rejected += 1
+        self._add_reason(_PARTICULARS.sub("…", reason), Reason(1, [number], reason))
+
+    def _add_reason(self, general: str, more: Reason) -> None:
+        if general not in self.reasons and len(self.reasons) >= _MOST_REASONS:
+            general = OTHERS
+        known = self.reasons.setdefault(general, Reason())
+        if not known.lines or more.lines[0] < known.lines[0]:
+            known.example = more.example
+        known.count += more.count
+        known.lines = heapq.nsmallest(LINES, (*known.lines, *more.lines))
+
+    def merge(self, other: SplitCard) -> None:
+        """Add the counts of rows that come behind these."""
+        self.converted += other.converted
+        self.rejected += other.rejected
+        for general, reason in other.reasons.items():
+            self._add_reason(general, reason)
+        for name in _COUNTERS:
+            mine = getattr(self, name)
+            for key, count in getattr(other, name).items():
+                _count(mine, (key,), count)
+        for text, rows in other.systems.items():
+            for before, count in rows.items():
+                _count(self.systems.setdefault(text, {}), (before,), count)
+        for kind, sample in other.samples.items():
+            if len(self.samples) < SAMPLES:
+                self.samples.setdefault(kind, sample)
+        new = [sample for sample in other.first_rows if sample not in self.first_rows]
+        self.first_rows = [*self.first_rows, *new][:SAMPLES]
+
+    def commonest_reason(self) -> str:
+        """The reason for which most rows were rejected, or that there is none."""
+        if not self.reasons:
+            return "it has none"
+        return max(self.reasons.values(), key=lambda reason: reason.count).example
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts as plain JSON."""
+        return {
+            "rows": self.rows,
+            "converted": self.converted,
+            "rejected": self.rejected,
+            "rejected_by_reason": [
+                {"reason": general, **asdict(reason)} for general, reason in sort_reasons(self.reasons)
+            ],
+            "rows_by_shape": sort_counts(self.shapes),
+            "turns_by_dialect": sort_counts(self.dialects),
+            "calls_by_tool": sort_counts(self.tools),
+            "role_patterns": sort_counts(self.patterns),
+            "changes": sort_counts(self.changes),
+            "untyped_xml_values": sort_counts(self.untyped),
+            "calls_of_undefined_tools": sort_counts(self.undefined),
+            "calls_the_target_cannot_say": sort_counts(self.unwritable),
+        }
+
+
+class Tally:
+    """The counting of many rows for a card: those of the same kind are counted together.
+
+    `settle` ends it. The card is then the one that `accept` makes of the same rows.
+    """
+
+    def __init__(self, card: SplitCard, most_kinds: int = _MOST_KINDS) -> None:
+        self._card, self._most_kinds = card, most_kinds
+        self._rows: dict[Kind, int] = {}
+
+    def accept(self, row: Converted) -> None:
+        """Count a converted row."""
+        kind = row.kind
+        known = self._rows.get(kind)
+        if known is None or len(self._card.first_rows) < SAMPLES:
+            self._card.show(row)
+        if known is None and len(self._rows) >= self._most_kinds:
+            self.settle()
+        self._rows[kind] = (known or 0) + 1
+
+    def settle(self) -> None:
+        """Tell the card what was counted."""
+        for kind, rows in self._rows.items():
+            self._card.count(kind, rows)
+        self._rows.clear()
+
+
+def _count(counter: dict[str, int], keys: Iterable[str], count: int = 1) -> None:
+    for key in keys:
+        if key in counter:
+            counter[key] += count
+        elif len(counter) < _MOST_KEYS:
+            counter[key] = count
+        else:
+            counter[OTHERS] = counter.get(OTHERS, 0) + count
+
+
+def sort_counts(counter: Mapping[str, int]) -> dict[str, int]:
+    """The counts, the highest first."""
+    return dict(sorted(counter.items(), key=lambda item: -item[1]))
+
+
+def sort_reasons(reasons: Mapping[str, Reason]) -> list[tuple[str, Reason]]:
+    """The reasons with what is general about them, the commonest first."""
+    return sorted(reasons.items(), key=lambda item: -item[1].count)
+
+
+def take_sample(kind: str, row: Converted) -> Sample:
+    """The row as it came and as it is now, as readable text."""
+    source = row.source
+    plain = isinstance(source, Mapping) and set(source) == {"text"} and isinstance(source["text"], str)
+    return Sample(
+        kind, _cut(source["text"] if plain else _show(source)), _cut(_show(row.row.get("messages", row.row)))
+    )
+
+
+def _show(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2, default=repr).decode()
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text) - _LONGEST} more characters)"

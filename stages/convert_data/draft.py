@@ -1,0 +1,344 @@
+"""A row in the making: turns with their calls as structure, results with the calls that they answer.
+
+Like all that is done for every row this is on the hot path: a turn without any sign of a call is not
+parsed, and what rows share comes as ready bytes out of their offer.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import orjson
+
+from stages.convert_data.converted import (
+    HAD_LINE,
+    HAD_NONE,
+    HAD_OTHER,
+    SYSTEM_ADDED,
+    SYSTEM_REPLACED,
+    Converted,
+    SystemText,
+    name_pattern,
+)
+from stages.convert_data.digests import begin_digest, digest_questions
+from stages.convert_data.messages import SourceTurn
+from stages.convert_data.offers import CALLABLE, ConvertContext, Offer, ToolsUnclear, encode_system
+from stages.convert_data.shapes import SourceRow
+from stages.core.chat import ToolCall
+from stages.core.dialects import Recovered, Reply, parse_any, render_calls
+from stages.core.prompts import as_user_turn
+from stages.core.tools import EXECUTE_CODE, as_code_mode
+
+_LEGACY_TAG = re.compile(r"</?tool_call>|</?tool_response>|<function=|</function>|<parameter=|</parameter>")
+_RESULT_OPEN = re.compile(r"\s*+<tool_response>\r?\n?")
+_RESULT_CLOSE = re.compile(r"</tool_response>\s*+")
+_SAYS_ALL = frozenset(("hermes", "fenced_json"))  # JSON has a form for every call
+_BEYOND_64_BITS = 2.0**64
+
+
+class Draft:
+    """What is known of a row so far. Its turns are added in their order, then it is finished."""
+
+    __slots__ = (
+        *("answered", "changes", "context", "dialects", "disordered", "first_result", "last_result"),
+        *("later_systems", "next_id", "offer", "questions", "system", "tools", "turns", "undefined"),
+        *("untyped", "unwritable", "waiting", "written"),
+    )
+
+    def __init__(self, context: ConvertContext, offer: Offer, changes: list[str]) -> None:
+        self.context = context
+        self.offer = offer
+        self.changes = changes
+        self.system: str | None = None
+        """The text of a system turn that comes first; it is not among `turns`."""
+        self.later_systems = 0
+        self.written: SystemText = ()
+        self.turns: list[dict[str, Any]] = []
+        self.questions: list[str] = []
+        self.dialects: list[str] = []
+        self.tools: list[str] = []
+        self.untyped: list[str] = []
+        self.undefined: list[str] = []
+        self.unwritable: list[str] = []
+        self.answered = False
+        self.next_id = 0
+        self.waiting: list[tuple[int, str, str | None]] = []
+        """Calls without a result: number, tool, and the id that the source gave."""
+        self.first_result = self.last_result = -1
+        self.disordered = False
+
+    def add_system(self, text: str) -> None:
+        """A system turn."""
+        if self.system is None and not self.turns:
+            self.system = text
+        else:
+            self.later_systems += 1
+            self.turns.append({"role": "system", "content": text})
+
+    # The assistant's turns
+
+    def add_answer(self, turn: SourceTurn) -> None:
+        """An assistant's turn, its calls taken out of the text."""
+        if self.first_result != -1:
+            self._order_results()
+        self.answered = True
+        self.waiting = []
+        text, given = turn[1], turn[2]
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        self.turns.append(message)
+        read: list[ToolCall] = []
+        if "<" in text or "{" in text or "[" in text:  # no dialect writes a call without one of them
+            reply = self._parse(text)
+            if reply.calls:
+                read = self._take_calls(reply, given)
+                message["content"] = text = _words_beside(reply)
+            elif given:
+                self.dialects.append("messages")
+            if "<" in text:
+                _refuse_legacy_tags(text, "assistant")
+        elif given:
+            self.dialects.append("messages")
+        if given or read:
+            message["tool_calls"] = self._write_calls(given, turn[3], read)
+
+    def _take_calls(self, reply: Reply, given: tuple[ToolCall, ...]) -> list[ToolCall]:
+        """The calls that a text has beside those given as structure."""
+        self.dialects.append(str(reply.dialect))
+        self.changes.append(f"calls of {reply.dialect} read")
+        if given and reply.calls == list(given):
+            self.changes.append("calls written a second time in the text dropped")
+            return []
+        if reply.dialect == "qwen3_coder":
+            self._note_untyped(reply.calls)
+        return reply.calls
+
+    def _write_calls(
+        self, given: tuple[ToolCall, ...], ids: tuple[str | None, ...], read: list[ToolCall]
+    ) -> list[dict[str, Any]]:
+        written = [self._write_call(call, of, structured=True) for call, of in zip(given, ids, strict=True)]
+        written += [self._write_call(call, None, structured=False) for call in read]
+        if self.context.setup.dialect not in _SAYS_ALL:
+            self._note_unwritable(written)
+        return written
+
+    def _parse(self, text: str) -> Reply:
+        """The turn taken apart. Raises ValueError for a problem that was not mended with certainty."""
+        reply = parse_any(text, self.offer.box)
+        if not reply.problems:
+            return reply
+        if self.offer.code_mode and self.context.tools is None:
+            foreign = [call.name for call in parse_any(text).calls if call.name not in CALLABLE.schemas]
+            if foreign:
+                raise ToolsUnclear(f"{foreign[0]} is called, and nothing defines it")
+        for problem in reply.problems:
+            if not (reply.calls and isinstance(problem, Recovered)):
+                raise ValueError(f"assistant turn: {problem}")
+            self.changes.append(f"mended: {problem.kind}")
+        return reply
+
+    def _note_untyped(self, calls: list[ToolCall]) -> None:
+        if self.offer.code_mode:  # every argument of its functions is text
+            return
+        for call in calls:
+            typed = self.offer.typed.get(call.name, frozenset())
+            self.untyped += [f"{call.name}.{key}" for key in call.arguments if key not in typed]
+
+    def _note_unwritable(self, written: list[dict[str, Any]]) -> None:
+        calls = [ToolCall(call["function"]["name"], call["function"]["arguments"]) for call in written]
+        try:
+            render_calls(calls, self.context.setup.dialect, self.offer.box)
+        except ValueError as error:
+            self.unwritable.append(str(error))
+
+    def _write_call(self, call: ToolCall, source_id: str | None, *, structured: bool) -> dict[str, Any]:
+        if self.offer.code_mode:
+            if call.name != EXECUTE_CODE.name:
+                call = self._read_foreign_call(call)
+        elif call.name not in self.offer.box.schemas:
+            self.undefined.append(call.name)
+        arguments = call.arguments
+        for value in arguments.values():
+            if type(value) is not str:
+                arguments = self._drop_foreign_nulls(call) if structured else arguments
+                for each in arguments.values():
+                    _check_value(each)
+                break
+        number = self.next_id
+        self.next_id += 1
+        self.tools.append(call.name)
+        self.waiting.append((number, call.name, source_id))
+        return {
+            "id": f"call_{number}",
+            "type": "function",
+            "function": {"name": call.name, "arguments": arguments},
+        }
+
+    def _read_foreign_call(self, call: ToolCall) -> ToolCall:
+        """A call in Code Mode of something else than its one tool."""
+        written = as_code_mode(call)
+        if written is not call:
+            self.changes.append(f"direct call of {call.name} written as Code Mode")
+            return written
+        if self.context.tools is None:
+            raise ToolsUnclear(f"{call.name} is called, and nothing defines it")
+        self.undefined.append(call.name)
+        return call
+
+    def _drop_foreign_nulls(self, call: ToolCall) -> dict[str, Any]:
+        """The arguments less the nulls that a column of one type for all rows fills in."""
+        schema = self.offer.box.schemas.get(call.name)
+        known = schema.get("properties") if schema is not None else None
+        if not isinstance(known, dict):
+            return call.arguments
+        kept = {key: value for key, value in call.arguments.items() if value is not None or key in known}
+        if len(kept) < len(call.arguments):
+            self.changes.append("foreign nulls dropped from arguments")
+        return kept
+
+    # Results
+
+    def add_results(self, turn: SourceTurn) -> None:
+        """A turn that holds the result of a call, or several in tags."""
+        if "<tool_response>" not in turn.text:
+            _refuse_legacy_tags(turn.text, "tool")
+            self._add_result(turn.text, turn.answers, turn.name)
+            return
+        text, at = turn.text, 0
+        while at < len(text):
+            opening = _RESULT_OPEN.match(text, at)
+            closing = _RESULT_CLOSE.search(text, opening.end()) if opening is not None else None
+            if opening is None or closing is None:
+                raise ValueError("text beside <tool_response> in a result turn")
+            if not self.waiting:
+                raise ValueError("a tool result without a call before it")
+            result = text[opening.end() : closing.start()].removesuffix("\n").removesuffix("\r")
+            _refuse_legacy_tags(result, "tool")
+            self._add_result(result, turn.answers, None)
+            at = closing.end()
+        self.changes.append("tool result made a tool turn")
+
+    def _add_result(self, text: str, answers: str | None, name: str | None) -> None:
+        place = 0
+        if answers is not None and any(source_id is not None for _, _, source_id in self.waiting):
+            ids = [source_id for _, _, source_id in self.waiting]
+            if answers not in ids:
+                raise ValueError(f"a tool result answers {answers[:40]!r}, which no open call has as its id")
+            place = ids.index(answers)
+        elif name is not None and len(self.waiting) > 1:
+            names = [tool for _, tool, _ in self.waiting]
+            place = names.index(name) if name in names else 0
+        message: dict[str, Any] = {"role": "tool", "content": text}
+        if self.waiting:
+            number, tool, _ = self.waiting.pop(place)
+            message |= {"name": tool, "tool_call_id": f"call_{number}"}
+            self.disordered = self.disordered or number < self.last_result
+            self.last_result = number
+        elif name:
+            message["name"] = name
+        if self.first_result == -1:
+            self.first_result = len(self.turns)
+        self.turns.append(message)
+
+    def _order_results(self) -> None:
+        """Put the results since the last answer in the order of their calls: templates write no ids."""
+        if self.disordered:
+            block = self.turns[self.first_result :]
+            if all("tool_call_id" in message for message in block):
+                block.sort(key=lambda message: int(message["tool_call_id"].removeprefix("call_")))
+                self.turns[self.first_result :] = block
+                self.changes.append("results put in the order of their calls")
+        self.first_result = self.last_result = -1
+        self.disordered = False
+
+    # The row
+
+    def finish(self, raw: Any, source: SourceRow) -> Converted:
+        """The row as an object and as a line of JSON, with its digests."""
+        if self.first_result != -1:
+            self._order_results()
+        turns = self.turns
+        if self.context.setup.tool_response == "user" and any(m["role"] == "tool" for m in turns):
+            turns = [as_user_turn(m) if m["role"] == "tool" else m for m in turns]
+            self.changes.append("tool result made a user turn")
+        system, turns = self._settle_system(turns)
+        try:
+            body = orjson.dumps(turns)
+        except TypeError as error:  # half of a surrogate pair, an integer beyond 64 bits
+            raise ValueError(f"text or a number that JSON cannot hold: {error}") from None
+        offer = self.offer
+        digest = begin_digest(offer.salt).copy()
+        digest.update(body)
+        head = offer.head
+        if offer.system is None and system is not None:
+            written = encode_system(system)
+            digest.update(written)
+            head = head + written + b","
+        return Converted(
+            b"".join((head, body[1:-1], offer.tail)),
+            source.shape,
+            name_pattern(source.turns),
+            (digest.digest(), digest_questions(self.questions)),
+            raw,
+            self.dialects,
+            self.tools,
+            self.changes,
+            self.untyped,
+            self.undefined,
+            self.unwritable,
+            self.written,
+        )
+
+    def _settle_system(self, turns: list[dict[str, Any]]) -> tuple[str | None, list[dict[str, Any]]]:
+        """The system text of the row, and the other turns.
+
+        In Code Mode with the fix `tools` it is the text that evaluation uses as well. Else it is the
+        row's own; a row without one gets the preset's with that fix.
+        """
+        own, offer = self.system, self.offer
+        if offer.system is not None:
+            if self.later_systems:
+                turns = [m for m in turns if m["role"] != "system"]
+            if own is None and not self.later_systems:
+                self.changes.append(SYSTEM_ADDED)
+                self.written = offer.system, HAD_NONE
+            elif self.later_systems or own not in (self.context.setup.system, offer.system):
+                self.changes.append(SYSTEM_REPLACED)
+                self.written = offer.system, HAD_OTHER
+            elif own != offer.system:
+                self.written = offer.system, HAD_LINE
+            return offer.system, turns
+        if own or (own is not None and offer.added_system is None):
+            return own, turns
+        if offer.added_system is None or self.later_systems:
+            return None, turns if own is None else [{"role": "system", "content": own}, *turns]
+        self.changes.append(SYSTEM_ADDED)
+        self.written = offer.added_system, HAD_NONE
+        return offer.added_system, turns
+
+
+def _words_beside(reply: Reply) -> str:
+    """What a turn says beside its calls, the reasoning before them included."""
+    words = reply.content.strip()
+    return f"<think>\n{reply.reasoning}\n</think>\n\n{words}".strip() if reply.reasoning else words
+
+
+def _refuse_legacy_tags(text: str, role: str) -> None:
+    if "<" in text and (found := _LEGACY_TAG.search(text)):
+        raise ValueError(f"{found[0]} is left in a turn of the {role}")
+
+
+def _check_value(value: Any) -> None:
+    """Raise ValueError for a value that JSON cannot hold, or that was rounded when it was read."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise ValueError("an argument that JSON cannot hold: a number that is not finite")
+        elif isinstance(item, float) and abs(item) >= _BEYOND_64_BITS and item.is_integer():
+            raise ValueError(f"an argument that JSON cannot hold: {item:.17g} is beyond 64 bits and rounded")

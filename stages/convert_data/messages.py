@@ -1,0 +1,228 @@
+"""Messages in OpenAI's and ShareGPT's shape as turns, with the calls that they hold as structure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+from stages.core.chat import ROLES, ToolCall
+from stages.core.dialects.json_calls import NotCall, read_call, read_calls, read_value
+from stages.core.dialects.literals import NotLiteral
+
+# The concrete type first: an abstract one alone takes several times as long to ask.
+OBJECT = (dict, Mapping)
+_LIST = (list, Sequence)
+_ROLE_NAMES = {
+    **{role: role for role in ROLES},
+    **dict.fromkeys(("developer",), "system"),
+    **dict.fromkeys(("human",), "user"),
+    **dict.fromkeys(("gpt", "model", "bot", "ai", "chatgpt", "bard", "bing"), "assistant"),
+    **dict.fromkeys(("function", "observation", "ipython", "function_response", "tool_response"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call"), "call"),
+}
+_MESSAGE_KEYS = frozenset(
+    ("role", "from", "content", "value", "tool_calls", "function_call", "tool_call_id", "name")
+)
+_REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+
+
+class SourceTurn(NamedTuple):
+    """One turn as the row gives it; the text may still hold calls in some dialect."""
+
+    role: str
+    text: str
+    calls: tuple[ToolCall, ...] = ()
+    ids: tuple[str | None, ...] = ()
+    """The id of each structured call, in step with `calls`."""
+    answers: str | None = None
+    """The id of the call that a tool's turn answers."""
+    name: str | None = None
+    """The tool that a tool's turn names."""
+
+
+Turns = tuple[list[SourceTurn], tuple[str, ...]]
+"""Turns, and what had no place in them."""
+
+
+def read_messages(value: Any, column: str, role: str, content: str) -> Turns:
+    """The turns of a list of messages whose keys are usually `role` and `content`.
+
+    Raises ValueError, naming the column or the message, for what is none.
+    """
+    value = _load_list(value, f"{column} is")
+    if not value:
+        raise ValueError(f"no {column}")
+    changes: dict[str, None] = {}
+    turns = [_read_message(item, number, role, content, changes) for number, item in enumerate(value)]
+    return turns, tuple(changes)
+
+
+def _read_message(
+    data: Any, number: int, role_key: str, content_key: str, changes: dict[str, None]
+) -> SourceTurn:
+    if not isinstance(data, OBJECT):
+        raise ValueError(f"message {number} is {name_kind(data)} and no object")
+    if role_key not in data:
+        role_key, content_key = ("from", "value") if "from" in data else ("role", "content")
+    role = read_role(data.get(role_key), number)
+    text = data.get(content_key)
+    if type(text) is not str:
+        text = _join_parts(text, number, changes)
+    if len(data) > 2 or content_key not in data:
+        return _read_rich(data, number, role, text, changes)
+    if role == "call":
+        return read_call_turn(text, number)
+    return SourceTurn(role, text)
+
+
+def _read_rich(
+    data: Mapping[str, Any], number: int, role: str, text: str, changes: dict[str, None]
+) -> SourceTurn:
+    """A message with more keys than role and content."""
+    if not _MESSAGE_KEYS.issuperset(data):
+        text = _read_more(data, role, text, changes)
+    if role == "call":
+        return read_call_turn(text, number)
+    given = data.get("tool_calls")
+    calls, ids = read_tool_calls(given, number) if given else ((), ())
+    if data.get("function_call"):
+        calls, ids = (*calls, _read_structured(data["function_call"], number)), (*ids, None)
+        changes["function_call made a tool call"] = None
+    if calls and role != "assistant":
+        raise ValueError(f"message {number} has tool calls and is not the assistant's")
+    answers, name = data.get("tool_call_id"), data.get("name")
+    if answers is not None and not isinstance(answers, str):
+        answers = str(answers)
+    if name is not None and role == "tool" and not isinstance(name, str):
+        raise ValueError(f"message {number}: its name is {name_kind(name)} and not text")
+    if name and role != "tool":
+        changes["name of a message not kept"] = None
+    return SourceTurn(role, text, calls, ids, answers or None, name if role == "tool" else None)
+
+
+def _read_more(data: Mapping[str, Any], role: str, text: str, changes: dict[str, None]) -> str:
+    """The text with the reasoning that stands beside it; other keys are noted as not kept."""
+    for key, value in data.items():
+        if key in _REASONING_KEYS and role == "assistant" and isinstance(value, str) and value.strip():
+            if "</think>" not in text:
+                text = f"<think>\n{value.strip()}\n</think>\n\n{text}"
+        elif key not in _MESSAGE_KEYS and value not in (None, "", [], {}):
+            changes[f"{str(key)[:40]} of a message not kept"] = None
+    return text
+
+
+def read_role(role: Any, number: int) -> str:
+    """The role that a name stands for, `call` for a turn that is one. Raises ValueError for others."""
+    known = _ROLE_NAMES.get(role) if isinstance(role, str) else None
+    if known is None and isinstance(role, str):
+        known = _ROLE_NAMES.get(role.strip().lower().replace("-", "_"))
+    if known is None:
+        raise ValueError(f"message {number}: unknown role {str(role)[:40]!r}: known are {', '.join(ROLES)}")
+    return known
+
+
+def _join_parts(content: Any, number: int, changes: dict[str, None]) -> str:
+    """The text of content that is missing or comes in parts. Raises ValueError for other media."""
+    if content is None:
+        return ""
+    if not isinstance(content, Sequence) or isinstance(content, bytes):
+        raise ValueError(f"message {number}: content must be text, and it is {name_kind(content)}")
+    texts = []
+    for part in content:
+        text = part.get("text") if isinstance(part, Mapping) else part
+        if isinstance(part, Mapping) and part.get("type", "text") not in (
+            "text",
+            "input_text",
+            "output_text",
+        ):
+            raise ValueError(
+                f"message {number} has a part of type {str(part['type'])[:40]!r}: only text is read"
+            )
+        if not isinstance(text, str):
+            raise ValueError(f"message {number} has a part without text")
+        texts.append(text)
+    if texts:
+        changes["parts of a content joined"] = None
+    return "\n".join(texts)
+
+
+def read_tool_calls(given: Any, number: int) -> tuple[tuple[ToolCall, ...], tuple[str | None, ...]]:
+    """The calls in a list, and their ids. Raises ValueError, naming the message, for what is none."""
+    given = _load_list(given, f"message {number}: tool_calls are")
+    ids = [str(call["id"]) if isinstance(call, OBJECT) and call.get("id") else None for call in given]
+    return tuple([_read_structured(call, number) for call in given]), tuple(ids)
+
+
+def _read_structured(call: Any, number: int) -> ToolCall:
+    """A call in OpenAI shape, with `arguments` as an object or as JSON text."""
+    function = call.get("function", call) if isinstance(call, OBJECT) else None
+    if isinstance(function, OBJECT):
+        name, arguments = function.get("name"), function.get("arguments")
+        if isinstance(arguments, str) and arguments.strip():
+            arguments = _decode_arguments(arguments, name, number)
+        if isinstance(arguments, dict) and isinstance(name, str) and name:
+            return ToolCall(name, arguments)
+    try:
+        return read_call(call)
+    except NotCall as error:
+        raise ValueError(f"message {number}: a tool call is no call: {error}") from None
+
+
+def _decode_arguments(text: str, name: Any, number: int) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        reason = str(error)
+    try:
+        value, end, _ = read_value(text, len(text) - len(text.lstrip()))
+    except NotLiteral:
+        end = -1
+    if end == -1 or text[end:].strip():
+        raise ValueError(f"message {number}: the arguments of {name!r} are no JSON: {reason}")
+    return value
+
+
+def read_call_turn(text: str, number: int) -> SourceTurn:
+    """The turn of a `function_call` role: one call as JSON, or a list of them."""
+    start = len(text) - len(text.lstrip())
+    try:
+        value, end, _ = read_value(text, start)
+    except NotLiteral as error:
+        raise ValueError(f"message {number}: a call that is no JSON: {error}") from None
+    calls, wrong = read_calls(value)
+    if wrong or text[end:].strip():
+        raise ValueError(f"message {number}: a call turn that is no call: {(wrong or ['text behind it'])[0]}")
+    return SourceTurn("assistant", "", tuple(calls), (None,) * len(calls))
+
+
+def _load_list(value: Any, said: str) -> Any:
+    """A list, or the one in a JSON text. Raises ValueError that begins with what is `said` of it."""
+    if isinstance(value, str):
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            raise ValueError(f"{said} text and no JSON list") from None
+    if not isinstance(value, _LIST) or isinstance(value, str | bytes):
+        raise ValueError(f"{said} {name_kind(value)} and no list")
+    return value
+
+
+def name_kind(value: Any) -> str:
+    """What a value is, in the words of JSON."""
+    if value is None:
+        return "missing"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, int | float):
+        return "a number"
+    return (
+        "text"
+        if isinstance(value, str)
+        else "a list"
+        if isinstance(value, Sequence)
+        else type(value).__name__
+    )

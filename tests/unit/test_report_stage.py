@@ -1,0 +1,168 @@
+"""The files that a report writes, whose it replaces, and what the command line says."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stages.core.errors import StageError
+from stages.core.fixes import FAIR
+from stages.core.records import Verdict
+from stages.report.__main__ import main
+from stages.report.request import Request
+from tests.report_world import World, answer_right
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_all_reports_are_written_and_a_problem_comes_last(two_arms: World) -> None:
+    assert sorted(two_arms.write(model=None)) == ["first-experiment", "smol"]
+    two_arms.evaluate(FAIR, answer_right, model="8b")
+    shutil.rmtree(two_arms.reports)
+    with pytest.raises(StageError, match="no audit of 8b, arm fair"):
+        two_arms.write(model=None)
+    assert sorted(p.name for p in two_arms.reports.glob("*.md")) == ["first-experiment.md", "smol.md"]
+
+
+def test_same_records_same_bytes(two_arms: World) -> None:
+    two_arms.write()
+    first = {p.name: p.read_bytes() for p in two_arms.reports.iterdir()}
+    two_arms.write()
+    assert {p.name: p.read_bytes() for p in two_arms.reports.iterdir()} == first
+    assert sorted(first) == ["smol-loss.svg", "smol.json", "smol.md"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(("smol.md", "# My notes\n"), ("smol.md", ""), ("smol.json", "[1]"), ("smol.json", "{")),
+        ("smol-loss.svg", "<svg/>"),
+    ],
+)
+def test_files_of_others_are_not_written_over(two_arms: World, name: str, text: str) -> None:
+    two_arms.reports.mkdir()
+    path = two_arms.reports / name
+    path.write_text(text)
+    with pytest.raises(StageError) as raised:
+        two_arms.write()
+    assert str(raised.value).startswith(f"{path} was not written by the report, or was changed since: ")
+    assert [p.name for p in two_arms.reports.iterdir()] == [name]
+    assert path.read_text() == text
+    two_arms.write(force=True)
+    assert "**Verdict:" in two_arms.page()
+    two_arms.write()
+
+
+def test_a_report_that_was_changed_is_kept(two_arms: World) -> None:
+    two_arms.write()
+    page = two_arms.reports / "smol.md"
+    page.write_text(two_arms.page() + "\nWe decided to wait.\n")
+    with pytest.raises(StageError, match="was not written by the report, or was changed since"):
+        two_arms.write()
+    assert "We decided to wait." in two_arms.page()
+
+
+def test_another_reports_verdict_is_kept(two_arms: World) -> None:
+    two_arms.write(model=None)
+    other = (two_arms.reports / "first-experiment.json").read_bytes()
+    (two_arms.reports / "smol.json").write_bytes(other)
+    with pytest.raises(StageError, match=r"smol\.json was not written by the report"):
+        two_arms.write(model=None)
+    assert (two_arms.reports / "smol.json").read_bytes() == other
+
+
+def test_the_last_lines_say_verdict_rule_and_place(
+    two_arms: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--model", "smol", "--out", str(two_arms.reports)]) == 0
+    rule, verdict, done = capsys.readouterr().out.splitlines()
+    assert rule == (
+        "  smol: the rule's answer to the point estimate: use small; 20 of 20 queries of core20 decided "
+        "right, 100 % of 30B, 95 % interval 84 % to 120 %"
+    )
+    place = two_arms.reports / "smol.md"
+    assert verdict == f"  smol: verdict INCONCLUSIVE (too few queries), report {place}"
+    assert done.startswith("report: done in ")
+    assert done.endswith(f" s: {place}")
+
+
+def test_without_a_ratio_the_last_lines_say_so(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.evaluate(FAIR, answer_right, suite_version=7)
+    world.audit(FAIR)
+    world.write()
+    rule, verdict = capsys.readouterr().out.splitlines()
+    assert rule == (
+        "  smol: the rule gives no answer: 20 of 20 queries of core20 decided right, "
+        "and no ratio to 30B can be formed"
+    )
+    assert "verdict INCONCLUSIVE (no comparable reference), report " in verdict
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--modle", "smol"], "unrecognized arguments: --modle smol"),
+        (["--seed", "one"], "argument --seed: invalid int value: 'one'"),
+        (["--seed", "-1"], "--seed -1: use 0 or a positive number"),
+        (["--model"], "argument --model: expected one argument"),
+        (["--model", "smol", "--fixes", "foul"], "unknown fix foul"),
+        (["--model", "smol", "--reference", "31b"], "unknown model '31b'"),
+        (["--model", "smol", "--fixes", ""], "no fix is named"),
+        (["--model", "smol", "--reference", ""], "--reference '': it must not be empty"),
+        (["--model", ""], "unknown model ''"),
+        (["--out", ""], "argument --out: name a folder"),
+    ],
+)
+def test_mistakes_are_said_in_one_line(
+    world: World, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
+) -> None:
+    world.evaluate(FAIR, answer_right)
+    world.audit(FAIR)
+    assert main([*arguments, "--out", str(world.reports)]) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith("report: ")
+    assert reason in error
+    assert error.count("\n") == 1
+
+
+def test_an_interrupt_is_one_line(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_request: Request) -> dict[str, Verdict]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal was not heard")
+
+    monkeypatch.setattr("stages.report.__main__.write_reports", stop)
+    assert main(["--out", str(world.reports)]) == 130
+    error = capsys.readouterr().err
+    assert error.startswith("report: interrupted")
+    assert error.count("\n") == 1
+
+
+def test_command_line(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--out", str(world.reports), "--json"]) == 0
+    printed = capsys.readouterr()
+    answer = json.loads(printed.out)
+    assert answer["reports"]["first-experiment"]["supported_answer"] == "inconclusive"
+    assert "INCONCLUSIVE (flawed set-up)" in printed.err
+    assert main(["--model", "nonsense", "--out", str(world.reports)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("report: unknown model 'nonsense'")
+    assert error.count("\n") == 1
+
+
+def test_the_report_loads_no_numeric_package() -> None:
+    # scipy.stats alone takes longer to import than a report may take.
+    code = (
+        "import sys, stages.report.__main__; print(*{'scipy', 'numpy', 'mlx', 'pandas'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == []
