@@ -17,7 +17,7 @@ from stages.core.render import Encoded, Turns, encode_row
 from stages.core.splits import read_lines, split_files
 from stages.core.tokenizer import Tokenizer
 
-BUCKET = 32  # batches whose rows are sorted by length together
+BUCKET = 16  # batches whose rows are sorted by length together
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
