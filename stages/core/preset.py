@@ -81,6 +81,7 @@ class TrainSetup(_Section):
     max_seq_length: int = Field(ge=16, description="tokens; a longer row is rejected, never cut")
     save_every: int = Field(ge=1, description="steps between checkpoints")
     eval_every: int = Field(ge=1, description="steps between validations")
+    val_batches: int = Field(ge=0, description="batches of a validation, from all over its rows; 0: all rows")
     keep_checkpoints: int = Field(ge=1, description="checkpoints that stay on disk")
     choose_by: Literal["last", "loss", "calls"] = Field(
         description="which adapter counts: the last, or the best validation's by loss or by exact calls"

@@ -78,6 +78,13 @@ def load_rows(folder: Path, split: str, tokenizer: Tokenizer, turns: Turns, limi
     return rows
 
 
+def spread(rows: Sequence[Encoded], count: int) -> list[Encoded]:
+    """About evenly spaced rows, `count` of them at most; all for 0."""
+    if not 0 < count < len(rows):
+        return list(rows)
+    return [rows[len(rows) * i // count] for i in range(count)]
+
+
 @dataclass(frozen=True)
 class BatchPlan:
     """Which rows step s (counted from 0) trains on; a function of the seed alone, so it resumes.

@@ -27,7 +27,7 @@ from stages.train.loop import Run, train_adapter
 from stages.train.memory import choose_checkpointing
 from stages.train.ranks import Ranks
 from stages.train.recipe import make_recipe
-from stages.train.rows import load_rows
+from stages.train.rows import load_rows, spread
 from stages.train.trackers import finish_trackers, start_trackers
 
 CACHE_LIMIT = 1 << 28  # bytes of freed buffers that MLX may keep; shapes vary from step to step
@@ -47,6 +47,7 @@ def train(options: Options) -> Outcome:
     turns = find_turns(tokenizer)
     train_rows = load_rows(data, "train", tokenizer, turns, setup.max_seq_length)
     valid_rows = load_rows(data, "valid", tokenizer, turns, setup.max_seq_length)
+    valid_rows = spread(valid_rows, setup.val_batches * setup.batch_size)
     if setup.batch_size > len(train_rows):
         raise StageError(
             f"batch size {setup.batch_size} is larger than the {len(train_rows)} rows: lower --batch-size"

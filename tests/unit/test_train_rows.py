@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.core.render import Encoded
-from stages.train.rows import BUCKET, Batch, BatchPlan, make_batch, shared_prefix
+from stages.train.rows import BUCKET, Batch, BatchPlan, make_batch, shared_prefix, spread
 
 LENGTHS = st.lists(st.integers(2, 400), min_size=1, max_size=120).map(tuple)
 PLANS = st.builds(BatchPlan, LENGTHS, st.integers(1, 9), st.integers(0, 2**40))
@@ -148,3 +149,19 @@ def test_a_known_batch() -> None:
     assert batch.where.tolist() == [0, 1, 3]
     assert batch.targets.tolist() == [2, 3, 5]
     assert batch.tokens == 7
+
+
+@pytest.mark.parametrize(
+    ("rows", "count", "picked"),
+    [
+        (7, 0, range(7)),
+        (7, 7, range(7)),
+        (7, 9, range(7)),
+        (8, 4, [0, 2, 4, 6]),
+        (7, 3, [0, 2, 4]),
+        (85, 1, [0]),
+    ],
+)
+def test_a_validation_has_rows_from_all_over(rows: int, count: int, picked: Sequence[int]) -> None:
+    every = [row([number, 1], ".x") for number in range(rows)]
+    assert [one.tokens[0] for one in spread(every, count)] == list(picked)
