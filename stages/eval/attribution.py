@@ -74,12 +74,14 @@ def read_signs(query: Query, reply: RawReply, lenient: Reply, dialect: str) -> S
     said = reply.text.rpartition(THOUGHT)[2] if lenient.reasoning else "" if thinks_on else reply.text
     # JSON whose opening tag is missing is meant as the dialect that its closing tag belongs to.
     half_tagged = lenient.dialect == "fenced_json" and dialect == "hermes" and "</tool_call>" in said
+    # Where a server's parser found a call the model wrote it as that parser expects, be it readable or not.
+    meant = half_tagged or reply.calls_by == "server"
     return Signs(
-        attempt=dialect if half_tagged else lenient.dialect or find_attempt(said, query, dialect),
+        attempt=dialect if meant else lenient.dialect or find_attempt(said, query, dialect),
         calls=bool(lenient.calls),
         loop=find_loop(reply.text if thinks_on else said),
         empty=thinks_on or (not lenient.calls and not lenient.content.strip()),
-        ended={"stop": True, "length": False}.get(reply.finish),
+        ended={"stop": True, "length": False}.get(reply.finish or ""),
         torn=reply.finish == "length" and breaks_off(reply.text, dialect, query.toolbox),
     )
 

@@ -27,7 +27,8 @@ from stages.eval.stage import evaluate, evaluate_engine
 from stages.eval.store import ReplyStore
 from stages.eval.sweep import Sweep, spread_of
 from stages.report.comparison import write_results
-from stages.report.results import SuiteResult
+from stages.report.failures import write_failures
+from stages.report.results import Arm, SuiteResult
 from tests.chat_server import ChatServer, call, complete, serving
 from tests.small_suite import CODE, REPLIES, SUITE, TESTS, TYPES
 
@@ -430,3 +431,15 @@ def test_a_report_tells_a_servers_results_from_those_of_this_machine(
     assert rows["… by runaway replies"] == ["100 %, 100 % of the time", "–"]
     assert rows["time per query"][1] == "–"
     assert "time to load" not in rows, "nobody measured it"
+
+
+def test_a_report_shows_what_a_server_said_of_a_reply_that_it_could_not_read(
+    options: Options, server: ChatServer
+) -> None:
+    said = "error parsing tool call: raw='print(1', err=unexpected end"
+    server.reply = lambda question, _: (500, {"error": said}) if question == TYPES else (200, complete())
+    result = read_result(ask(options, server) / "three")
+    page = write_failures(Arm(options, {"three": result}, None, []), "three")
+    assert "### types (typecheck): malformed" in page
+    assert "The server could not read the reply:" in page
+    assert said in page

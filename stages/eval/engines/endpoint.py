@@ -18,10 +18,25 @@ from pydantic import ValidationError
 from stages.core import progress
 from stages.core.artifact import fingerprint_json
 from stages.core.errors import StageError
+from stages.core.words import plural
 from stages.eval.clock import WorkClock
 from stages.eval.engines import Costs, EngineName, Keep, Question, Sampling
-from stages.eval.engines.completions import Completion, ModelList, read_completion, write_request
-from stages.eval.engines.transport import KEY_VARIABLE, BrokenAnswer, PassingError, ServerError, Transport
+from stages.eval.engines.completions import (
+    Completion,
+    ModelList,
+    read_completion,
+    read_refusal,
+    write_request,
+)
+from stages.eval.engines.refusals import list_controls
+from stages.eval.engines.transport import (
+    KEY_VARIABLE,
+    BrokenAnswer,
+    PassingError,
+    ServerError,
+    Transport,
+    hide_key,
+)
 
 
 @dataclass
@@ -97,6 +112,7 @@ class Endpoint:
         self, questions: Sequence[Question], sampling: Sampling, keep: Keep, label: str
     ) -> None:
         waiting, in_work, failures = [*reversed(questions)], set[str](), list[str]()
+        unread = list[str]()
         clock = WorkClock([question.id for question in questions])
         with progress.bar(label, len(questions), "queries") as bar:
 
@@ -106,7 +122,7 @@ class Endpoint:
                     clock.tick(in_work)
                     in_work.add(question.id)
                     try:
-                        answer = await self._ask(client, question, sampling)
+                        answer = await self._ask_or_refuse(client, question, sampling)
                     except ServerError as error:
                         failures.append(f"query {question.id}: {error}")
                         return
@@ -114,14 +130,43 @@ class Endpoint:
                         clock.tick(in_work)
                         in_work.remove(question.id)
                     seconds = round(clock.parts[question.id], 4)
-                    keep(question, read_completion(answer, question, self.dialect, seconds))
+                    if isinstance(answer, ServerError):
+                        unread.append(question.id)
+                        keep(question, read_refusal(answer, question, seconds))
+                    else:
+                        keep(question, read_completion(answer, question, self.dialect, seconds))
                     bar.advance()
 
             async with self.transport.open() as client:
                 # A question that fails stops no other one in work: its answer is waited for and kept.
                 await asyncio.gather(*(work(client) for _ in range(min(self.concurrency, len(questions)))))
+        if unread:
+            said = (
+                f"the server could not read {plural(len(unread), 'reply')} of its model, such as {unread[0]}"
+            )
+            progress.say(f"  {said}: counted as malformed, its words are in replies.jsonl")
         if failures:
             raise StageError(f"{self.transport.url}, {failures[0]}; the same command asks what is left")
+
+    async def _ask_or_refuse(
+        self, client: httpx2.AsyncClient, question: Question, sampling: Sampling
+    ) -> dict[str, Any] | ServerError:
+        """One answer as it came, or the failure that says that the server could not read its model's reply.
+
+        Raises ServerError when none of the right model comes for another reason.
+        """
+        try:
+            return await self._ask(client, question, sampling)
+        except ServerError as error:
+            controls = list_controls(error, question, sampling)
+            for control in controls:
+                try:
+                    await self._ask(client, *control)
+                except ServerError:
+                    raise error from None
+            if not controls:
+                raise
+            return error
 
     async def _ask(
         self, client: httpx2.AsyncClient, question: Question, sampling: Sampling
@@ -134,7 +179,8 @@ class Endpoint:
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
-            raise ServerError(f"no chat completion came, at {place}: {first['msg']}") from None
+            said = hide_key(answer.decode("utf-8", "replace"))
+            raise ServerError(f"no chat completion came, at {place}: {first['msg']}", 200, said) from None
         if completion.model not in (None, self.served_model):
             raise ServerError(f"{completion.model} answered, not {self.served_model}: see --served-model")
         read: dict[str, Any] = orjson.loads(answer)
