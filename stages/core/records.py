@@ -232,7 +232,9 @@ class Timing(Record):
 
     load_seconds: float | None = Field(description="loading the model")
     first_token_seconds: float | None = Field(
-        None, description="from a whole prompt to its first token, one query alone"
+        None,
+        description="from a whole prompt to its first token, one query alone; of a server, to the "
+        "answer of one token, so the way there and what it kept of earlier prompts are in it",
     )
     seconds_per_query: float | None = Field(description="generation time over the number of queries")
     seconds_median: float | None = Field(None, description="median of the queries' parts of the time")

@@ -27,7 +27,7 @@ from stages.eval.engines.completions import Function, write_request, write_serve
 from stages.eval.engines.endpoint import Endpoint
 from stages.eval.engines.transport import KEY_VARIABLE, Transport
 from stages.eval.stage import evaluate_engine
-from tests.chat_server import DROPPED, ChatServer, call, complete, serving
+from tests.chat_server import DROPPED, PROBE, ChatServer, call, complete, serving
 from tests.pipeline import start_stage
 from tests.small_suite import CODE, DIRECT, SUITE, TESTS, TYPES, WRITTEN
 
@@ -426,6 +426,34 @@ def test_calls_that_the_server_dropped_or_half_read(
     scores = read_lines(folder / "scores.jsonl", Score)
     assert [scores[0].cause, scores[2].cause] == causes
     assert all(score.strict.calls == [] for score in scores)
+
+
+# The time to the first token
+
+
+def test_the_first_token_is_timed_alone(server: ChatServer, options: Options) -> None:
+    def probe(body: Any) -> tuple[int, Any]:
+        assert not server.asked
+        time.sleep(0.3 if body["messages"][-1]["content"] == PROBE else 0.1)
+        return 200, complete("H", "length")
+
+    server.probe = probe
+    folder = run(options, make_endpoint(server, 3))
+    timing = read_record(folder / "summary.json", EvalSummary).timing
+    assert timing.first_token_seconds is not None
+    assert 0.1 <= timing.first_token_seconds < 0.3, "the request with which a model may be loaded is left out"
+    assert timing.seconds_p95 is not None
+    assert timing.seconds_p95 < 0.1
+    assert [(body["messages"][-1]["content"], body["max_tokens"]) for body in server.probed] == [
+        (PROBE, 1),
+        (TYPES, 1),
+    ]
+
+
+def test_a_server_that_gives_no_single_token_is_not_timed(server: ChatServer, options: Options) -> None:
+    server.probe = lambda _: (400, {"error": "too few tokens"})
+    folder = run(options, make_endpoint(server))
+    assert read_record(folder / "summary.json", EvalSummary).timing.first_token_seconds is None
 
 
 # Which model

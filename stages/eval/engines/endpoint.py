@@ -7,8 +7,9 @@ the calls: what is measured is the model as it is served.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx2
@@ -28,7 +29,7 @@ from stages.eval.engines.completions import (
     read_refusal,
     write_request,
 )
-from stages.eval.engines.refusals import list_controls
+from stages.eval.engines.refusals import OTHER, list_controls
 from stages.eval.engines.transport import (
     KEY_VARIABLE,
     BrokenAnswer,
@@ -47,6 +48,7 @@ class Endpoint:
     dialect: str
     served_model: str | None = None
     concurrency: int = 4
+    first_token_seconds: float | None = None
     _checked: bool = field(default=False, repr=False)
 
     @property
@@ -90,8 +92,8 @@ class Endpoint:
         asyncio.run(self._answer_all(questions, sampling, keep, label))
 
     def costs(self) -> Costs:
-        """What the server costs is not seen from here."""
-        return Costs()
+        """The time to the first token; what else the server costs is not seen from here."""
+        return Costs(first_token_seconds=self.first_token_seconds)
 
     async def _list_models(self) -> list[str] | None:
         """The names of the server's models, None where it has no list of them."""
@@ -138,6 +140,8 @@ class Endpoint:
                     bar.advance()
 
             async with self.transport.open() as client:
+                await self._time_first_token(client, questions[0], sampling)
+                clock.skip()
                 # A question that fails stops no other one in work: its answer is waited for and kept.
                 await asyncio.gather(*(work(client) for _ in range(min(self.concurrency, len(questions)))))
         if unread:
@@ -147,6 +151,24 @@ class Endpoint:
             progress.say(f"  {said}: counted as malformed, its words are in replies.jsonl")
         if failures:
             raise StageError(f"{self.transport.url}, {failures[0]}; the same command asks what is left")
+
+    async def _time_first_token(
+        self, client: httpx2.AsyncClient, question: Question, sampling: Sampling
+    ) -> None:
+        """Measure how long the server takes to answer a prompt with one token, nothing else in work.
+
+        Another question comes first, with which some servers load their model. A failure is left to the
+        questions themselves.
+        """
+        if self.first_token_seconds is None:
+            one_token = replace(sampling, max_tokens=1)
+            try:
+                await self._ask(client, OTHER, one_token, once=True)
+                started = time.perf_counter()
+                await self._ask(client, question, one_token, once=True)
+            except ServerError:
+                return
+            self.first_token_seconds = round(time.perf_counter() - started, 4)
 
     async def _ask_or_refuse(
         self, client: httpx2.AsyncClient, question: Question, sampling: Sampling
@@ -169,11 +191,11 @@ class Endpoint:
             return error
 
     async def _ask(
-        self, client: httpx2.AsyncClient, question: Question, sampling: Sampling
+        self, client: httpx2.AsyncClient, question: Question, sampling: Sampling, *, once: bool = False
     ) -> dict[str, Any]:
         """One answer as it came. Raises ServerError when none of the right model comes."""
         body = write_request(question, sampling, self.served_model)
-        answer = await self.transport.post(client, "/chat/completions", body)
+        answer = await self.transport.post(client, "/chat/completions", body, once=once)
         try:
             completion = Completion.model_validate_json(answer)
         except ValidationError as error:

@@ -87,8 +87,10 @@ class Transport:
         """The JSON at a path, tried once. Raises ServerError."""
         return await self._send(client, "GET", path, None)
 
-    async def post(self, client: httpx2.AsyncClient, path: str, body: Mapping[str, Any]) -> bytes:
-        """The JSON that a request brings, tried as often as allowed. Raises ServerError."""
+    async def post(
+        self, client: httpx2.AsyncClient, path: str, body: Mapping[str, Any], *, once: bool = False
+    ) -> bytes:
+        """The JSON that a request brings, tried as often as allowed, or `once`. Raises ServerError."""
         backoff = wait_random_exponential(multiplier=self.first_wait, max=LONGEST_WAIT)
 
         def wait(state: RetryCallState) -> float:
@@ -97,7 +99,7 @@ class Transport:
             return min(max(asked, backoff(state)), LONGEST_WAIT)
 
         retrying = AsyncRetrying(
-            stop=stop_after_attempt(self.attempts),
+            stop=stop_after_attempt(1 if once else self.attempts),
             wait=wait,
             retry=retry_if_exception(lambda error: isinstance(error, PassingError) and not error.unread),
             reraise=True,
