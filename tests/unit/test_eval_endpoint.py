@@ -506,6 +506,40 @@ def test_no_server_there(options: Options) -> None:
         run(options, Endpoint(Transport(address), "hermes"))
 
 
+def test_kept_replies_are_scored_again_without_the_server(
+    options: Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(ChatServer()) as server:
+        assert main_words(options, server) == 0
+    assert main_words(options, server) == 0, "it was up to date"
+    (suite,) = options.preset.eval.suites
+    changed = json.loads(json.dumps(SUITE))
+    changed["queries"][1] |= {"kind": "direct", "accept": []}
+    Path(suite).write_text(json.dumps(changed), "utf-8")
+    assert main_words(options, server) == 0
+    summary = read_record((options.out or Path()) / "three" / "summary.json", EvalSummary)
+    assert (summary.tool_or_direct.k, summary.engine) == (2, "endpoint")
+    assert f"{server.url} does not answer: taken for tiny, as kept" in capsys.readouterr().out
+    changed["queries"][1]["query"] = "Run them all."
+    Path(suite).write_text(json.dumps(changed), "utf-8")
+    assert main_words(replace(options, out=options.out and options.out / "more"), server) == 2
+    assert f"{server.url} does not answer (" in capsys.readouterr().err, "a reply is missing"
+
+
+def test_which_of_two_models_a_silent_server_has_is_not_guessed(
+    options: Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(ChatServer()) as server:
+        assert main_words(options, server) == 0
+        server.models = (200, {"data": [{"id": "other"}]})
+        server.reply = lambda *_: (200, complete(model="other"))
+        server.probe = lambda _: (200, complete(model="other"))
+        assert main_words(replace(options, out=options.out and options.out / "other"), server) == 0
+    assert main_words(options, server) == 2
+    assert "does not answer (" in capsys.readouterr().err
+    assert main_words(options, server, "--served-model", "tiny") == 0
+
+
 # The command line
 
 

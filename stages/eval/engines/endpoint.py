@@ -40,6 +40,10 @@ from stages.eval.engines.transport import (
 )
 
 
+class NoServer(StageError):
+    """Nobody answers at the address."""
+
+
 @dataclass
 class Endpoint:
     """A server, and the model that it is asked for; None: the only one that it has."""
@@ -48,6 +52,8 @@ class Endpoint:
     dialect: str
     served_model: str | None = None
     concurrency: int = 4
+    kept_models: tuple[str, ...] = ()
+    """Its models of which replies are kept: these can be scored again without the server."""
     first_token_seconds: float | None = None
     _checked: bool = field(default=False, repr=False)
 
@@ -57,9 +63,20 @@ class Endpoint:
         return "endpoint"
 
     def fingerprint(self) -> str:
-        """Of the address and the model's name there; asks the server for the name when none was given."""
+        """Of the address and the model's name there; asks the server for the name when none was given.
+
+        A server that is not there is the one whose replies are kept. It is needed only for what is missing.
+        """
         if self.served_model is None:
-            self.load()
+            try:
+                self.load()
+            except NoServer:
+                if len(self.kept_models) != 1:
+                    raise
+                (self.served_model,) = self.kept_models
+                progress.say(
+                    f"  {self.transport.url} does not answer: taken for {self.served_model}, as kept"
+                )
         return fingerprint_json([self.transport.url, self.served_model, self.dialect])
 
     def facts(self) -> dict[str, Any]:
@@ -104,7 +121,7 @@ class Endpoint:
             except PassingError as error:
                 if isinstance(error, BrokenAnswer):
                     return None
-                raise StageError(
+                raise NoServer(
                     f"{self.transport.url} does not answer ({error}): start the server, or check --endpoint"
                 ) from None
             except (ServerError, ValidationError):
