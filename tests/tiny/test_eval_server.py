@@ -53,7 +53,10 @@ def test_the_same_model_decides_the_same_behind_a_server(
     capsys.readouterr()
     assert main(["--compare", str(here), str(there)]) == 0
     differing = "dialect 3" if says == "a call" else "dialect 0"
-    assert f"queries that differ in: decision 0, {differing}, stop 0, prompt 0" in capsys.readouterr().out
+    assert (
+        f"queries that differ in: decision 0, calls 0, {differing}, stop 0, prompt 0"
+        in capsys.readouterr().out
+    )
 
 
 def test_what_the_server_cannot_read_is_malformed_and_ends_nothing(
