@@ -376,6 +376,9 @@ def test_what_the_server_cannot_read_is_a_malformed_reply(
     assert server.times() == {TYPES: tries, TESTS: 1, DIRECT: tries}
     run(replace(options, out=options.out and options.out / "again"), make_endpoint(server))
     assert sum(server.times().values()) == 2 * tries + 1, "they are kept like any other reply"
+    again = ["--replies", str(folder / "replies.jsonl"), "--suites", *options.preset.eval.suites]
+    assert main([*again, "--out", str(folder.parent / "recorded")]) == 0
+    assert read_lines(folder.parent / "recorded" / "three" / "scores.jsonl", Score) == scores
 
 
 @pytest.mark.parametrize("failure", [UNREAD[0], (500, {"error": "Internal Server Error"}), DROPPED])
