@@ -180,7 +180,7 @@ def corpus(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure this project beside stock tools on this machine: -- train, scaling, eval or convert"""
+    """Measure this project beside stock tools on this machine: -- train, scaling, eval, parity or convert"""
     install(session, "bench", EMBEDDED)
     if "--torch" in session.posargs:  # UV_TORCH_BACKEND=cpu spares uv the gigabytes of CUDA
         install(session, "torch")

@@ -12,8 +12,12 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from stages.eval.engines.refusals import OTHER
+
 Body = dict[str, Any]
 Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]]  # status, JSON or bytes, headers
+PROBE = OTHER.row["messages"][0]["content"]
+DROPPED: Answer = (0, b"")  # the connection is closed without an answer
 
 
 def complete(content: str | None = "Hello.", finish: str = "stop", **more: Any) -> Body:
@@ -37,13 +41,18 @@ def call(arguments: Any, name: str = "execute_code") -> Body:
 
 @dataclass
 class ChatServer:
-    """What the server says to the n-th time (from 1) that a question is asked, and what it was asked."""
+    """What the server says to the n-th time (from 1) that a question is asked, and what it was asked.
+
+    Requests that only see how the server does, for one token or with a question of no suite, are apart.
+    """
 
     reply: Callable[[str, int], Answer] = lambda _question, _time: (200, complete())
+    probe: Callable[[Body], Answer] = lambda _body: (200, complete("H", "length"))
     models: Answer = (200, {"object": "list", "data": [{"id": "tiny", "object": "model"}]})
     dies_after: int | None = None
     pause: float = 0.0
     asked: list[Body] = field(default_factory=list)
+    probed: list[Body] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     at_once: int = 0
     url: str = ""
@@ -69,9 +78,13 @@ def serving(server: ChatServer, port: int = 0) -> Iterator[ChatServer]:
                 if server.dies_after is not None and len(server.asked) >= server.dies_after:
                     self.close_connection = True
                     return
+                question = body["messages"][-1]["content"]
+                if body["max_tokens"] == 1 or question == PROBE:
+                    server.probed.append(body)
+                    self._send(*server.probe(body))
+                    return
                 server.asked.append(body)
                 server.headers.append(dict(self.headers))
-                question = body["messages"][-1]["content"]
                 number = server.times()[question]
                 open_requests += 1
                 server.at_once = max(server.at_once, open_requests)
@@ -82,6 +95,9 @@ def serving(server: ChatServer, port: int = 0) -> Iterator[ChatServer]:
             self._send(*answer)
 
         def _send(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
+            if not status:
+                self.close_connection = True
+                return
             data = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
             for name, value in (headers or {}).items():

@@ -153,17 +153,21 @@ class RawReply(Record):
     id: str = Field(description="the query's id")
     text: str = Field(description="the reply without its stop token, special tokens kept as text")
     tokens: int | None = Field(None, description="tokens generated, its stop token too; None: not counted")
-    finish: Literal["stop", "length", "call"] = Field(
-        description="length: hit the token limit, a runaway reply; call: cut off behind its first call"
+    finish: Literal["stop", "length", "call"] | None = Field(
+        description="length: hit the token limit, a runaway reply; call: cut off behind its first call; "
+        "None: nobody saw it, a server could not read the reply"
     )
     seconds: float | None = Field(
         None, description="its part of the run: of all time an equal share for every query in work"
     )
     prompt_tokens: int | None = Field(None, description="length of the prompt; None: not counted")
     calls_by: Literal["model", "server"] = Field(
-        "model", description="server: its parser read the calls, and `text` has them written anew"
+        "model", description="server: its parser read the calls, or could not; `text` has them written anew"
     )
-    served: dict[str, Any] | None = Field(None, description="a server's message and finish_reason")
+    served: dict[str, Any] | None = Field(
+        None, description="a server's message and finish_reason, or the status and error of one that "
+        "could not read what its model wrote"
+    )  # fmt: skip
 
 
 Cause = Literal[
@@ -228,7 +232,9 @@ class Timing(Record):
 
     load_seconds: float | None = Field(description="loading the model")
     first_token_seconds: float | None = Field(
-        None, description="from a whole prompt to its first token, one query alone"
+        None,
+        description="from a whole prompt to its first token, one query alone; of a server, to the "
+        "answer of one token, so the way there and what it kept of earlier prompts are in it",
     )
     seconds_per_query: float | None = Field(description="generation time over the number of queries")
     seconds_median: float | None = Field(None, description="median of the queries' parts of the time")

@@ -2,7 +2,8 @@
 
 A reply is followed in the order in which a model writes it: it decides for a call or an answer, opens
 the call in a dialect, writes it well, names a tool, fills in its arguments, sends code, and ends. The
-first of these that is wrong is the cause of the failure; what comes later may be its consequence.
+first of these that is wrong is the cause of the failure; what comes later may be its consequence. So a
+reply that hit the token limit ran away only where all that it had written by then was well.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from stages.core.query import Query
 from stages.core.records import Cause, RawReply
 from stages.core.tools import EXECUTE_CODE
 from stages.eval.code import code_of, parse_code
+from stages.eval.cutoff import breaks_off
 from stages.eval.matching import Match, match_calls
 from stages.eval.repetition import find_loop
 
-THOUGHT = "</think>"  # behind it a model answers
+THINKING, THOUGHT = "<think>", "</think>"  # behind the second a model answers
 BEFORE_A_LOOP = 20  # characters before a loop that say nothing yet
 AS_CODE = "python"  # no dialect: the functions are called in a code block, or in bare code
 _TAGGED = re.compile(r"<tool_call>\s*(?:```\w*\s*)?(<function|[{\[])?")
@@ -48,9 +50,11 @@ class Signs:
     loop: int | None
     """Where it begins to repeat itself."""
     empty: bool
-    """It has nothing behind its reasoning."""
+    """It has nothing behind its reasoning, or never came to the end of it."""
     ended: bool | None
     """It ended by itself and did not hit the token limit; None where it was stopped for another reason."""
+    torn: bool
+    """It hit the token limit within a block that was well written so far, as was all before it."""
 
     @property
     def cut(self) -> bool:
@@ -66,15 +70,19 @@ class Signs:
 def read_signs(query: Query, reply: RawReply, lenient: Reply, dialect: str) -> Signs:
     """Look at a reply for what no parser says; `dialect` is the one that is expected."""
     # What a model thinks before it answers is neither a call nor a loop of the answer.
-    said = reply.text.rpartition(THOUGHT)[2] if lenient.reasoning else reply.text
+    thinks_on = reply.text.lstrip().startswith(THINKING) and THOUGHT not in reply.text
+    said = reply.text.rpartition(THOUGHT)[2] if lenient.reasoning else "" if thinks_on else reply.text
     # JSON whose opening tag is missing is meant as the dialect that its closing tag belongs to.
     half_tagged = lenient.dialect == "fenced_json" and dialect == "hermes" and "</tool_call>" in said
+    # Where a server's parser found a call the model wrote it as that parser expects, be it readable or not.
+    meant = half_tagged or reply.calls_by == "server"
     return Signs(
-        attempt=dialect if half_tagged else lenient.dialect or find_attempt(said, query, dialect),
+        attempt=dialect if meant else lenient.dialect or find_attempt(said, query, dialect),
         calls=bool(lenient.calls),
-        loop=find_loop(said),
-        empty=not lenient.calls and not lenient.content.strip(),
-        ended={"stop": True, "length": False}.get(reply.finish),
+        loop=find_loop(reply.text if thinks_on else said),
+        empty=thinks_on or (not lenient.calls and not lenient.content.strip()),
+        ended={"stop": True, "length": False}.get(reply.finish or ""),
+        torn=reply.finish == "length" and breaks_off(reply.text, dialect, query.toolbox),
     )
 
 
@@ -133,23 +141,19 @@ def find_cause(
         return _find_unread(signs, dialect)
     if dialect is None:  # whatever comes behind a call could have been cut off there
         return _find_wrong_call(query, reading.calls, code)
-    if reading.problems and not (signs.cut and _stand_together(reading.problems)):
+    if reading.problems and not signs.torn:
         return "malformed"
     return _find_wrong_call(query, reading.calls, code) or _find_bad_end(signs)
-
-
-def _stand_together(problems: Sequence[str]) -> bool:
-    """Whether all problems are of one block, as those that the token limit leaves of the last one."""
-    return len({problem.partition(":")[0] for problem in problems}) == 1
 
 
 def _find_unread(signs: Signs, dialect: str | None) -> Cause:
     """Why a reply that should have a call has none that can be read."""
     if signs.attempt is None:
-        return "decided wrong"
+        undecided = _find_bad_end(signs) if signs.cut and signs.empty else None
+        return undecided or "decided wrong"
     if signs.attempt == AS_CODE or dialect not in (signs.attempt, None):
         return "wrong dialect"
-    return (_find_bad_end(signs) if signs.cut else None) or "malformed"
+    return (_find_bad_end(signs) if signs.torn else None) or "malformed"
 
 
 def _find_wrong_call(query: Query, calls: Sequence[ToolCall], code: bool | None) -> Cause | None:

@@ -1,7 +1,8 @@
 """The same queries on several engines, side by side: where template, parser or stop tokens differ.
 
-Read from the raw replies alone. A difference in the prompt's length is the template's, one in the dialect or
-in who read the calls the parser's, one in the end of a reply the stop tokens'.
+What a reply decides and calls is read from its score, where it was parsed with the tools of its query. A
+difference in the prompt's length is the template's, one in the dialect, in who read the calls or in the calls
+the parser's, one in the end of a reply the stop tokens'.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
 from tabulate import tabulate
 
 from stages.core.artifact import require_artifact
-from stages.core.dialects import parse_any, parse_reply
 from stages.core.errors import StageError
 from stages.core.records import EvalSummary, Manifest, RawReply, Score, read_lines, read_record
 from stages.core.words import plural
 
-COLUMNS = ("decision", "dialect", "stop", "prompt", "text")
+COLUMNS = ("decision", "calls", "dialect", "stop", "prompt", "text")
+SHOWN = ("decision", "dialect", "stop", "prompt")  # in the table; what a reply says would fill it
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Side:
     summary: EvalSummary
     manifest: Manifest
     replies: dict[str, RawReply]
-    right: int
+    scores: dict[str, Score]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Behaviour:
     """What one reply shows of template, parser and stop tokens."""
 
     decision: str
+    calls: str
     dialect: str
     stop: str
     prompt: str
@@ -64,7 +67,7 @@ def compare_outputs(folders: Sequence[Path]) -> Comparison:
     differences = {}
     for suite in common:
         sides = [sides[suite] for sides in found]
-        _require_same_queries(suite, sides)
+        _require_comparable(suite, sides)
         table = {query: [describe_reply(side, query) for side in sides] for query in sides[0].replies}
         lines += _describe_suite(suite, sides, table)
         differences[suite] = {name: len(_differing(table, name)) for name in COLUMNS}
@@ -72,14 +75,14 @@ def compare_outputs(folders: Sequence[Path]) -> Comparison:
 
 
 def describe_reply(side: Side, query: str) -> Behaviour:
-    """What a reply shows: read strictly where a strict reading finds a call, else leniently."""
-    reply, strict_dialect = side.replies[query], side.summary.dialect
-    strict, lenient = parse_reply(reply.text, strict_dialect), parse_any(reply.text)
-    dialect = "the server's" if reply.calls_by == "server" else lenient.dialect if lenient.calls else "none"
+    """What a reply shows: its decision and calls read strictly, its dialect whatever it is."""
+    reply, score = side.replies[query], side.scores[query]
+    dialect = "the server's" if reply.calls_by == "server" else score.lenient.dialect
     return Behaviour(
-        decision="tool" if strict.calls else "direct",
+        decision="tool" if score.strict.calls else "direct",
+        calls=orjson.dumps(score.strict.calls, option=orjson.OPT_SORT_KEYS).decode(),
         dialect=dialect or "none",
-        stop=reply.finish,
+        stop=reply.finish or "?",
         prompt="?" if reply.prompt_tokens is None else str(reply.prompt_tokens),
         text=reply.text,
     )
@@ -95,16 +98,20 @@ def _read_sides(folder: Path) -> dict[str, Side]:
         manifest = require_artifact(place, "eval", "nox -s eval")
         replies = {reply.id: reply for reply in read_lines(place / "replies.jsonl", RawReply)}
         summary = read_record(place / "summary.json", EvalSummary)
-        scores = read_lines(place / "scores.jsonl", Score)
-        right = sum(score.strict.decision for score in scores)
-        sides[summary.suite] = Side(folder, summary, manifest, replies, right)
+        scores = {score.id: score for score in read_lines(place / "scores.jsonl", Score)}
+        sides[summary.suite] = Side(folder, summary, manifest, replies, scores)
     if not sides:
         raise StageError(f"{folder} holds no output of eval: give a folder that nox -s eval wrote")
     return sides
 
 
-def _require_same_queries(suite: str, sides: Sequence[Side]) -> None:
+def _require_comparable(suite: str, sides: Sequence[Side]) -> None:
     for side in sides[1:]:
+        if side.summary.scorer_version != sides[0].summary.scorer_version:
+            raise StageError(
+                f"{sides[0].folder} and {side.folder} were scored by different rules: evaluate both again, "
+                "which scores their kept replies anew"
+            )
         if side.summary.suite_fingerprint != sides[0].summary.suite_fingerprint:
             raise StageError(
                 f"{sides[0].folder} and {side.folder} answered different queries of {suite}: "
@@ -125,14 +132,13 @@ def _describe_suite(suite: str, sides: Sequence[Side], table: Mapping[str, Seque
     lines += [f"  {letter}: {_name(side)}" for letter, side in zip(letters, sides, strict=True)]
     counts = [f"{name} {len(_differing(table, name))}" for name in COLUMNS]
     lines.append(f"  queries that differ in: {', '.join(counts)}")
-    shown = [name for name in COLUMNS if name != "text"]
     rows = [
-        [query, *(" / ".join(getattr(behaviour, name) for behaviour in row) for name in shown)]
+        [query, *(" / ".join(getattr(behaviour, name) for behaviour in row) for name in SHOWN)]
         for query, row in table.items()
-        if any(query in _differing(table, name) for name in shown)
+        if any(query in _differing(table, name) for name in (*SHOWN, "calls"))
     ]
     if rows:
-        heads = ["query", *(f"{name} {'/'.join(letters)}" for name in shown)]
+        heads = ["query", *(f"{name} {'/'.join(letters)}" for name in SHOWN)]
         lines += tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True).splitlines()
     return lines
 
@@ -141,4 +147,5 @@ def _name(side: Side) -> str:
     facts = side.manifest.facts
     where = facts.get("url") or facts.get("file") or ""
     engine = f"{side.summary.engine} {where}".strip()
-    return f"{side.folder}, {engine}, {side.right}/{len(side.replies)} decided right"
+    right = sum(score.strict.decision for score in side.scores.values())
+    return f"{side.folder}, {engine}, {right}/{len(side.replies)} decided right"

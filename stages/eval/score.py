@@ -13,7 +13,7 @@ from stages.eval.attribution import Signs, find_cause, read_signs
 from stages.eval.code import code_of
 from stages.eval.matching import match_calls
 
-SCORER_VERSION = 3
+SCORER_VERSION = 4
 
 
 RunCode = Callable[[Query, str], CodeRun]

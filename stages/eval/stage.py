@@ -40,7 +40,7 @@ from stages.eval.engines.transport import Transport
 from stages.eval.request import Request
 from stages.eval.sandbox import CodeRunner, Sandbox, describe_sandbox
 from stages.eval.score import SCORER_VERSION, score_replies
-from stages.eval.store import ReplyStore
+from stages.eval.store import ReplyStore, kept_models
 from stages.eval.summary import summarize_scores
 from stages.eval.sweep import describe_sweep, summarize_sweep
 
@@ -84,7 +84,8 @@ def choose_engine(options: Options, request: Request) -> Engine:
         return Recorded(request.replies)
     if request.endpoint is not None:
         transport = Transport(check_address(request.endpoint), request.timeout)
-        return Endpoint(transport, setup.model.dialect, request.served_model, request.concurrency)
+        kept = kept_models(_store_root(options), transport.url)
+        return Endpoint(transport, setup.model.dialect, request.served_model, request.concurrency, kept)
     folder = options.input("quantize")
     # A folder that fuse did not write has its own template, unless the preset names another.
     foreign = (folder / "config.json").is_file() and read_manifest(folder) is None
@@ -221,7 +222,11 @@ class _Run:
             "temperature": sampling.temperature,
             "stop_at_call": sampling.stop_at_call and setup.model.dialect,
         }
-        return ReplyStore(artifacts_root() / setup.name / "replies", key)
+        return ReplyStore(_store_root(self.options), key)
+
+
+def _store_root(options: Options) -> Path:
+    return artifacts_root() / options.preset.name / "replies"
 
 
 def _line(summary: EvalSummary) -> str:

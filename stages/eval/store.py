@@ -28,6 +28,12 @@ class StoredReply(Record):
     reply: RawReply
 
 
+def kept_models(root: Path, url: str) -> tuple[str, ...]:
+    """The names of the models of a server of which replies are kept."""
+    keys = (orjson.loads(path.read_bytes()) for path in sorted(root.glob("*/key.json")))
+    return tuple({str(key["served_model"]): None for key in keys if key.get("url") == url})
+
+
 class ReplyStore:
     """The kept replies of one engine and sampling."""
 

@@ -65,6 +65,10 @@ def _write_failure(score: Score, reply: RawReply | None, query: Query | None) ->
         lines.append("Parser: " + plain("; ".join(problems)))
     if reply is None:
         return "\n\n".join([*lines, "The reply is missing from replies.jsonl."])
+    if reply.served is not None and "error" in reply.served:
+        return "\n\n".join(
+            [*lines, "The server could not read the reply:", fenced(str(reply.served["error"]))]
+        )
     told = [] if reply.tokens is None else [plural(reply.tokens, "token")]
     told += [ENDS[reply.finish]] if reply.finish in ENDS else []
     told += ["its calls as the server read them"] if reply.calls_by == "server" else []

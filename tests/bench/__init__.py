@@ -1,1 +1,1 @@
-"""Benchmarks beside stock tools: `nox -s bench -- train`, `-- scaling`, `-- eval` and `-- convert`."""
+"""Benchmarks beside stock tools: `nox -s bench -- train`, scaling, eval, parity and convert."""

@@ -15,18 +15,22 @@ from stages.core.blas import ensure_fast_blas
 from stages.core.cli import artifacts_root
 from tests.bench.convert import show_conversion
 from tests.bench.evaluation import show_evaluation
+from tests.bench.parity import show_parity
 from tests.bench.training import FULL, QUICK, STEPS, show_scaling, show_training
 
 
 def main() -> int:
     """Run the chosen benchmark, which prints a table."""
     parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
-    parser.add_argument("what", choices=["train", "scaling", "eval", "convert"])
+    parser.add_argument("what", choices=["train", "scaling", "eval", "parity", "convert"])
     parser.add_argument("--quick", action="store_true", help="train and scaling: a small size, minutes")
     parser.add_argument("--steps", type=int, default=STEPS, help="train: steps of each side (%(default)s)")
     parser.add_argument("--torch", action="store_true", help="train and eval: torch as well")
     parser.add_argument("--queries", default="20", help="eval: queries of the suite extended, 20 or 20,200")
-    parser.add_argument("--data", type=Path, help="eval: a fused or quantized model (default: the base)")
+    parser.add_argument(
+        "--data", type=Path, help="eval, parity: a fused or quantized model (default: the base)"
+    )
+    parser.add_argument("--suite", default="core20", help="parity: the suite (%(default)s)")
     parser.add_argument("--mb", type=float, default=64, help="convert: megabytes of rows (default: 64)")
     args = parser.parse_args()
     if args.what == "convert":
@@ -38,6 +42,8 @@ def main() -> int:
             return show_training(folder, size, torch=args.torch)
         if args.what == "scaling":
             return show_scaling(folder, quick=args.quick)
+        if args.what == "parity":
+            return show_parity(folder, args.suite, args.data)
         counts = [int(count) for count in args.queries.split(",")]
         return show_evaluation(folder, counts, args.data, torch=args.torch)
 

@@ -3,60 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from stages.core.records import EvalSummary, RawReply, Score, read_lines, read_record
 from stages.eval.__main__ import main
+from tests.mlx_server import serving_model
 from tests.models import BuiltOnce
-from tests.parrot import write_parrot
+from tests.parrot import CUT, write_parrot
 from tests.small_suite import SUITE
 
 CALL = '<tool_call>{"name":"f" ,"arguments":{} }</tool_call>'
-
-
-@contextmanager
-def serving(model: Path, place: Path) -> Iterator[str]:
-    """mlx_lm.server with a model folder; yields its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (place / "hub").mkdir(parents=True)  # it lists the cache of the hub, which has to be there
-    with (place / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "mlx_lm", "server", "--model", str(model), "--port", str(port)],
-            env=os.environ | {"HF_HOME": str(place), "HF_HUB_OFFLINE": "1"},
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            _wait(f"http://127.0.0.1:{port}/health", server, place / "server.log")
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            server.terminate()
-            server.wait(20)
-
-
-def _wait(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.2)
-    raise AssertionError(f"no server after two minutes:\n{log.read_text()}")
 
 
 @pytest.mark.parametrize("says", ["a call", "anything"])
@@ -72,7 +30,7 @@ def test_the_same_model_decides_the_same_behind_a_server(
     suite.write_text(json.dumps(SUITE), "utf-8")
     words = ["--model", str(model), "--suites", str(suite), "--max-tokens", "14"]
     assert main([*words, "--data", str(model), "--out", str(tmp_path / "here")]) == 0
-    with serving(model, tmp_path / "home") as address:
+    with serving_model(model, tmp_path / "home") as address:
         assert main([*words, "--endpoint", address, "--out", str(tmp_path / "there")]) == 0
     here, there = (tmp_path / side / "three" for side in ("here", "there"))
     mine, theirs = (read_lines(side / "replies.jsonl", RawReply) for side in (here, there))
@@ -95,4 +53,38 @@ def test_the_same_model_decides_the_same_behind_a_server(
     capsys.readouterr()
     assert main(["--compare", str(here), str(there)]) == 0
     differing = "dialect 3" if says == "a call" else "dialect 0"
-    assert f"queries that differ in: decision 0, {differing}, stop 0, prompt 0" in capsys.readouterr().out
+    assert (
+        f"queries that differ in: decision 0, calls 0, {differing}, stop 0, prompt 0"
+        in capsys.readouterr().out
+    )
+
+
+def test_what_the_server_cannot_read_is_malformed_and_ends_nothing(
+    built: BuiltOnce, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It drops a call that is no JSON, and the connection where a call has no arguments."""
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
+    # The last character of a question says what is replied, and the comment that calls are read as JSON.
+    template = "{# <tool_call> tool_call.name #}{{ messages[-1]['content'] }}"
+    unread = CUT.join(["<", "tool", "_call", ">", "{[", "</tool_call>"])
+    replies = {".": '<tool_call>{"name":"f"}</tool_call>', "!": unread, "?": "Hello"}
+    model = write_parrot(
+        built.model("qwen2", quantize=False), tmp_path / "parrot", replies, "<|endoftext|>", template
+    )
+    queries = [
+        {"id": "dropped", "query": "Run the tests.", "accept": [{"function": "pytest_run"}]},
+        {"id": "unread", "query": "Run them!", "accept": [{"function": "pytest_run"}]},
+        {"id": "direct", "query": "What is a generator?", "kind": "direct"},
+    ]
+    suite = tmp_path / "three.json"
+    suite.write_text(json.dumps({**SUITE, "queries": queries}), "utf-8")
+    words = ["--model", str(model), "--dialect", "hermes", "--suites", str(suite), "--max-tokens", "20"]
+    with serving_model(model, tmp_path / "home") as address:
+        assert main([*words, "--endpoint", address, "--out", str(tmp_path / "there")]) == 0
+    assert "could not read 1 reply of its model, such as dropped: counted" in capsys.readouterr().out
+    replied = read_lines(tmp_path / "there" / "three" / "replies.jsonl", RawReply)
+    assert [(reply.text, reply.calls_by, reply.finish) for reply in replied] == [
+        ("", "server", None), ("", "server", "stop"), ("Hello", "model", "stop"),
+    ]  # fmt: skip
+    scores = read_lines(tmp_path / "there" / "three" / "scores.jsonl", Score)
+    assert [score.cause for score in scores] == ["malformed", "malformed", None]

@@ -27,7 +27,7 @@ from stages.eval.engines.completions import Function, write_request, write_serve
 from stages.eval.engines.endpoint import Endpoint
 from stages.eval.engines.transport import KEY_VARIABLE, Transport
 from stages.eval.stage import evaluate_engine
-from tests.chat_server import ChatServer, call, complete, serving
+from tests.chat_server import DROPPED, PROBE, ChatServer, call, complete, serving
 from tests.pipeline import start_stage
 from tests.small_suite import CODE, DIRECT, SUITE, TESTS, TYPES, WRITTEN
 
@@ -335,6 +335,130 @@ def test_other_requests_in_work_are_kept_when_one_is_refused(options: Options) -
         assert server.times() == {TYPES: 2, TESTS: 1, DIRECT: 1}
 
 
+# Replies that the server could not read
+
+
+UNREAD = [
+    (500, {"error": {"message": "error parsing tool call: raw='{\"code\": print(1', err=invalid character"}}),
+    (500, {"error": {"code": 500, "message": "Failed to parse input at pos 4: <tool_call>\\nprint(1)"}}),
+    (400, {"error": {"message": "1 validation error for list\\n  Invalid JSON: EOF while parsing a string"}}),
+    (200, {"error": {"message": "Failed to parse tool call: Unexpected end of content."}}),
+]
+
+
+@pytest.mark.parametrize(
+    ("failure", "tries"),
+    [*[(failure, 1) for failure in UNREAD], ((500, {"error": "Internal Server Error"}), 5), (DROPPED, 5)],
+)
+def test_what_the_server_cannot_read_is_a_malformed_reply(
+    failure: Any, tries: int, server: ChatServer, options: Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.reply = lambda question, _: (200, complete()) if question == TESTS else failure
+    folder = run(options, make_endpoint(server))
+    assert "could not read 2 replies of its model, such as types: counted as malformed" in (
+        capsys.readouterr().out
+    )
+    replies = read_lines(folder / "replies.jsonl", RawReply)
+    assert [(reply.text, reply.finish, reply.calls_by) for reply in replies] == [
+        ("", None, "server"),
+        ("Hello.", "stop", "model"),
+        ("", None, "server"),
+    ]
+    kept = replies[0].served or {}
+    if failure == DROPPED:
+        assert kept["status"] is None
+        assert kept["error"].startswith("the connection failed")
+    else:
+        assert kept == {"status": failure[0], "error": json.dumps(failure[1])}
+    scores = read_lines(folder / "scores.jsonl", Score)
+    assert [score.cause for score in scores] == ["malformed", "decided wrong", "decided wrong"]
+    assert (scores[0].strict.format, scores[0].strict.stop) == (False, None)
+    assert server.times() == {TYPES: tries, TESTS: 1, DIRECT: tries}
+    run(replace(options, out=options.out and options.out / "again"), make_endpoint(server))
+    assert sum(server.times().values()) == 2 * tries + 1, "they are kept like any other reply"
+    again = ["--replies", str(folder / "replies.jsonl"), "--suites", *options.preset.eval.suites]
+    assert main([*again, "--out", str(folder.parent / "recorded")]) == 0
+    assert read_lines(folder.parent / "recorded" / "three" / "scores.jsonl", Score) == scores
+
+
+@pytest.mark.parametrize("failure", [UNREAD[0], (500, {"error": "Internal Server Error"}), DROPPED])
+@pytest.mark.parametrize(
+    "probe", [(401, {"error": "no"}), (400, {"error": "bad tools"}), (200, complete(model="other")), DROPPED]
+)
+def test_a_server_that_is_not_well_ends_the_run(
+    failure: Any, probe: Any, server: ChatServer, options: Options
+) -> None:
+    server.reply, server.probe = lambda *_: failure, lambda _: probe
+    with pytest.raises(StageError, match=r"query types: .*; the same command asks what is left"):
+        run(options, make_endpoint(server, attempts=2))
+
+
+def test_a_server_that_answers_nothing_but_one_token_ends_the_run(
+    server: ChatServer, options: Options
+) -> None:
+    server.reply = lambda *_: DROPPED
+    server.probe = lambda body: (200, complete("H", "length")) if body["max_tokens"] == 1 else DROPPED
+    with pytest.raises(StageError, match="query types: the connection failed"):
+        run(options, make_endpoint(server, attempts=2))
+
+
+@pytest.mark.parametrize(
+    ("message", "finish", "causes"),
+    [
+        ({}, "tool_calls", ["malformed", "decided wrong"]),
+        ({}, "length", ["ran away", "ran away"]),
+        ({"tool_calls": [{"function": {"arguments": "{}"}}]}, "tool_calls", ["malformed", "decided wrong"]),
+        (
+            {"tool_calls": [{"function": {"name": 5, "arguments": "{}"}}]},
+            "stop",
+            ["malformed", "decided wrong"],
+        ),
+        ({"tool_calls": [None]}, "stop", ["malformed", "decided wrong"]),
+        (call('{"code": "print(1)'), "length", ["ran away", "decided wrong"]),
+        (call('{"code": "print(1)'), "tool_calls", ["malformed", "decided wrong"]),
+    ],
+)
+@pytest.mark.parametrize("dialect", ["hermes", "qwen3_coder"])
+def test_calls_that_the_server_dropped_or_half_read(
+    dialect: str, message: Any, finish: str, causes: list[str], server: ChatServer, options: Options
+) -> None:
+    server.reply = lambda *_: (200, complete(None, finish, message=message))
+    model = options.preset.model.model_copy(update={"dialect": dialect})
+    changed = replace(options, preset=options.preset.model_copy(update={"model": model}))
+    folder = run(changed, replace(make_endpoint(server), dialect=dialect))
+    scores = read_lines(folder / "scores.jsonl", Score)
+    assert [scores[0].cause, scores[2].cause] == causes
+    assert all(score.strict.calls == [] for score in scores)
+
+
+# The time to the first token
+
+
+def test_the_first_token_is_timed_alone(server: ChatServer, options: Options) -> None:
+    def probe(body: Any) -> tuple[int, Any]:
+        assert not server.asked
+        time.sleep(0.3 if body["messages"][-1]["content"] == PROBE else 0.1)
+        return 200, complete("H", "length")
+
+    server.probe = probe
+    folder = run(options, make_endpoint(server, 3))
+    timing = read_record(folder / "summary.json", EvalSummary).timing
+    assert timing.first_token_seconds is not None
+    assert 0.1 <= timing.first_token_seconds < 0.3, "the request with which a model may be loaded is left out"
+    assert timing.seconds_p95 is not None
+    assert timing.seconds_p95 < 0.1
+    assert [(body["messages"][-1]["content"], body["max_tokens"]) for body in server.probed] == [
+        (PROBE, 1),
+        (TYPES, 1),
+    ]
+
+
+def test_a_server_that_gives_no_single_token_is_not_timed(server: ChatServer, options: Options) -> None:
+    server.probe = lambda _: (400, {"error": "too few tokens"})
+    folder = run(options, make_endpoint(server))
+    assert read_record(folder / "summary.json", EvalSummary).timing.first_token_seconds is None
+
+
 # Which model
 
 
@@ -383,6 +507,40 @@ def test_no_server_there(options: Options) -> None:
         address = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
     with pytest.raises(StageError, match=r"does not answer \(the connection failed.*: start the server"):
         run(options, Endpoint(Transport(address), "hermes"))
+
+
+def test_kept_replies_are_scored_again_without_the_server(
+    options: Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(ChatServer()) as server:
+        assert main_words(options, server) == 0
+    assert main_words(options, server) == 0, "it was up to date"
+    (suite,) = options.preset.eval.suites
+    changed = json.loads(json.dumps(SUITE))
+    changed["queries"][1] |= {"kind": "direct", "accept": []}
+    Path(suite).write_text(json.dumps(changed), "utf-8")
+    assert main_words(options, server) == 0
+    summary = read_record((options.out or Path()) / "three" / "summary.json", EvalSummary)
+    assert (summary.tool_or_direct.k, summary.engine) == (2, "endpoint")
+    assert f"{server.url} does not answer: taken for tiny, as kept" in capsys.readouterr().out
+    changed["queries"][1]["query"] = "Run them all."
+    Path(suite).write_text(json.dumps(changed), "utf-8")
+    assert main_words(replace(options, out=options.out and options.out / "more"), server) == 2
+    assert f"{server.url} does not answer (" in capsys.readouterr().err, "a reply is missing"
+
+
+def test_which_of_two_models_a_silent_server_has_is_not_guessed(
+    options: Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(ChatServer()) as server:
+        assert main_words(options, server) == 0
+        server.models = (200, {"data": [{"id": "other"}]})
+        server.reply = lambda *_: (200, complete(model="other"))
+        server.probe = lambda _: (200, complete(model="other"))
+        assert main_words(replace(options, out=options.out and options.out / "other"), server) == 0
+    assert main_words(options, server) == 2
+    assert "does not answer (" in capsys.readouterr().err
+    assert main_words(options, server, "--served-model", "tiny") == 0
 
 
 # The command line

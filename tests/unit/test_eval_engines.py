@@ -14,7 +14,16 @@ from stages.core.cli import Options
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR
 from stages.core.preset import load_preset
-from stages.core.records import EvalSummary, Manifest, RawReply, Score, Timing, read_lines, read_record
+from stages.core.records import (
+    EvalSummary,
+    Manifest,
+    RawReply,
+    Score,
+    Timing,
+    read_lines,
+    read_record,
+    write_record,
+)
 from stages.core.suite import load_suites
 from stages.eval.__main__ import main
 from stages.eval.cells import list_cells, usual_cell
@@ -27,7 +36,8 @@ from stages.eval.stage import evaluate, evaluate_engine
 from stages.eval.store import ReplyStore
 from stages.eval.sweep import Sweep, spread_of
 from stages.report.comparison import write_results
-from stages.report.results import SuiteResult
+from stages.report.failures import write_failures
+from stages.report.results import Arm, SuiteResult
 from tests.chat_server import ChatServer, call, complete, serving
 from tests.small_suite import CODE, REPLIES, SUITE, TESTS, TYPES
 
@@ -322,7 +332,7 @@ def test_engines_beside_each_other_show_where_they_differ(
     out = capsys.readouterr().out
     assert f"A: {tmp_path / 'mine'}, recorded a.jsonl, 2/3 decided right" in out
     assert f"B: {tmp_path / 'theirs'}, endpoint {server.url}, 2/3 decided right" in out
-    assert "queries that differ in: decision 0, dialect 2, stop 1, prompt 3, text 1" in out
+    assert "queries that differ in: decision 0, calls 0, dialect 2, stop 1, prompt 3, text 1" in out
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if "|" in line]
     assert rows[2:] == [
         ["types", "tool / tool", "hermes / the server's", "stop / stop", "9 / 7"],
@@ -332,8 +342,64 @@ def test_engines_beside_each_other_show_where_they_differ(
     assert main(["--json", "--compare", *[str(tmp_path / "mine")] * 2]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == {
-        "differences": {"three": dict.fromkeys(("decision", "dialect", "stop", "prompt", "text"), 0)}
+        "differences": {"three": dict.fromkeys(("decision", "calls", "dialect", "stop", "prompt", "text"), 0)}
     }
+
+
+TIMER: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "set_timer",
+        "description": "Set a timer.",
+        "parameters": {"type": "object", "properties": {"minutes": {"type": "integer"}}},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "text", "calls"),
+    [
+        ("qwen3_coder", "<tool_call>\n<function=set_timer>\n<parameter=minutes>\n10.0\n</parameter>\n"
+         "</function>\n</tool_call>", 0),
+        ("qwen3_coder", "<tool_call>\n<function=set_timer>\n<parameter=minutes>\nten\n</parameter>\n"
+         "</function>\n</tool_call>", 1),
+        ("pythonic", "[set_timer(10)]", 0),
+    ],
+)  # fmt: skip
+def test_calls_are_compared_as_the_tools_of_the_query_type_them(
+    dialect: str, text: str, calls: int, options: Options, suite: Path, server: ChatServer, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    accepted = {"function": "set_timer", "arguments": {"minutes": {"exact": 10}}}
+    query = {"id": "timer", "query": "Wake me in ten minutes.", "tools": [TIMER], "accept": [accepted]}
+    suite.write_text(json.dumps({"name": "one", "version": 1, "description": "One.", "queries": [query]}))
+    model = options.preset.model.model_copy(update={"dialect": dialect})
+    speaks = replace(options, preset=options.preset.model_copy(update={"model": model}))
+    file = write_replies(tmp_path / "a.jsonl", {"timer": text})
+    evaluate(replace(speaks, out=tmp_path / "mine"), Request(replies=file))
+    server.reply = lambda *_: (200, complete(None, "tool_calls", message=call({"minutes": 10}, "set_timer")))
+    endpoint = Endpoint(Transport(server.url, first_wait=0.005), dialect)
+    evaluate_engine(replace(speaks, out=tmp_path / "theirs"), endpoint, load_suites((str(suite),)))
+    capsys.readouterr()
+    assert main(["--compare", str(tmp_path / "mine"), str(tmp_path / "theirs")]) == 0
+    out = capsys.readouterr().out
+    assert f"differ in: decision 0, calls {calls}, dialect 1" in out
+    assert "tool / tool" in out
+
+
+def test_outputs_of_different_scorers_are_not_compared(
+    options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_replies(tmp_path / "a.jsonl", REPLIES)
+    for side in ("mine", "theirs"):
+        evaluate(replace(options, out=tmp_path / side), Request(replies=file))
+    path = tmp_path / "theirs" / "three" / "summary.json"
+    summary = read_record(path, EvalSummary)
+    write_record(path, summary.model_copy(update={"scorer_version": summary.scorer_version - 1}))
+    assert main(["--compare", str(tmp_path / "mine"), str(tmp_path / "theirs")]) == 2
+    error = capsys.readouterr().err
+    assert "were scored by different rules: evaluate both again" in error
+    assert error.count("\n") == 1
 
 
 def test_outputs_that_cannot_be_compared_are_refused(
@@ -430,3 +496,15 @@ def test_a_report_tells_a_servers_results_from_those_of_this_machine(
     assert rows["… by runaway replies"] == ["100 %, 100 % of the time", "–"]
     assert rows["time per query"][1] == "–"
     assert "time to load" not in rows, "nobody measured it"
+
+
+def test_a_report_shows_what_a_server_said_of_a_reply_that_it_could_not_read(
+    options: Options, server: ChatServer
+) -> None:
+    said = "error parsing tool call: raw='print(1', err=unexpected end"
+    server.reply = lambda question, _: (500, {"error": said}) if question == TYPES else (200, complete())
+    result = read_result(ask(options, server) / "three")
+    page = write_failures(Arm(options, {"three": result}, None, []), "three")
+    assert "### types (typecheck): malformed" in page
+    assert "The server could not read the reply:" in page
+    assert said in page

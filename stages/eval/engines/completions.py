@@ -2,6 +2,7 @@
 
 What came is kept as it came. Calls that the server's own parser read are also written in the target's
 dialect, so that one scorer serves all engines; the reply is marked: nobody saw how the model wrote them.
+So is one whose calls the parser could not read: it is a reply with a call that nobody can read.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from stages.core.chat import Tool, ToolCall
 from stages.core.dialects import render_calls
 from stages.core.records import RawReply
 from stages.eval.engines import Question, Sampling
+from stages.eval.engines.transport import ServerError
 
 
 class Function(BaseModel):
@@ -31,7 +33,7 @@ class _Call(BaseModel):
 
 class _Message(BaseModel):
     content: str | None = None
-    tool_calls: list[_Call] | None = None
+    tool_calls: list[Any] | None = None
 
 
 class _Choice(BaseModel):
@@ -97,25 +99,52 @@ def read_completion(answer: Mapping[str, Any], question: Question, dialect: str,
     """The reply in a valid completion, which is its first choice."""
     completion, choice = Completion.model_validate(answer), answer["choices"][0]
     message, usage = completion.choices[0].message, completion.usage or _Usage()
-    called = message.tool_calls or []
+    reason = completion.choices[0].finish_reason
+    called, cut = message.tool_calls or [], reason in ("length", "max_tokens")
     tools = [Tool.from_json(tool) for tool in question.row.get("tools") or ()]
-    parts = [message.content or "", *(write_served_call(call.function, dialect, tools) for call in called)]
+    calls = [_write_call(call, dialect, tools) for call in called[:-1]]
+    calls += [_write_call(call, dialect, tools, cut=cut) for call in called[-1:]]
     return RawReply(
         id=question.id,
-        text="\n".join(part for part in parts if part),
+        text="\n".join(part for part in [message.content or "", *calls] if part),
         tokens=usage.completion_tokens,
-        finish="length" if completion.choices[0].finish_reason in ("length", "max_tokens") else "stop",
+        finish="length" if cut else "stop",
         seconds=seconds,
         prompt_tokens=usage.prompt_tokens,
-        calls_by="server" if called else "model",
+        # Without any call, that reason tells of one that the server's parser dropped.
+        calls_by="server" if called or reason == "tool_calls" else "model",
         served={"message": choice["message"], "finish_reason": choice.get("finish_reason")},
     )
 
 
-def write_served_call(function: Function, dialect: str, tools: Sequence[Tool] = ()) -> str:
+def read_refusal(error: ServerError, question: Question, seconds: float) -> RawReply:
+    """The reply that a server could not read: no text, and what the server said."""
+    return RawReply(
+        id=question.id,
+        text="",
+        finish=None,
+        seconds=seconds,
+        calls_by="server",
+        served={"error": error.said or str(error), "status": error.status},
+    )
+
+
+def _write_call(call: Any, dialect: str, tools: Sequence[Tool], *, cut: bool = False) -> str:
+    """A served call in a dialect; one that is none, such as one without a name, as it came."""
+    try:
+        return write_served_call(_Call.model_validate(call).function, dialect, tools, cut=cut)
+    except ValidationError:
+        raw = call.get("function", call) if isinstance(call, dict) else call
+        return f"<tool_call>\n{orjson.dumps(raw).decode()}\n</tool_call>"
+
+
+def write_served_call(
+    function: Function, dialect: str, tools: Sequence[Tool] = (), *, cut: bool = False
+) -> str:
     """A call that a server read, in a dialect.
 
-    Arguments that are no JSON object stay the text they are, in a block that reads as a malformed call.
+    Arguments that are no JSON object stay the text they are, in a block that reads as a malformed call, or
+    with `cut` as one that the token limit broke off.
     """
     given = function.arguments
     try:
@@ -126,4 +155,5 @@ def write_served_call(function: Function, dialect: str, tools: Sequence[Tool] = 
         pass
     raw = given if isinstance(given, str) else orjson.dumps(given).decode()
     name = orjson.dumps(function.name).decode()
-    return f'<tool_call>\n{{"name": {name}, "arguments": {raw}}}\n</tool_call>'
+    block = f'<tool_call>\n{{"name": {name}, "arguments": {raw}}}\n</tool_call>'
+    return block.removesuffix("}\n</tool_call>") if cut else block

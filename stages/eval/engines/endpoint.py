@@ -7,8 +7,9 @@ the calls: what is measured is the model as it is served.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx2
@@ -18,10 +19,29 @@ from pydantic import ValidationError
 from stages.core import progress
 from stages.core.artifact import fingerprint_json
 from stages.core.errors import StageError
+from stages.core.words import plural
 from stages.eval.clock import WorkClock
 from stages.eval.engines import Costs, EngineName, Keep, Question, Sampling
-from stages.eval.engines.completions import Completion, ModelList, read_completion, write_request
-from stages.eval.engines.transport import KEY_VARIABLE, BrokenAnswer, PassingError, ServerError, Transport
+from stages.eval.engines.completions import (
+    Completion,
+    ModelList,
+    read_completion,
+    read_refusal,
+    write_request,
+)
+from stages.eval.engines.refusals import OTHER, list_controls
+from stages.eval.engines.transport import (
+    KEY_VARIABLE,
+    BrokenAnswer,
+    PassingError,
+    ServerError,
+    Transport,
+    hide_key,
+)
+
+
+class NoServer(StageError):
+    """Nobody answers at the address."""
 
 
 @dataclass
@@ -32,6 +52,9 @@ class Endpoint:
     dialect: str
     served_model: str | None = None
     concurrency: int = 4
+    kept_models: tuple[str, ...] = ()
+    """Its models of which replies are kept: these can be scored again without the server."""
+    first_token_seconds: float | None = None
     _checked: bool = field(default=False, repr=False)
 
     @property
@@ -40,9 +63,20 @@ class Endpoint:
         return "endpoint"
 
     def fingerprint(self) -> str:
-        """Of the address and the model's name there; asks the server for the name when none was given."""
+        """Of the address and the model's name there; asks the server for the name when none was given.
+
+        A server that is not there is the one whose replies are kept. It is needed only for what is missing.
+        """
         if self.served_model is None:
-            self.load()
+            try:
+                self.load()
+            except NoServer:
+                if len(self.kept_models) != 1:
+                    raise
+                (self.served_model,) = self.kept_models
+                progress.say(
+                    f"  {self.transport.url} does not answer: taken for {self.served_model}, as kept"
+                )
         return fingerprint_json([self.transport.url, self.served_model, self.dialect])
 
     def facts(self) -> dict[str, Any]:
@@ -75,8 +109,8 @@ class Endpoint:
         asyncio.run(self._answer_all(questions, sampling, keep, label))
 
     def costs(self) -> Costs:
-        """What the server costs is not seen from here."""
-        return Costs()
+        """The time to the first token; what else the server costs is not seen from here."""
+        return Costs(first_token_seconds=self.first_token_seconds)
 
     async def _list_models(self) -> list[str] | None:
         """The names of the server's models, None where it has no list of them."""
@@ -87,7 +121,7 @@ class Endpoint:
             except PassingError as error:
                 if isinstance(error, BrokenAnswer):
                     return None
-                raise StageError(
+                raise NoServer(
                     f"{self.transport.url} does not answer ({error}): start the server, or check --endpoint"
                 ) from None
             except (ServerError, ValidationError):
@@ -97,6 +131,7 @@ class Endpoint:
         self, questions: Sequence[Question], sampling: Sampling, keep: Keep, label: str
     ) -> None:
         waiting, in_work, failures = [*reversed(questions)], set[str](), list[str]()
+        unread = list[str]()
         clock = WorkClock([question.id for question in questions])
         with progress.bar(label, len(questions), "queries") as bar:
 
@@ -106,7 +141,7 @@ class Endpoint:
                     clock.tick(in_work)
                     in_work.add(question.id)
                     try:
-                        answer = await self._ask(client, question, sampling)
+                        answer = await self._ask_or_refuse(client, question, sampling)
                     except ServerError as error:
                         failures.append(f"query {question.id}: {error}")
                         return
@@ -114,27 +149,77 @@ class Endpoint:
                         clock.tick(in_work)
                         in_work.remove(question.id)
                     seconds = round(clock.parts[question.id], 4)
-                    keep(question, read_completion(answer, question, self.dialect, seconds))
+                    if isinstance(answer, ServerError):
+                        unread.append(question.id)
+                        keep(question, read_refusal(answer, question, seconds))
+                    else:
+                        keep(question, read_completion(answer, question, self.dialect, seconds))
                     bar.advance()
 
             async with self.transport.open() as client:
+                await self._time_first_token(client, questions[0], sampling)
+                clock.skip()
                 # A question that fails stops no other one in work: its answer is waited for and kept.
                 await asyncio.gather(*(work(client) for _ in range(min(self.concurrency, len(questions)))))
+        if unread:
+            said = (
+                f"the server could not read {plural(len(unread), 'reply')} of its model, such as {unread[0]}"
+            )
+            progress.say(f"  {said}: counted as malformed, its words are in replies.jsonl")
         if failures:
             raise StageError(f"{self.transport.url}, {failures[0]}; the same command asks what is left")
 
-    async def _ask(
+    async def _time_first_token(
         self, client: httpx2.AsyncClient, question: Question, sampling: Sampling
+    ) -> None:
+        """Measure how long the server takes to answer a prompt with one token, nothing else in work.
+
+        Another question comes first, with which some servers load their model. A failure is left to the
+        questions themselves.
+        """
+        if self.first_token_seconds is None:
+            one_token = replace(sampling, max_tokens=1)
+            try:
+                await self._ask(client, OTHER, one_token, once=True)
+                started = time.perf_counter()
+                await self._ask(client, question, one_token, once=True)
+            except ServerError:
+                return
+            self.first_token_seconds = round(time.perf_counter() - started, 4)
+
+    async def _ask_or_refuse(
+        self, client: httpx2.AsyncClient, question: Question, sampling: Sampling
+    ) -> dict[str, Any] | ServerError:
+        """One answer as it came, or the failure that says that the server could not read its model's reply.
+
+        Raises ServerError when none of the right model comes for another reason.
+        """
+        try:
+            return await self._ask(client, question, sampling)
+        except ServerError as error:
+            controls = list_controls(error, question, sampling)
+            for control in controls:
+                try:
+                    await self._ask(client, *control)
+                except ServerError:
+                    raise error from None
+            if not controls:
+                raise
+            return error
+
+    async def _ask(
+        self, client: httpx2.AsyncClient, question: Question, sampling: Sampling, *, once: bool = False
     ) -> dict[str, Any]:
         """One answer as it came. Raises ServerError when none of the right model comes."""
         body = write_request(question, sampling, self.served_model)
-        answer = await self.transport.post(client, "/chat/completions", body)
+        answer = await self.transport.post(client, "/chat/completions", body, once=once)
         try:
             completion = Completion.model_validate_json(answer)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
-            raise ServerError(f"no chat completion came, at {place}: {first['msg']}") from None
+            said = hide_key(answer.decode("utf-8", "replace"))
+            raise ServerError(f"no chat completion came, at {place}: {first['msg']}", 200, said) from None
         if completion.model not in (None, self.served_model):
             raise ServerError(f"{completion.model} answered, not {self.served_model}: see --served-model")
         read: dict[str, Any] = orjson.loads(answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import orjson
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
-    retry_if_exception_type,
+    retry_if_exception,
     stop_after_attempt,
     wait_random_exponential,
 )
@@ -23,22 +24,45 @@ KEY_VARIABLE = "FAIR_RETEST_API_KEY"  # a name of our own: no server gets a key 
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # statuses that another try may not meet again
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
+LONGEST_ERROR = 4000  # characters of a server's error that are kept
+UNREAD = re.compile(  # how servers say that they could not read what their model wrote
+    r"pars\w* (?:the )?(?:tool|function)[ _-]?call|(?:tool|function)[ _-]?call\w* pars"
+    r"|extracting tool call|failed to parse input|invalid json: |xml syntax error",
+    re.IGNORECASE,
+)
 
 
 class ServerError(Exception):
-    """A failure that every other try would meet; its text says which."""
+    """A failure that every other try would meet; its text says which.
+
+    `status` and `said` are what the server answered, the key left out; None and empty without an answer.
+    """
+
+    def __init__(self, reason: str, status: int | None = None, said: str = "") -> None:
+        super().__init__(reason)
+        self.status, self.said = status, said[:LONGEST_ERROR]
+
+    @property
+    def unread(self) -> bool:
+        """Whether the server says that it could not read a call. A model would be asked again in vain, or
+        with luck: then only its second thought would count."""
+        return self.status in (200, 400, 422, 500) and UNREAD.search(self.said) is not None
 
 
 class PassingError(ServerError):
     """A failure that another try may not meet; `after` is the wait in seconds that the server asked for."""
 
-    def __init__(self, reason: str, after: float = 0.0) -> None:
-        super().__init__(reason)
+    def __init__(self, reason: str, status: int | None = None, said: str = "", after: float = 0.0) -> None:
+        super().__init__(reason, status, said)
         self.after = after
 
 
 class BrokenAnswer(PassingError):
     """An answer that is not JSON, such as one that was cut off."""
+
+
+class BrokenOff(PassingError):
+    """The server took the request and closed the connection without an answer."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +87,10 @@ class Transport:
         """The JSON at a path, tried once. Raises ServerError."""
         return await self._send(client, "GET", path, None)
 
-    async def post(self, client: httpx2.AsyncClient, path: str, body: Mapping[str, Any]) -> bytes:
-        """The JSON that a request brings, tried as often as allowed. Raises ServerError."""
+    async def post(
+        self, client: httpx2.AsyncClient, path: str, body: Mapping[str, Any], *, once: bool = False
+    ) -> bytes:
+        """The JSON that a request brings, tried as often as allowed, or `once`. Raises ServerError."""
         backoff = wait_random_exponential(multiplier=self.first_wait, max=LONGEST_WAIT)
 
         def wait(state: RetryCallState) -> float:
@@ -73,9 +99,9 @@ class Transport:
             return min(max(asked, backoff(state)), LONGEST_WAIT)
 
         retrying = AsyncRetrying(
-            stop=stop_after_attempt(self.attempts),
+            stop=stop_after_attempt(1 if once else self.attempts),
             wait=wait,
-            retry=retry_if_exception_type(PassingError),
+            retry=retry_if_exception(lambda error: isinstance(error, PassingError) and not error.unread),
             reraise=True,
         )
         answer: bytes = await retrying(self._send, client, "POST", path, body)
@@ -89,13 +115,16 @@ class Transport:
             response = await client.request(method, self.url + path, content=content)
         except httpx2.TimeoutException:
             raise PassingError(f"no answer within {self.timeout:g} s") from None
+        except (httpx2.RemoteProtocolError, httpx2.ReadError) as error:
+            raise BrokenOff(f"the connection failed, {_in_a_line(error)}") from None
         except httpx2.RequestError as error:
             raise PassingError(f"the connection failed, {_in_a_line(error)}") from None
         if not response.is_success:
-            reason = f"status {response.status_code}, {_in_a_line(response.text)}"
-            if response.status_code in PASSING:
-                raise PassingError(reason, _read_seconds(response.headers.get("Retry-After")))
-            raise ServerError(reason)
+            status, said = response.status_code, hide_key(response.text)
+            reason = f"status {status}, {_in_a_line(said)}"
+            if status in PASSING:
+                raise PassingError(reason, status, said, _read_seconds(response.headers.get("Retry-After")))
+            raise ServerError(reason, status, said)
         try:
             orjson.loads(response.content)
         except orjson.JSONDecodeError:
@@ -119,8 +148,12 @@ def _read_seconds(text: str | None) -> float:
         return 0.0
 
 
-def _in_a_line(what: object) -> str:
-    """Anything as a short line; a server that repeats the key is not repeated."""
+def hide_key(text: str) -> str:
+    """What a server said; where it repeats the key it is not repeated."""
     key = read_key()
-    line = " ".join(str(what).split())
-    return (line.replace(key, "***") if key else line)[:200] or type(what).__name__
+    return text.replace(key, "***") if key else text
+
+
+def _in_a_line(what: object) -> str:
+    """Anything as a short line."""
+    return " ".join(hide_key(str(what)).split())[:200] or type(what).__name__
