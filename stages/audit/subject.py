@@ -18,6 +18,7 @@ from stages.core.render import Turns, encode_text, find_turns
 from stages.core.stops import choose_stop_ids, own_stop_ids, turn_end_ids
 from stages.core.suite import load_suites
 from stages.core.tokenizer import Tokenizer, load_tokenizer
+from stages.core.weights import Weights, weigh_model
 
 JINJA = "chat_template.jinja"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -25,12 +26,14 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 
 @dataclass(frozen=True)
 class Base:
-    """The base model's files, weights aside."""
+    """The base model's files; of the weights their size alone."""
 
     config: dict[str, Any]
     generation: dict[str, Any] | None
     templates: dict[str, str]
     """The model's own chat template by the file that holds it."""
+    weights: Weights | None = None
+    """How large it is; None for a folder without weights."""
 
     @property
     def own_template(self) -> str | None:
@@ -126,6 +129,7 @@ def read_base(folder: Path) -> Base:
         config=read_json(folder / "config.json"),
         generation=read_json(generation) if generation.is_file() else None,
         templates={name: text for name, text in templates.items() if text},
+        weights=weigh_model(folder),
     )
 
 

@@ -50,7 +50,11 @@ class ModelSetup(_Section):
         description="tool results as the template writes them, or as a user turn with a text prefix"
     )
     system: str = Field(description="the system prompt, without the tools")
-    billions: float = Field(gt=0, description="parameters in billions, for the estimate of disk and memory")
+    billions: float = Field(
+        gt=0,
+        description="parameters in billions, for the disk that a model of the hub will need; "
+        "those of a folder are counted",
+    )
     reference: str = Field(min_length=1, description="the preset of the large model to compare with")
 
     @field_validator("dialect", "legacy_dialect")

@@ -16,13 +16,14 @@ from stages.core.cli import SEEDLESS, Options, artifacts_root
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FIXES, FixSet, arm_name, arm_slug
 from stages.core.flags import option_words, sections_taken
-from stages.core.models import require_model
+from stages.core.models import expect_weights, require_model
 from stages.core.platform import require_disk
 from stages.core.preset import section_of
 from stages.core.records import AuditReport, read_record
 from stages.core.suite import load_suites
 
 TRAINING = ("train", "fuse", "quantize", "eval")
+QUANTIZED_BYTES = 1.2  # of a parameter at the most, at 8 bits and with its scales
 STOP_SECONDS = 60.0  # an interrupted stage may save its work for so long
 
 
@@ -127,11 +128,11 @@ def report_arguments(plan: Plan) -> list[str]:
 
 
 def estimate_disk_gb(plan: Plan) -> float:
-    """Disk that the arms still need: the 16-bit and the quantized model of those that have none yet."""
-    root, preset = artifacts_root() / plan.options.preset.name, plan.options.preset
+    """Disk that the arms still need: the fused and the quantized model of those that have none yet."""
+    root, weights = artifacts_root() / plan.options.preset.name, expect_weights(plan.options.preset)
     wanted = {Path(arm_slug(arm, "quantize"), f"seed{seed}") for arm in plan.arms for seed in plan.seeds}
     missing = [place for place in wanted if not (root / "quantize" / place / "manifest.json").is_file()]
-    return 0.1 + preset.model.billions * 3.2 * len(missing)
+    return 0.1 + (weights.whole_gb + weights.billions * QUANTIZED_BYTES) * len(missing)
 
 
 def stage_python(stage: str) -> str:

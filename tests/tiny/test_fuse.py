@@ -18,7 +18,7 @@ from stages.core.compute import load_arrays, load_model
 from stages.core.errors import StageError
 from stages.core.tokenizer import load_tokenizer, template_hash
 from stages.fuse.__main__ import main
-from stages.fuse.stage import fuse_adapter, stored_dtype
+from stages.fuse.stage import DTYPES, fuse_adapter, require_weights
 from stages.train.adapter import load_trainable
 from tests.models import END_OF_TEXT, IM_END, BuiltOnce
 from tests.pipeline import Pipeline, run_work, stock_functions
@@ -47,6 +47,10 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
 
 
+def stored_dtype(run: Pipeline) -> mx.Dtype:
+    return DTYPES[require_weights(run.model).dtype]
+
+
 def adapter_logits(run: Pipeline) -> mx.array:
     model = load_trainable(run.model, run.options("train").preset.train)
     model.load_weights(str(run.folder("train") / "adapters.safetensors"), strict=False)
@@ -70,13 +74,24 @@ def test_the_fused_folder_has_the_adapter_in_its_weights(run: Pipeline) -> None:
     folder = run.folder("fuse")
     with stock_functions():
         model = mlx_lm.load(str(folder))[0]
-        assert {a.dtype for a in dict(tree_flatten(model.parameters())).values()} == {stored_dtype(run.model)}
+        assert {a.dtype for a in dict(tree_flatten(model.parameters())).values()} == {stored_dtype(run)}
         model.set_dtype(mx.float32)
         logits = model(PROMPT)
         mx.eval(logits)
     expected, base = adapter_logits(run), load_model(run.model)[0](PROMPT)
-    rounding = 1e-4 if stored_dtype(run.model) == mx.float32 else 0.2
+    rounding = 1e-4 if stored_dtype(run) == mx.float32 else 0.2
     assert float(mx.abs(logits - expected).mean()) < rounding * float(mx.abs(expected - base).mean())
+
+
+def test_a_base_is_weighed_by_its_headers_as_it_is_loaded(run: Pipeline) -> None:
+    """Packed in 4 bits or not: as many parameters as the dequantized model has, in the type of its file."""
+    weights = require_weights(run.model)
+    model, _ = load_model(run.model, dequantize=True)
+    assert weights.parameters == sum(array.size for _, array in tree_flatten(model.parameters()))
+    stored = load_arrays(run.model / "model.safetensors").values()
+    assert stored_dtype(run) in {array.dtype for array in stored}
+    fused = sum(path.stat().st_size for path in run.folder("fuse").glob("*.safetensors"))
+    assert fused / 1e9 == pytest.approx(weights.whole_gb, rel=0.001)
 
 
 def test_the_delta_survives(qwen2_run: Pipeline) -> None:

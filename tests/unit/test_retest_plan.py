@@ -12,9 +12,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from stages.core.cli import SEEDLESS, Options, build_parser, read_options
 from stages.core.errors import StageError
@@ -233,10 +235,26 @@ def test_what_is_missing_is_found_before_anything_runs(
 
 def test_a_whole_model_folder_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    preset = load_preset("7b", {"source": str(tmp_path), "billions": 0.001})
+    save_file({"a": np.zeros((3, 5), np.float16)}, tmp_path / "model.safetensors")
+    preset = load_preset("7b", {"source": str(tmp_path)})
     check_inputs(Plan(Options(preset, FAIR), (FAIR,), "7b", (0,)))
     check_inputs(plan(FAIR))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(StageError, match=r"model\.safetensors is cut off, or no safetensors file"):
+        check_inputs(Plan(Options(preset, FAIR), (FAIR,), "7b", (0,)))
+
+
+@pytest.mark.parametrize(("dtype", "width"), [(np.float16, 2), (np.float32, 4)])
+def test_a_model_folder_needs_the_disk_of_its_own_weights(
+    dtype: Any, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the preset's billions nor 16 bits are taken for those of a folder that is here."""
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "out"))
+    (tmp_path / "config.json").write_text("{}")
+    save_file({"a": np.zeros((1000, 500), dtype)}, tmp_path / "model.safetensors")
+    for preset in (load_preset(str(tmp_path)), load_preset("7b", {"source": str(tmp_path)})):
+        needed = estimate_disk_gb(Plan(Options(preset, FAIR), (FAIR,), "own", (0,)))
+        assert needed == pytest.approx(0.1 + 500_000 * (width + 1.2) / 1e9)
 
 
 @pytest.mark.parametrize(
