@@ -28,7 +28,7 @@ from stages.core import progress
 from stages.core.artifact import MANIFEST, is_current, read_manifest
 from stages.core.blas import describe_blas, ensure_fast_blas
 from stages.core.errors import INTERRUPTED, StageError
-from stages.core.fixes import FixSet, arm_name, arm_slug, parse_fixes
+from stages.core.fixes import FixSet, arm_name, arm_slug, parse_fixes, takes_option
 from stages.core.flags import (
     ROW_FLAGS,
     ShowHelp,
@@ -116,6 +116,8 @@ class Options:
         """The shell command that makes the output of a stage for these options, its own ones among them."""
         seed = "" if stage in SEEDLESS or self.seed == 0 else f" --seed {self.seed}"
         own = {k: v for k, v in self.overrides.items() if section_of(k) in sections_taken(stage)}
+        if stage != "audit":  # which looks at the whole plan, and takes what the arm does not
+            own = {k: v for k, v in own.items() if takes_option(self.fixes, k)}
         own |= self.rows if stage in ("convert_data", "retest_fair") else {}
         words = [word for name, value in own.items() for word in option_words(name, value)]
         model = shlex.quote(self.model or self.preset.name)
@@ -174,8 +176,9 @@ def run_stage(
     sections: Sequence[str] = (),
     computes: bool = False,
     make_recipe: Callable[[Options], Recipe] | None = None,
+    check: Callable[[Options], None] | None = None,
 ) -> int:
-    """Parse, run, and turn a mistake into one line.
+    """Parse, run, and turn a mistake into one line; `check` refuses options that make no sense together.
 
     A stage that computes says which BLAS runs. Its `work` imports MLX itself: `argv` None is the
     command that a user typed, which is then started again with a fast BLAS if need be. With
@@ -187,6 +190,8 @@ def run_stage(
         args = build_parser(stage, summary or "", sections).parse_args(argv)
         progress.talk_on_stderr(args.json)
         options = read_options(args)
+        if check is not None:
+            check(options)
         if make_recipe is not None and is_finished(stage, options, make_recipe):
             return run_work(stage, lambda options: finished(options.output(stage)), options)
         if computes and argv is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from stages.core import progress
 from stages.core.cli import SEEDLESS, Options, artifacts_root
 from stages.core.errors import StageError
-from stages.core.fixes import FAIR, FIXES, FixSet, arm_name, arm_slug
+from stages.core.fixes import FAIR, FIXES, FixSet, arm_name, arm_slug, takes_option
 from stages.core.flags import option_words, sections_taken
 from stages.core.models import expect_weights, require_model
 from stages.core.platform import require_disk
@@ -110,7 +110,8 @@ def stage_arguments(plan: Plan, step: Step) -> list[str]:
     if step.stage == "convert_data":
         arguments += [word for name, value in options.rows.items() for word in option_words(name, value)]
     for name, value in options.overrides.items():
-        if section_of(name) in sections_taken(step.stage):
+        taken = step.stage != "quantize" or takes_option(step.fixes, name)
+        if taken and section_of(name) in sections_taken(step.stage):
             arguments += option_words(name, value)
     return arguments
 
@@ -152,6 +153,10 @@ def _announce(plan: Plan, log: Path) -> None:
         progress.say(
             f"  arm {arm_name(fixes)}: " + (f"without {', '.join(off)}" if off else "all five fixes")
         )
+    for name, value in options.overrides.items():
+        reached = [arm_name(fixes) for fixes in plan.arms if takes_option(fixes, name)]
+        if len(reached) < len(plan.arms):
+            progress.say(f"  {' '.join(option_words(name, value))} reaches {', '.join(reached)} alone")
 
 
 def _run_stage(stage: str, arguments: list[str], *, last: bool = False) -> None:

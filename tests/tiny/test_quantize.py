@@ -153,3 +153,18 @@ def test_missing_fused_model_names_the_command(
     error = capsys.readouterr().err
     assert error.startswith("quantize: argument --bits: invalid choice: 7 (choose from 3, 4, 5, 6, 8)")
     assert error.count("\n") == 1
+
+
+def test_the_bits_of_another_arm_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "out"))
+    for words, told in (
+        (["--fixes", "flawed", "--bits", "8"], "--bits 8 is for the fix six_bit, and not for flawed: "),
+        (["--legacy-bits", "4"], "--legacy-bits 4 is for arms without the fix six_bit, and not for fair: "),
+    ):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"quantize: {told}give --")
+        assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -446,6 +446,12 @@ def test_the_command_says_the_options_that_its_stage_takes(usual_place: None) ->
     ):
         again = read(*shlex.split(options.command(stage))[4:])
         assert again.overrides == {name: options.overrides[name] for name in names}
+    other = read(
+        "--fixes", "flawed", "--bits", "4", "--legacy-bits", "8"
+    )  # as the arms of one retest have them
+    assert shlex.split(other.command("quantize"))[-1] == "--legacy-bits=8"
+    assert "--bits=4" not in other.command("quantize") + other.command("retest_fair")
+    assert "--bits=4" in other.command("audit")
 
 
 def test_what_was_given_is_kept_as_it_was_typed(tmp_path: Path) -> None:

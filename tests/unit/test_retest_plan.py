@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from safetensors.numpy import save_file
 
 from stages.core.cli import SEEDLESS, Options, build_parser, read_options
 from stages.core.errors import StageError
-from stages.core.fixes import FAIR, FLAWED, FixSet, arm_slug
+from stages.core.fixes import FAIR, FLAWED, FixSet, arm_slug, require_taken
 from stages.core.preset import SECTIONS, load_preset
 from stages.retest_fair.__main__ import main
 from stages.retest_fair.stage import (
@@ -48,6 +49,7 @@ OVERRIDES = st.fixed_dictionaries(
         "lora_keys": st.lists(WORD, max_size=3).map(tuple),
         "suites": st.lists(WORD, min_size=1, max_size=3, unique=True).map(tuple),
         "bits": st.sampled_from([3, 4, 5, 6, 8]),
+        "legacy_bits": st.sampled_from([3, 4, 5, 6, 8]),
         "max_tokens": st.integers(1, 9999),
         "system": WORD,
         "schedule": st.sampled_from(["constant", "cosine", "linear"]),
@@ -144,6 +146,12 @@ def test_a_stage_reads_back_what_it_is_told(
     assert options.seed == (0 if stage in SEEDLESS else seed)
     assert options.data == (Path("some folder") if stage == "convert_data" else None)
     assert options.out is None
+    if stage == "quantize":  # it is told the arm's own number of bits alone
+        assert options.preset.model == run.options.preset.model
+        assert options.preset.quantize.group_size == run.options.preset.quantize.group_size
+        assert options.bits == replace(run.options, fixes=fixes).bits
+        require_taken(options.overrides, [fixes])
+        return
     for section in ("model", *sections_of(stage)):
         assert getattr(options.preset, section) == getattr(run.options.preset, section)
 
@@ -277,6 +285,14 @@ def test_a_model_folder_needs_the_disk_of_its_own_weights(
         (["--seeds", ","], "argument --seeds: ',': name each seed once"),
         (["--seeds", "1,x"], "argument --seeds: 'x' is not a whole number"),
         (["--seeds", "0,1", "--seed", "0"], "--seed names one seed and --seeds several"),
+        (
+            ["--arms", "flawed,json", "--bits", "8"],
+            "--bits 8 is for the fix six_bit, and not for flawed and json: give --legacy-bits 8",
+        ),
+        (
+            ["--fixes", "fair", "--legacy-bits", "4"],
+            "--legacy-bits 4 is for arms without the fix six_bit, and not for fair: give --bits 4",
+        ),
     ],
 )
 def test_mistakes_are_said_in_one_line(
@@ -302,6 +318,18 @@ def test_without_environments_of_their_own_stages_run_in_this_one(
         subprocess.run([stage_python("train"), "-c", "print(1)"], capture_output=True, check=True).stdout
         == b"1\n"
     )
+
+
+def test_a_retest_says_which_arm_an_option_reaches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path))
+    monkeypatch.setenv("FAIR_RETEST_LOG", "")
+    asked = ["--arms", "flawed,fair", "--bits", "8", "--iters", "3", "--billions", "1000000000"]
+    assert main(asked) == 2, "no disk has that much room"
+    out = capfd.readouterr().out
+    assert "  --bits=8 reaches fair alone\n" in out
+    assert out.count("reaches") == 1
 
 
 def test_an_arm_that_is_no_text(capfd: pytest.CaptureFixture[str]) -> None:
