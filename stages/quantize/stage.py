@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from mlx_lm.utils import compute_bits_per_weight, load_model, quantize_model, sa
 
 from stages.core.artifact import build_artifact, is_current, require_artifact
 from stages.core.cli import Options, Outcome, finished
-from stages.core.compute import compute_weights, device_free_gb
+from stages.core.compute import compute_weights, device_free_gb, explain_loading
+from stages.core.errors import StageError
+from stages.core.models import missing_files
 from stages.core.platform import folder_size_gb, require_disk, require_memory
 from stages.quantize.recipe import make_recipe
 
@@ -26,6 +29,9 @@ def quantize(options: Options) -> Outcome:
     recipe, bits = make_recipe(options), options.bits
     if is_current(target, recipe, force=options.force):
         return finished(target)
+    if lost := missing_files(fused):  # its manifest is still there, so that nothing else would notice
+        place = "" if options.data is None else f" --out {shlex.quote(str(fused))}"
+        raise StageError(f"{fused} lacks {lost}: make it again with {options.command('fuse')}{place} --force")
     size_gb = folder_size_gb(fused) * bits / 16
     require_disk(target, size_gb + 0.02, "the quantized model")
     require_memory(size_gb, "the quantized model", device_free_gb())
@@ -42,11 +48,15 @@ def quantize(options: Options) -> Outcome:
 
 
 def quantize_folder(source: Path, target: Path, *, bits: int, group_size: int) -> float:
-    """Write the quantized copy of a model folder; returns bits per weight, scales included."""
-    model, config = load_model(source, lazy=True)
-    with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm prints what we say ourselves
-        model, settings = quantize_model(model, config, group_size, bits)
-    compute_weights(model, "quantizing")
+    """Write the quantized copy of a model folder; returns bits per weight, scales included.
+
+    Raises StageError for a folder that does not load.
+    """
+    with explain_loading(source):
+        model, config = load_model(source, lazy=True)
+        with contextlib.redirect_stdout(io.StringIO()):  # mlx-lm prints what we say ourselves
+            model, settings = quantize_model(model, config, group_size, bits)
+        compute_weights(model, "quantizing")
     per_weight = float(compute_bits_per_weight(model))
     save_model(target, model, donate_model=True)
     save_config(settings, target / "config.json")

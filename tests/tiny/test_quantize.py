@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,6 +136,21 @@ def test_a_quantized_model_is_refused(by_bits: dict[int, Path], qwen2_run: Pipel
     with pytest.raises(StageError, match=r"^\S+/8 is the output of quantize, not of fuse: name another"):
         run_work("quantize", options)
     assert not (tmp_path / "again").exists()
+
+
+def test_a_fused_model_that_lost_its_weights(qwen2_run: Pipeline, tmp_path: Path) -> None:
+    """Removed to save disk, or cut off by it: the manifest alone would pass."""
+    fused = shutil.copytree(qwen2_run.folder("fuse"), tmp_path / "fuse")
+    options = replace(qwen2_run.options("quantize"), data=fused, out=tmp_path / "out")
+    weights = fused / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(StageError, match=rf"^mlx-lm cannot load {fused}: "):
+        run_work("quantize", options)
+    weights.unlink()
+    lost = re.escape(f"{fused} lacks its weights (.safetensors): make it again with ")
+    with pytest.raises(StageError, match=rf"^{lost}.*nox -s fuse -- .* --out {fused} --force$"):
+        run_work("quantize", options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_missing_fused_model_names_the_command(
