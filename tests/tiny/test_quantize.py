@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import mlx_lm
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from stages.core.compute import load_arrays, load_model
 from stages.core.errors import StageError
 from stages.core.platform import folder_size_gb
 from stages.quantize.__main__ import main
-from stages.quantize.stage import WEIGHTS
+from stages.quantize.stage import WEIGHTS, require_fit
 from tests.models import END_OF_TEXT, IM_END, BuiltOnce
 from tests.pipeline import Pipeline, run_work
 
@@ -129,6 +130,29 @@ def test_experts_are_quantized(qwen3_moe_run: Pipeline) -> None:
     assert "model.layers.1.mlp.switch_mlp.gate_proj.scales" in names
     loaded: Any = mlx_lm.load(str(qwen3_moe_run.folder("quantize")), lazy=True)
     assert loaded[1].eos_token_ids == {IM_END, END_OF_TEXT}
+
+
+def test_a_group_size_that_skips_matrices_is_refused(qwen2_run: Pipeline, tmp_path: Path) -> None:
+    qwen2_run.folder("fuse")
+    options = replace(qwen2_run.options("quantize", group_size=128), out=tmp_path / "out")
+    with pytest.raises(StageError) as raised:
+        run_work("quantize", options)
+    told = str(raised.value)
+    assert re.match(
+        r"--group-size 128 does not fit: \d+ of 16 matrices would stay as they are, such as ", told
+    )
+    assert told.endswith(" with rows of 64; use 32 or 64")
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_that_no_group_divides_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    model = nn.Sequential(nn.Linear(48, 8), nn.Linear(64, 8))
+    require_fit(model, 64)
+    assert capsys.readouterr().out == (
+        "  no group size fits all: 1 of 2 matrices would stay as they are, such as layers.0 with rows of 48\n"
+    )
+    with pytest.raises(StageError, match=r"--group-size 128 does not fit: 2 of 2 .*; use 32 or 64"):
+        require_fit(model, 128)
 
 
 def test_a_quantized_model_is_refused(by_bits: dict[int, Path], qwen2_run: Pipeline, tmp_path: Path) -> None:
