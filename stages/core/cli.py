@@ -256,22 +256,42 @@ def build_parser(
         add_help=False,
     )
     parser.add_argument("-h", "--help", action=ShowHelp)
-    parser.add_argument("--model", default="smol", help="preset, .toml file or model folder (%(default)s)")
     kinds = "fair, flawed, or a list such as json,tools"
-    arm_help = f"the arm: {kinds} (%(default)s)" if arm else f"one arm, instead of --arms: {kinds}"
-    parser.add_argument("--fixes", default=arm, help=arm_help)
     random = "decides everything that is random"
-    seed_help = f"{random} (%(default)s)" if arm else f"one seed, which {random}, instead of --seeds (0)"
-    parser.add_argument("--seed", type=whole_number, default=0 if arm else None, help=seed_help)
-    parser.add_argument("--data", type=folder, help="input folder instead of the upstream stage's output")
-    parser.add_argument("--out", type=folder, help="output folder instead of the default below artifacts/")
-    parser.add_argument("--force", action="store_true", help="do it again, replacing an existing output")
-    parser.add_argument(
-        "--json", action="store_true", help="print the outcome as JSON on stdout, all else on stderr"
+    add_common_flags(
+        parser,
+        model="preset, .toml file or model folder (%(default)s)",
+        fixes=f"the arm: {kinds} (%(default)s)" if arm else f"one arm, instead of --arms: {kinds}",
+        seed=f"{random} (%(default)s)" if arm else f"one seed, which {random}, instead of --seeds (0)",
+        data="input folder instead of the upstream stage's output",
+        out="output folder instead of the default below artifacts/",
+        force="do it again, replacing an existing output",
     )
+    parser.set_defaults(model="smol", fixes=arm, seed=0 if arm else None)
     for section in ("model", *sections):
         add_section(parser, section)
     return parser
+
+
+def add_common_flags(
+    parser: argparse.ArgumentParser, *, model: str, fixes: str, seed: str, data: str, out: str, force: str
+) -> None:
+    """The options that every stage takes, with what they mean to it; none has a default."""
+    parser.add_argument("--model", help=model)
+    parser.add_argument("--fixes", help=fixes)
+    parser.add_argument("--seed", type=whole_number, help=seed)
+    parser.add_argument("--data", type=folder, help=data)
+    parser.add_argument("--out", type=folder, help=out)
+    parser.add_argument("--force", action="store_true", help=force)
+    parser.add_argument(
+        "--json", action="store_true", help="print the outcome as JSON on stdout, all else on stderr"
+    )
+
+
+def require_seed(seed: int) -> None:
+    """Raise StageError for a negative seed."""
+    if seed < 0:
+        raise StageError(f"--seed {seed}: use 0 or a positive number")
 
 
 def read_options(args: argparse.Namespace) -> Options:
@@ -279,8 +299,7 @@ def read_options(args: argparse.Namespace) -> Options:
     known = {name for setup in SECTIONS.values() for name in setup.model_fields}
     overrides = {k: v for k, v in vars(args).items() if k in known and v is not None}
     seed = args.seed or 0
-    if seed < 0:
-        raise StageError(f"--seed {seed}: use 0 or a positive number")
+    require_seed(seed)
     return Options(
         preset=load_preset(args.model, overrides),
         fixes=parse_fixes("fair" if args.fixes is None else args.fixes),
