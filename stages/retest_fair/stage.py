@@ -137,10 +137,13 @@ def estimate_disk_gb(plan: Plan) -> float:
 
 
 def stage_python(stage: str) -> str:
-    """The interpreter of a stage's own environment, beside the one that runs here; else this one."""
+    """The interpreter of a stage's own environment, beside the one that runs here; else this one.
+
+    With `nox -P 3.12` all have the same ending: `retest_fair-3-12` and `train-3-12`.
+    """
     here = Path(sys.prefix)
-    own = here.parent / stage / "bin" / "python"
-    return str(own) if here.name == "retest_fair" and own.exists() else sys.executable
+    own = here.with_name(stage + here.name.removeprefix("retest_fair")) / "bin" / "python"
+    return str(own) if here.name.startswith("retest_fair") and own.exists() else sys.executable
 
 
 def _announce(plan: Plan, log: Path) -> None:

@@ -305,12 +305,14 @@ def test_mistakes_are_said_in_one_line(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("ending", ["", "-3-12"])
 def test_without_environments_of_their_own_stages_run_in_this_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "prefix", str(tmp_path / "retest_fair"))
+    """`nox -P 3.12` gives every environment its version's ending."""
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / f"retest_fair{ending}"))
     assert stage_python("train") == sys.executable
-    own = tmp_path / "train" / "bin" / "python"
+    own = tmp_path / f"train{ending}" / "bin" / "python"
     own.parent.mkdir(parents=True)
     own.symlink_to(sys.executable)
     assert stage_python("train") == str(own)
