@@ -9,6 +9,7 @@ from stages.core import progress
 from stages.core.cli import Options
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR
+from stages.core.pages import plot_name
 from stages.core.preset import Preset, preset_names
 from stages.core.records import Verdict
 from stages.report.arms import describe_arms, write_findings, write_fixes, write_suites
@@ -18,7 +19,7 @@ from stages.report.comparison import describe_costs, write_categories, write_res
 from stages.report.failures import write_failures
 from stages.report.flaws import find_caveats, find_faults, find_flaws, lacks_audit
 from stages.report.opening import describe_rule, name_answer, write_matrix, write_verdict
-from stages.report.pages import plot_name, save_page
+from stages.report.pages import save_page
 from stages.report.plot import draw_losses
 from stages.report.provenance import write_provenance, write_recorded_provenance
 from stages.report.recorded import FIRST_EXPERIMENT, Recorded, RecordedFlaw, load_recorded

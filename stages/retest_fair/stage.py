@@ -17,6 +17,7 @@ from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FIXES, FixSet, arm_name, arm_slug, takes_option
 from stages.core.flags import option_words, sections_taken
 from stages.core.models import expect_weights, require_model
+from stages.core.pages import require_own_files
 from stages.core.platform import require_disk
 from stages.core.preset import section_of
 from stages.core.records import AuditReport, read_record
@@ -69,13 +70,18 @@ def retest(plan: Plan) -> int:
 
 
 def check_inputs(plan: Plan) -> None:
-    """Find out before any work what would stop it later: too little disk, no such suite, no model."""
+    """Find out before any work what would stop it later: too little disk, no such suite, no model.
+
+    The last thing that could is a report of that name which someone has changed by hand.
+    """
     root, preset, needed_gb = artifacts_root(), plan.options.preset, estimate_disk_gb(plan)
     if preset.eval.is_sweep:
         raise StageError(
             "--temperature, --samples and --prompts make a sweep, and no verdict comes of one: "
             "leave them out here, and give them to nox -s eval afterwards"
         )
+    if not plan.options.force:
+        require_own_files(reports_folder(plan), preset.name, plot=True)
     require_disk(root, needed_gb, "the whole retest")
     load_suites(preset.eval.suites)
     require_model(preset, root, beside_gb=needed_gb)
@@ -121,11 +127,18 @@ def report_arguments(plan: Plan) -> list[str]:
     arguments = ["--model", plan.model, "--seed", str(plan.seeds[0])]
     if plan.options.json:
         arguments.append("--json")
+    if plan.options.force:
+        arguments.append("--force")
     if reference := plan.options.overrides.get("reference"):
         arguments += ["--reference", str(reference)]
     if plan.options.out is not None:
-        arguments += ["--out", str(plan.options.out / "reports")]
+        arguments += ["--out", str(reports_folder(plan))]
     return arguments
+
+
+def reports_folder(plan: Plan) -> Path:
+    """Where the report goes: below `--out`, else where reports always go."""
+    return (plan.options.out or Path()) / "reports"
 
 
 def estimate_disk_gb(plan: Plan) -> float:

@@ -166,6 +166,28 @@ def test_the_report_is_told_the_seed_and_the_reference() -> None:
     assert report_arguments(plan(FAIR, seeds=(3, 1))) == ["--model", "smol", "--seed", "3"]
     run = plan(FAIR, overrides={"reference": "14b"})
     assert report_arguments(run) == ["--model", "smol", "--seed", "0", "--reference", "14b"]
+    again = plan(FAIR, force=True, out=Path("my out"))
+    assert report_arguments(again)[4:] == ["--force", "--out", "my out/reports"]
+
+
+@pytest.mark.parametrize("name", ["smol.md", "smol.json", "smol-loss.svg"])
+def test_a_report_changed_by_hand_is_found_before_anything_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", "out")
+    monkeypatch.setenv("FAIR_RETEST_LOG", "")
+    for words, place in (([], Path("reports")), (["--out", "here"], Path("here/reports"))):
+        place.mkdir(parents=True)
+        (place / name).write_text("# My notes\n")
+        before = sorted(Path().rglob("*"))
+        assert main(words) == 2
+        error = capfd.readouterr().err
+        assert error.startswith(f"retest_fair: {place / name} was not written by the report, or was changed")
+        assert error.count("\n") == 1
+        assert sorted(Path().rglob("*")) == before
+    forced = plan(FAIR, force=True)
+    check_inputs(forced)
 
 
 def test_the_estimate_counts_the_arms_that_have_no_model_yet(
