@@ -27,7 +27,7 @@ import orjson
 from stages.core import progress
 from stages.core.artifact import MANIFEST, is_current, read_manifest
 from stages.core.blas import describe_blas, ensure_fast_blas
-from stages.core.errors import INTERRUPTED, StageError
+from stages.core.errors import INTERRUPTED, StageError, StageFailed
 from stages.core.fixes import FixSet, arm_name, arm_slug, parse_fixes, takes_option
 from stages.core.flags import (
     ROW_FLAGS,
@@ -205,6 +205,8 @@ def guard(stage: str, body: Callable[[], int]) -> int:
     """Run `body` and translate the exceptions that a user can cause into lines and exit codes."""
     try:
         return body()
+    except StageFailed:
+        return 2
     except StageError as error:
         print(f"{stage}: {error}", file=sys.stderr)
         return 2

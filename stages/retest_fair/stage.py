@@ -13,7 +13,7 @@ from pathlib import Path
 
 from stages.core import progress
 from stages.core.cli import SEEDLESS, Options, artifacts_root
-from stages.core.errors import StageError
+from stages.core.errors import StageError, StageFailed
 from stages.core.fixes import FAIR, FIXES, FixSet, arm_name, arm_slug, takes_option
 from stages.core.flags import option_words, sections_taken
 from stages.core.models import expect_weights, require_model
@@ -193,6 +193,9 @@ def _run_stage(stage: str, arguments: list[str], *, last: bool = False) -> None:
         raise
     if code == 130:
         raise KeyboardInterrupt
+    if code == 2:
+        progress.say(f"retest_fair: stopped at {stage}; what was finished before it is kept")
+        raise StageFailed(stage)
     if code:
         raise StageError(f"{stage} ended with exit code {code}; what was finished before it is kept")
 

@@ -344,6 +344,18 @@ def test_without_environments_of_their_own_stages_run_in_this_one(
     )
 
 
+def test_a_stage_that_fails_says_the_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", "")
+    monkeypatch.setenv("FAIR_RETEST_LOG", "")
+    assert main(["--data", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
+    out, error = capfd.readouterr()
+    assert error.startswith("convert_data: ")
+    assert error.count("\n") == 1
+    assert out.endswith("retest_fair: stopped at convert_data; what was finished before it is kept\n")
+
+
 def test_a_retest_says_which_arm_an_option_reaches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
