@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten
 
 from stages.audit.subject import read_base
 from stages.core.artifact import read_manifest
-from stages.core.compute import load_arrays, load_model
+from stages.core.compute import list_arrays, load_arrays, load_model
 from stages.core.errors import StageError
 from stages.core.tokenizer import load_tokenizer, template_hash
 from stages.fuse.__main__ import main
@@ -90,7 +90,7 @@ def test_a_base_is_weighed_by_its_headers_as_it_is_loaded(run: Pipeline) -> None
     """Packed in 4 bits or not: as many parameters as the dequantized model has, in the type of its file."""
     weights = require_weights(run.model)
     model, _ = load_model(run.model, dequantize=True)
-    assert weights.parameters == sum(array.size for _, array in tree_flatten(model.parameters()))
+    assert weights.parameters == sum(array.size for array in list_arrays(model))
     stored = load_arrays(run.model / "model.safetensors").values()
     assert stored_dtype(run) in {array.dtype for array in stored}
     fused = sum(path.stat().st_size for path in run.folder("fuse").glob("*.safetensors"))

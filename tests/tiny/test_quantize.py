@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import mlx_lm
 import numpy as np
 import pytest
+from mlx.nn.layers.base import Module
+from mlx.nn.layers.linear import Linear
 from mlx.utils import tree_flatten
 
 from stages.core.artifact import read_manifest
@@ -146,10 +147,12 @@ def test_a_group_size_that_skips_matrices_is_refused(qwen2_run: Pipeline, tmp_pa
 
 
 def test_rows_that_no_group_divides_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    model = nn.Sequential(nn.Linear(48, 8), nn.Linear(64, 8))
+    make: Any = Module  # untyped
+    model = make()
+    model.short, model.long = Linear(48, 8), Linear(64, 8)
     require_fit(model, 64)
     assert capsys.readouterr().out == (
-        "  no group size fits all: 1 of 2 matrices would stay as they are, such as layers.0 with rows of 48\n"
+        "  no group size fits all: 1 of 2 matrices would stay as they are, such as short with rows of 48\n"
     )
     with pytest.raises(StageError, match=r"--group-size 128 does not fit: 2 of 2 .*; use 32 or 64"):
         require_fit(model, 128)
@@ -171,7 +174,7 @@ def test_a_fused_model_that_lost_its_weights(qwen2_run: Pipeline, tmp_path: Path
     with pytest.raises(StageError, match=rf"^mlx-lm cannot load {fused}: "):
         run_work("quantize", options)
     weights.unlink()
-    lost = re.escape(f"{fused} lacks its weights (.safetensors): make it again with ")
+    lost = re.escape(f"{fused} lacks model.safetensors: make it again with ")
     with pytest.raises(StageError, match=rf"^{lost}.*nox -s fuse -- .* --out {fused} --force$"):
         run_work("quantize", options)
     assert not (tmp_path / "out").exists()
