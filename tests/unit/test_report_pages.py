@@ -1221,7 +1221,10 @@ def test_the_outputs_of_another_root(two_arms: World, monkeypatch: pytest.Monkey
     monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", "artifacts")
     assert main(["--model", "smol", "--data", "moved here", "--out", str(two_arms.reports)]) == 0
     assert "100.0 %" in two_arms.page()
-    assert next_commands(two_arms.page())[0].startswith("FAIR_RETEST_ARTIFACTS='moved here' nox -s ")
+    assert (
+        "`FAIR_RETEST_ARTIFACTS='moved here' nox -s retest_fair -- --model smol --seeds 0,1,2`"
+        in two_arms.page()
+    )
     assert not two_arms.artifacts.exists()
     assert len([*Path("moved here/logs").iterdir()]) == 1
 
