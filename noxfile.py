@@ -63,10 +63,13 @@ def has_other_build(environment: Path, build: str) -> bool:
     return bool(found.intersection(MLX_BUILDS.values()) - {MLX_BUILDS[build]})
 
 
-def run_stage(session: nox.Session, *bare: str, group: str | None = None) -> None:
-    """Install a stage's environment and run its package with the options of the command line."""
-    install(session, group or session.name, *bare)
-    command = ["python", "-m", f"stages.{session.name}", *stage_options(session)]
+def run_stage(session: nox.Session, stage: str, *bare: str, group: str | None = None) -> None:
+    """Install a stage's environment and run its package with the options of the command line.
+
+    The session's own name is no help: with `nox -P 3.12` it is `train-3.12`.
+    """
+    install(session, group or stage, *bare)
+    command = ["python", "-m", f"stages.{stage}", *stage_options(session)]
     # nox would mix stderr into stdout, where --json has nothing but JSON.
     session.run(*command, interrupt_timeout=STOP_TIMEOUT, stderr=None)
 
@@ -81,7 +84,7 @@ def retest_fair(session: nox.Session) -> None:
     """The main job: the whole experiment, the arms beside each other, ending in a report."""
     if not {"-h", "--help"} & set(session.posargs):
         prepare_stages(session)
-    run_stage(session, BFCL)
+    run_stage(session, "retest_fair", BFCL)
 
 
 def prepare_stages(session: nox.Session) -> None:
@@ -91,6 +94,7 @@ def prepare_stages(session: nox.Session) -> None:
         *(sys.executable, "-m", "nox", "--install-only", "-s", *STAGES),
         *("--envdir", str(Path(session.virtualenv.location).parent)),
         *("--default-venv-backend", session.venv_backend),
+        *(["--force-python", session.python] if isinstance(session.python, str) else []),
         *(["--", "--cuda"] if mlx_build(session) == "cuda" else []),
         external=True,
         silent=True,
@@ -101,43 +105,43 @@ def prepare_stages(session: nox.Session) -> None:
 def convert_data(session: nox.Session) -> None:
     """Turn legacy rows into neutral conversations: -- --data my_rows/ --out my_converted"""
     on_ray = {"ray", "--engine=ray"} & set(session.posargs)
-    run_stage(session, EMBEDDED, group="ray" if on_ray else None)
+    run_stage(session, "convert_data", EMBEDDED, group="ray" if on_ray else None)
 
 
 @nox.session
 def audit(session: nox.Session) -> None:
     """Find the flaws of a set-up before hours are spent: -- --fixes flawed"""
-    run_stage(session, EMBEDDED, BFCL)
+    run_stage(session, "audit", EMBEDDED, BFCL)
 
 
 @nox.session
 def train(session: nox.Session) -> None:
     """Fine-tune with LoRA: -- --seed 1"""
-    run_stage(session, EMBEDDED)
+    run_stage(session, "train", EMBEDDED)
 
 
 @nox.session
 def fuse(session: nox.Session) -> None:
     """Fuse the adapter, with the right stop tokens: -- --seed 1"""
-    run_stage(session, EMBEDDED)
+    run_stage(session, "fuse", EMBEDDED)
 
 
 @nox.session
 def quantize(session: nox.Session) -> None:
     """Quantize the fused model: -- --bits 8 --out my_8bit"""
-    run_stage(session)
+    run_stage(session, "quantize")
 
 
 @nox.session(name="eval")
 def evaluate(session: nox.Session) -> None:
     """Put the query suites to the model and score it: -- --data my_8bit --out my_8bit_scores"""
-    run_stage(session, BFCL)
+    run_stage(session, "eval", BFCL)
 
 
 @nox.session
 def report(session: nox.Session) -> None:
     """Write the verdict and the comparison as Markdown: -- --model smol"""
-    run_stage(session, BFCL)
+    run_stage(session, "report", BFCL)
 
 
 @nox.session

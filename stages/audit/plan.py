@@ -167,12 +167,17 @@ def untested_bits(subject: Subject) -> Issue | None:
         return None
     return Issue(
         "warning",
-        f"{subject.plan.bits} bits are untested for the tool calls of a {kind} model of "
-        f"{subject.setup.billions:g} billion parameters",
+        f"{subject.plan.bits} bits are untested for the tool calls of a {kind} model{_size(subject)}",
         1,
         1,
         f"quantize with the fix six_bit, or to at least {PROVEN_BITS[kind]} bits",
     )
+
+
+def _size(subject: Subject) -> str:
+    """` of 7.62 billion parameters`, where the base's weights are there."""
+    weights = subject.base.weights
+    return "" if weights is None else f" of {weights.billions:.3g} billion parameters"
 
 
 @check("plan")

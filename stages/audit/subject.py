@@ -17,20 +17,24 @@ from stages.core.query import Query
 from stages.core.render import Turns, encode_text, find_turns
 from stages.core.stops import choose_stop_ids, own_stop_ids, turn_end_ids
 from stages.core.suite import load_suites
-from stages.core.tokenizer import Tokenizer, load_tokenizer
+from stages.core.tokenizer import Tokenizer, choose_template, load_tokenizer
+from stages.core.weights import Weights, weigh_model
 
 JINJA = "chat_template.jinja"
+MORE_TEMPLATES = "additional_chat_templates"  # a folder, each file named after its template
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 @dataclass(frozen=True)
 class Base:
-    """The base model's files, weights aside."""
+    """The base model's files; of the weights their size alone."""
 
     config: dict[str, Any]
     generation: dict[str, Any] | None
     templates: dict[str, str]
     """The model's own chat template by the file that holds it."""
+    weights: Weights | None = None
+    """How large it is; None for a folder without weights."""
 
     @property
     def own_template(self) -> str | None:
@@ -119,13 +123,15 @@ def read_base(folder: Path) -> Base:
     """The config files and chat templates of a model folder."""
     generation = folder / "generation_config.json"
     settings = read_json(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
-    templates = {TOKENIZER_CONFIG: _default_template(settings.get("chat_template"))}
+    templates = {TOKENIZER_CONFIG: _config_template(settings.get("chat_template"))}
     if (folder / JINJA).is_file():
-        templates[JINJA] = (folder / JINJA).read_text("utf-8")
+        more = {path.stem: path.read_text("utf-8") for path in (folder / MORE_TEMPLATES).glob("*.jinja")}
+        templates[JINJA] = choose_template({"default": (folder / JINJA).read_text("utf-8"), **more})
     return Base(
         config=read_json(folder / "config.json"),
         generation=read_json(generation) if generation.is_file() else None,
         templates={name: text for name, text in templates.items() if text},
+        weights=weigh_model(folder),
     )
 
 
@@ -140,8 +146,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _default_template(value: Any) -> str:
+def _config_template(value: Any) -> str:
     """The template of a tokenizer config, where it may be a text or a list of named ones."""
     if isinstance(value, list):
-        return next((str(v.get("template")) for v in value if v.get("name") == "default"), "")
+        return choose_template({str(v.get("name")): str(v.get("template")) for v in value})
     return value if isinstance(value, str) else ""

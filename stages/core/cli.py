@@ -23,8 +23,8 @@ import orjson
 from stages.core import progress
 from stages.core.artifact import MANIFEST, is_current, read_manifest
 from stages.core.blas import describe_blas, ensure_fast_blas
-from stages.core.errors import INTERRUPTED, StageError
-from stages.core.fixes import FixSet, arm_name, arm_slug, parse_fixes
+from stages.core.errors import INTERRUPTED, StageError, StageFailed
+from stages.core.fixes import FixSet, arm_name, arm_slug, parse_fixes, takes_option
 from stages.core.flags import (
     ROW_FLAGS,
     ShowHelp,
@@ -113,6 +113,8 @@ class Options:
         """The shell command that makes the output of a stage for these options, its own ones among them."""
         seed = "" if stage in SEEDLESS or self.seed == 0 else f" --seed {self.seed}"
         own = {k: v for k, v in self.overrides.items() if section_of(k) in sections_taken(stage)}
+        if stage != "audit":  # which looks at the whole plan, and takes what the arm does not
+            own = {k: v for k, v in own.items() if takes_option(self.fixes, k)}
         own |= self.rows if stage in ("convert_data", "retest_fair") else {}
         words = [word for name, value in own.items() for word in option_words(name, value)]
         model = shlex.quote(self.model or self.preset.name)
@@ -171,8 +173,9 @@ def run_stage(
     sections: Sequence[str] = (),
     computes: bool = False,
     make_recipe: Callable[[Options], Recipe] | None = None,
+    check: Callable[[Options], None] | None = None,
 ) -> int:
-    """Parse, run, and turn a mistake into one line.
+    """Parse, run, and turn a mistake into one line; `check` refuses options that make no sense together.
 
     A stage that computes says which BLAS runs. Its `work` imports MLX itself: `argv` None is the
     command that a user typed, which is then started again with a fast BLAS if need be. With
@@ -184,6 +187,8 @@ def run_stage(
         args = build_parser(stage, summary or "", sections).parse_args(argv)
         progress.talk_on_stderr(args.json)
         options = read_options(args)
+        if check is not None:
+            check(options)
         if make_recipe is not None and is_finished(stage, options, make_recipe):
             return run_work(stage, lambda options: finished(options.output(stage)), options)
         if computes and argv is None:
@@ -197,6 +202,8 @@ def guard(stage: str, body: Callable[[], int]) -> int:
     """Run `body` and translate the exceptions that a user can cause into lines and exit codes."""
     try:
         return body()
+    except StageFailed:
+        return 2
     except StageError as error:
         print(f"{stage}: {error}", file=sys.stderr)
         return 2
@@ -248,22 +255,42 @@ def build_parser(
         add_help=False,
     )
     parser.add_argument("-h", "--help", action=ShowHelp)
-    parser.add_argument("--model", default="smol", help="preset, .toml file or model folder (%(default)s)")
     kinds = "fair, flawed, or a list such as json,tools"
-    arm_help = f"the arm: {kinds} (%(default)s)" if arm else f"one arm, instead of --arms: {kinds}"
-    parser.add_argument("--fixes", default=arm, help=arm_help)
     random = "decides everything that is random"
-    seed_help = f"{random} (%(default)s)" if arm else f"one seed, which {random}, instead of --seeds (0)"
-    parser.add_argument("--seed", type=whole_number, default=0 if arm else None, help=seed_help)
-    parser.add_argument("--data", type=folder, help="input folder instead of the upstream stage's output")
-    parser.add_argument("--out", type=folder, help="output folder instead of the default below artifacts/")
-    parser.add_argument("--force", action="store_true", help="do it again, replacing an existing output")
-    parser.add_argument(
-        "--json", action="store_true", help="print the outcome as JSON on stdout, all else on stderr"
+    add_common_flags(
+        parser,
+        model="preset, .toml file or model folder (%(default)s)",
+        fixes=f"the arm: {kinds} (%(default)s)" if arm else f"one arm, instead of --arms: {kinds}",
+        seed=f"{random} (%(default)s)" if arm else f"one seed, which {random}, instead of --seeds (0)",
+        data="input folder instead of the upstream stage's output",
+        out="output folder instead of the default below artifacts/",
+        force="do it again, replacing an existing output",
     )
+    parser.set_defaults(model="smol", fixes=arm, seed=0 if arm else None)
     for section in ("model", *sections):
         add_section(parser, section)
     return parser
+
+
+def add_common_flags(
+    parser: argparse.ArgumentParser, *, model: str, fixes: str, seed: str, data: str, out: str, force: str
+) -> None:
+    """The options that every stage takes, with what they mean to it; none has a default."""
+    parser.add_argument("--model", help=model)
+    parser.add_argument("--fixes", help=fixes)
+    parser.add_argument("--seed", type=whole_number, help=seed)
+    parser.add_argument("--data", type=folder, help=data)
+    parser.add_argument("--out", type=folder, help=out)
+    parser.add_argument("--force", action="store_true", help=force)
+    parser.add_argument(
+        "--json", action="store_true", help="print the outcome as JSON on stdout, all else on stderr"
+    )
+
+
+def require_seed(seed: int) -> None:
+    """Raise StageError for a negative seed."""
+    if seed < 0:
+        raise StageError(f"--seed {seed}: use 0 or a positive number")
 
 
 def read_options(args: argparse.Namespace) -> Options:
@@ -271,8 +298,7 @@ def read_options(args: argparse.Namespace) -> Options:
     known = {name for setup in SECTIONS.values() for name in setup.model_fields}
     overrides = {k: v for k, v in vars(args).items() if k in known and v is not None}
     seed = args.seed or 0
-    if seed < 0:
-        raise StageError(f"--seed {seed}: use 0 or a positive number")
+    require_seed(seed)
     return Options(
         preset=load_preset(args.model, overrides),
         fixes=parse_fixes("fair" if args.fixes is None else args.fixes),

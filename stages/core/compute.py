@@ -5,6 +5,8 @@ MLX is imported inside the functions, so that stages without it can import `stag
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ def load_model(folder: Path, *, dequantize: bool = False) -> tuple[Model, dict[s
     from mlx_lm.utils import dequantize_model
     from mlx_lm.utils import load_model as load_stored
 
-    try:
+    with explain_loading(folder):
         model, config = load_stored(folder, lazy=True)
         if accelerator() == "cpu":
             model.set_dtype(mx.float32)  # first, or dequantizing would round to the scales' 16 bits
@@ -39,10 +41,17 @@ def load_model(folder: Path, *, dequantize: bool = False) -> tuple[Model, dict[s
         needed_gb = sum(array.nbytes for array in list_arrays(model)) / GB
         require_memory(needed_gb, f"{folder}, loaded,", device_free_gb())
         compute_weights(model, "loading")
+    return model, config
+
+
+@contextmanager
+def explain_loading(folder: Path) -> Iterator[None]:
+    """Turn what mlx-lm and MLX raise about a folder that they cannot load into one line."""
+    try:
+        yield
     except (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError) as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise StageError(f"mlx-lm cannot load {folder}: {reason}") from None
-    return model, config
 
 
 def compute_weights(model: Model, label: str) -> None:

@@ -1,7 +1,11 @@
-"""The one exception that a user's mistake raises, and what an interrupted command says."""
+"""The exception that a user's mistake raises, and what an interrupted command says."""
 
 INTERRUPTED = "interrupted; finished work is kept, the same command goes on"
 
 
 class StageError(Exception):
     """One line that says what is wrong and what to do; the command prints it and exits with 2."""
+
+
+class StageFailed(StageError):
+    """A stage that was started here has said its one line already: the exit code is 2, and that is all."""

@@ -6,11 +6,13 @@ before are the same, and that is exactly when `arm_slug` gives both the same nam
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from stages.core.errors import StageError
 
+BITS_OF = {"bits": True, "legacy_bits": False}  # options, and whether they are for arms with the fix six_bit
 PIPELINE = ("convert_data", "audit", "train", "fuse", "quantize", "eval", "report")
 
 
@@ -102,6 +104,23 @@ def fixes_until(fixes: FixSet, stage: str) -> FixSet:
         return fixes
     done = set(PIPELINE[: PIPELINE.index(stage) + 1])
     return tuple(name for name in fixes if done.intersection(FIXES[name].stages))
+
+
+def takes_option(fixes: FixSet, option: str) -> bool:
+    """Whether an option of a preset decides anything in an arm: each has one of the two numbers of bits."""
+    return BITS_OF.get(option, "six_bit" in fixes) == ("six_bit" in fixes)
+
+
+def require_taken(options: Mapping[str, Any], arms: Sequence[FixSet]) -> None:
+    """Raise StageError for a given option that decides nothing in any of the arms."""
+    for name, value in options.items():
+        if any(takes_option(fixes, name) for fixes in arms):
+            continue
+        flags = {option: f"--{option.replace('_', '-')}" for option in BITS_OF}
+        other = next(option for option in BITS_OF if option != name)
+        why = "is for the fix six_bit" if BITS_OF[name] else "is for arms without the fix six_bit"
+        asked = " and ".join(map(arm_name, arms))
+        raise StageError(f"{flags[name]} {value} {why}, and not for {asked}: give {flags[other]} {value}")
 
 
 def arm_slug(fixes: FixSet, stage: str) -> str:

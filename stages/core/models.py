@@ -16,6 +16,7 @@ from stages.core.embedded import build_embedded_model, build_embedded_tokenizer
 from stages.core.errors import StageError
 from stages.core.platform import ELSEWHERE, GB, require_disk, same_disk
 from stages.core.preset import Preset
+from stages.core.weights import Weights, weigh_model
 
 EMBEDDED_GB = 0.2  # of the folder, and of its copy in the making
 EMBEDDED = "bundled:smollm2-135m"
@@ -114,6 +115,17 @@ def require_model(preset: Preset, artifacts: Path, *, beside_gb: float = 0.0) ->
     folder = find_model(preset, artifacts, beside_gb=beside_gb)
     if missing := missing_files(folder):
         raise StageError(f"{folder} lacks {missing}: copy the rest of the model there")
+
+
+def expect_weights(preset: Preset) -> Weights:
+    """What the base model weighs: counted where it is a local folder, else what the preset says, in 16 bits.
+
+    Raises StageError when a folder is missing.
+    """
+    source = preset.model.source
+    folder = None if source == EMBEDDED else _find_folder(source)
+    counted = None if folder is None or missing_files(folder) else weigh_model(folder)
+    return counted or Weights(round(preset.model.billions * 1e9), "BF16")
 
 
 def missing_files(folder: Path) -> str:

@@ -6,6 +6,7 @@ command. An unknown or missing key in a file is an error: there are no defaults 
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,10 @@ PRESETS = Path(__file__).parent / "presets"
 TEMPLATES = Path(__file__).parent / "templates"
 _DIALECTS, _OWN_TEMPLATES = ", ".join(DIALECTS), ", ".join(sorted(p.stem for p in TEMPLATES.glob("*.jinja")))
 OWN_FOLDER = "folder"  # the preset that a bare model folder is run with
+NOT_MODELS = {  # names that no model's folder of artifacts, or report, can have
+    **dict.fromkeys(("logs", "models", "blas", "reports"), "a folder beside the models' outputs"),
+    "first-experiment": "the report on the published figures",
+}
 
 
 Temperature = Annotated[float, Field(ge=0)]
@@ -45,7 +50,11 @@ class ModelSetup(_Section):
         description="tool results as the template writes them, or as a user turn with a text prefix"
     )
     system: str = Field(description="the system prompt, without the tools")
-    billions: float = Field(gt=0, description="parameters in billions, for the estimate of disk and memory")
+    billions: float = Field(
+        gt=0,
+        description="parameters in billions, for the disk that a model of the hub will need; "
+        "those of a folder are counted",
+    )
     reference: str = Field(min_length=1, description="the preset of the large model to compare with")
 
     @field_validator("dialect", "legacy_dialect")
@@ -245,13 +254,14 @@ def _find_preset(model: str) -> tuple[Path, dict[str, Any]]:
         return PRESETS / f"{model}.toml", {}
     path = Path(model or "no model").expanduser()  # an empty path would be the current folder
     if path.suffix == ".toml":
-        if path.is_file() and path.stem in preset_names() and path.resolve().parent != PRESETS.resolve():
-            raise StageError(f"{model} has the name of a preset of ours: rename it, its outputs would mix")
         if path.is_file():
+            if path.resolve().parent != PRESETS.resolve():
+                _require_own_name(model, path.stem, "rename it")
             return path, {}
         raise StageError(f"no preset file {model}: check the path")
     if (path / "config.json").is_file():
         name = path.resolve().name
+        _require_own_name(model, name, f"rename it, or say --model PRESET --source {shlex.quote(model)}")
         own = {"name": name, "title": name, "model": {"source": str(path.resolve())}}
         return PRESETS / f"{OWN_FOLDER}.toml", own
     if path.is_dir():
@@ -261,6 +271,17 @@ def _find_preset(model: str) -> tuple[Path, dict[str, Any]]:
     raise StageError(
         f"unknown model {model!r}: use one of {', '.join(preset_names())}, a .toml file or a model folder"
     )
+
+
+def _require_own_name(model: str, name: str, remedy: str) -> None:
+    """Raise StageError for a file or folder whose outputs would lie where another's do.
+
+    Not every disk tells capital letters from small ones.
+    """
+    folded = name.casefold()
+    taken = "a preset of ours" if folded in preset_names() else NOT_MODELS.get(folded)
+    if taken:
+        raise StageError(f"{model} has the name of {taken}, and its outputs would mix: {remedy}")
 
 
 def _explain(error: ValidationError, path: Path, overrides: Mapping[str, Any]) -> str:

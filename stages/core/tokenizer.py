@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from stages.core.errors import StageError
 from stages.core.preset import TEMPLATES, ModelSetup
 
+CHOSEN = ("tool_use", "default")  # of several templates, as Command R and Hermes 3 have them
 Tokenizer = Any  # transformers' fast tokenizers have no usable static type
 
 
@@ -30,11 +32,22 @@ def load_tokenizer(folder: Path, setup: ModelSetup | None = None) -> Tokenizer:
         raise StageError(f"{folder} has no tokenizer.json: convert it to a fast tokenizer first")
     if setup is not None and setup.chat_template != "own":
         tokenizer.chat_template = read_template(setup.chat_template)
+    if isinstance(tokenizer.chat_template, Mapping):
+        tokenizer.chat_template = choose_template(tokenizer.chat_template)
     if not tokenizer.chat_template:
         raise StageError(
-            f"{folder} has no chat template: name one with --chat-template (such as chatml_hermes)"
+            f"{folder} has no chat template, or several and none named {' or '.join(CHOSEN)}: "
+            "name one with --chat-template (such as chatml_hermes)"
         )
     return tokenizer
+
+
+def choose_template(named: Mapping[str, str]) -> str:
+    """The one of several named chat templates that writes every row here; empty where none is known.
+
+    Left to itself transformers takes another one for rows without tools, and a fused model keeps one alone.
+    """
+    return next((named[name] for name in CHOSEN if named.get(name)), "")
 
 
 def read_template(name: str) -> str:

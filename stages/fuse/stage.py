@@ -15,7 +15,7 @@ from mlx_lm.utils import dequantize_model, save_config, save_model
 from stages.core import progress
 from stages.core.artifact import build_artifact, is_current, require_artifact
 from stages.core.cli import Options, Outcome, artifacts_root, finished
-from stages.core.compute import Model, compute_weights, load_arrays, load_model
+from stages.core.compute import Model, compute_weights, load_model
 from stages.core.errors import StageError
 from stages.core.models import find_model
 from stages.core.platform import require_disk
@@ -23,8 +23,10 @@ from stages.core.records import Manifest, Recipe
 from stages.core.render import find_turns
 from stages.core.stops import choose_stop_ids, own_stop_ids, turn_end_ids
 from stages.core.tokenizer import load_tokenizer, template_hash
+from stages.core.weights import WEIGHTS, Weights, weigh_model
 from stages.fuse.recipe import make_recipe
 
+DTYPES = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32, "F64": mx.float32}
 TOKENIZER_FILES = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -43,7 +45,8 @@ def fuse(options: Options) -> Outcome:
     recipe = make_recipe(options)
     if is_current(target, recipe, force=options.force):
         return finished(target)
-    require_disk(target, options.preset.model.billions * 2.1 + 0.02, "the fused model")
+    weights = require_weights(base)
+    require_disk(target, weights.whole_gb * 1.05 + 0.02, "the fused model")
     tokenizer = load_tokenizer(base, options.preset.model)
     require_same_base(adapter, trained, recipe, template_hash(tokenizer))
     model, config = load_model(base, dequantize=True)
@@ -52,7 +55,7 @@ def fuse(options: Options) -> Outcome:
     )
     progress.say(f"  stop tokens: {', '.join(f'{i} {tokenizer.convert_ids_to_tokens(i)}' for i in stops)}")
     model = fuse_adapter(model, adapter)
-    model.set_dtype(stored_dtype(base))
+    model.set_dtype(DTYPES[weights.dtype])
     compute_weights(model, "fusing")
     with build_artifact(target, recipe, given=options.given) as build:
         save_model(build.folder, model, donate_model=True)
@@ -85,16 +88,12 @@ def fuse_adapter(model: Model, adapter: Path) -> Model:
     return dequantize_model(model)
 
 
-def stored_dtype(folder: Path) -> mx.Dtype:
-    """The floating type in which a model folder keeps its scales, or its weights when not quantized."""
-    weights: dict[str, mx.array] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        weights |= load_arrays(path)
-    floats = {name: a.dtype for name, a in weights.items() if mx.issubdtype(a.dtype, mx.floating)}
-    if not floats:
-        raise StageError(f"{folder} has no floating-point weights: fetch the model again")
-    scales = [dtype for name, dtype in floats.items() if name.endswith(".scales")]
-    return next(iter(scales or floats.values()))
+def require_weights(folder: Path) -> Weights:
+    """What a model folder weighs. Raises StageError when it has no weights."""
+    weights = weigh_model(folder)
+    if weights is None:
+        raise StageError(f"{folder} has no weights ({WEIGHTS}): copy the rest of the model there")
+    return weights
 
 
 def write_configs(folder: Path, base: Path, config: dict[str, Any], stops: list[int]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from stages import quantize as package
 from stages.core.cli import Options, Outcome, run_stage
+from stages.core.fixes import require_taken
 from stages.quantize.recipe import make_recipe
 
 
@@ -20,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sections=("quantize",),
         computes=True,
         make_recipe=make_recipe,
+        check=lambda options: require_taken(options.overrides, [options.fixes]),
     )
 
 

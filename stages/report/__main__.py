@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -12,11 +13,12 @@ import orjson
 
 from stages import report as package
 from stages.core import progress
-from stages.core.cli import Parser, artifacts_root, guard
+from stages.core.cli import Parser, add_common_flags, artifacts_root, guard, require_seed
 from stages.core.errors import StageError
-from stages.core.flags import folder
+from stages.core.fixes import parse_fixes
 from stages.core.interrupts import catch_interrupts
 from stages.report.request import Request
+from stages.report.results import load_model_preset
 from stages.report.stage import write_reports
 
 
@@ -35,37 +37,46 @@ def _build_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--model", help="preset, .toml file or model folder (default: every report there is)")
-    parser.add_argument(
-        "--fixes", help="the arm that the verdict is about (default: fair, else the most repaired)"
+    add_common_flags(
+        parser,
+        model="preset, .toml file or model folder (default: every report there is)",
+        fixes="the arm that the verdict is about (default: fair, else the most repaired)",
+        seed="the seed that the verdict is about (default: the lowest measured)",
+        data="root of all outputs that are reported on, as retest_fair --out has it (default: artifacts)",
+        out="folder of the reports (default: reports)",
+        force="replace files of the same names that are no earlier reports",
     )
-    parser.add_argument(
-        "--seed", type=int, help="the seed that the verdict is about (default: the lowest measured)"
-    )
+    parser.set_defaults(out=Path("reports"))
     parser.add_argument(
         "--reference", help="preset of the large model (default: the one that the preset names)"
-    )
-    parser.add_argument(
-        "--out", type=folder, default=Path("reports"), help="folder of the reports (default: reports)"
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="replace files of the same names that are no earlier reports"
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="print the outcome as JSON on stdout, all else on stderr"
     )
     return parser
 
 
-def _run(args: argparse.Namespace) -> int:
-    progress.talk_on_stderr(args.json)
-    if args.seed is not None and args.seed < 0:
-        raise StageError(f"--seed {args.seed}: use 0 or a positive number")
+def _read_request(args: argparse.Namespace) -> Request:
+    """The parsed options. Raises StageError for any that is wrong, before a log is opened."""
+    require_seed(args.seed or 0)
     for flag in ("fixes", "seed", "reference"):
         if args.model is None and getattr(args, flag) is not None:
             raise StageError(f"--{flag} is about one model's report: name the model with --model")
+    if args.model is not None:
+        preset = load_model_preset(args.model, args.reference)
+        load_model_preset(preset.model.reference, None)
+    if args.fixes is not None:
+        parse_fixes(args.fixes)
+    if args.data is not None:
+        if not args.data.is_dir():
+            raise StageError(
+                f"no folder {args.data}: --data takes the root of all outputs, such as artifacts"
+            )
+        os.environ["FAIR_RETEST_ARTIFACTS"] = str(args.data)
+    return Request(args.model, args.fixes, args.seed, args.reference, args.out, args.force)
+
+
+def _run(args: argparse.Namespace) -> int:
+    progress.talk_on_stderr(args.json)
+    request = _read_request(args)
     started = time.perf_counter()
-    request = Request(args.model, args.fixes, args.seed, args.reference, args.out, args.force)
     with progress.run_log("report", artifacts_root() / "logs", model=args.model):
         written = write_reports(request)
     seconds = time.perf_counter() - started

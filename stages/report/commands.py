@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.cli import Options, artifacts_root, place_words
+from stages.core.fixes import parse_fixes, takes_option
 from stages.core.flags import option_words
 from stages.core.records import Manifest
 from stages.report.request import Request
@@ -53,7 +54,9 @@ def retest_command(
         words.append(f"--seed {options.seed}")
     if options.data is not None:
         words.append(f"--data {shlex.quote(str(options.data))}")
-    for name, value in {**options.rows, **options.overrides}.items():
+    run = [parse_fixes(arm) for arm in arms]
+    kept = {k: v for k, v in options.overrides.items() if any(takes_option(fixes, k) for fixes in run)}
+    for name, value in {**options.rows, **kept}.items():
         words += map(shlex.quote, option_words(name, value))
     if force:
         words.append("--force")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stages.core.records import EvalSummary
 from stages.core.words import plural
 from stages.report.results import Arm, require_audit
 from stages.report.verdict import Match
@@ -35,8 +36,37 @@ def _limit(arm: Arm, suite: str) -> str:
 
 
 def find_faults(reference: Arm | None, match: Match) -> list[str]:
-    """The critical findings of the reference's own audit, where its measured result decides."""
-    measured = match.reference is not None and match.reference.source == "measured"
-    if not reference or not reference.audit or not measured:
+    """What forbids a verdict on the side of the reference, where its measured result decides.
+
+    The same as on the candidate's side; a model that ran here and was never audited is a fault too.
+    """
+    result = _measured(match)
+    if reference is None or result is None:
         return []
-    return [f"reference, {reference.label}: {finding.message}" for finding in reference.audit.critical]
+    faults = [finding.message for finding in reference.audit.critical] if reference.audit else []
+    if lacks_audit(reference, match):
+        faults.append("it was not audited, so nobody can say that its set-up was sound")
+    return [f"reference, {reference.label}: {fault}" for fault in faults + find_runaways(reference)]
+
+
+def lacks_audit(reference: Arm, match: Match) -> bool:
+    """Whether the reference ran here and no audit of its set-up exists."""
+    result = _measured(match)
+    return reference.audit is None and result is not None and result.engine == "local"
+
+
+def find_caveats(match: Match) -> list[str]:
+    """What a reader has to know of a measured reference whose set-up no audit can look at."""
+    result = _measured(match)
+    if result is None or result.engine == "local":
+        return []
+    what = {
+        "endpoint": "was measured as its server serves it: no audit here knows that server's template, "
+        "parser and stop tokens, and a call that it drops counts against the reference.",
+        "recorded": "was scored from replies in a file: no audit here knows how they came about.",
+    }
+    return [f"{result.title} {what[result.engine]}"]
+
+
+def _measured(match: Match) -> EvalSummary | None:
+    return match.reference if match.reference and match.reference.source == "measured" else None

@@ -5,18 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import orjson
-
-from stages.core.errors import StageError
+from stages.core.pages import MARK, plot_name, require_own_files
 from stages.core.records import Verdict, write_record
-
-MARK = "<!-- written by the report of fair-retest, which may write it anew -->"  # the last line of a page
-OWN_KEYS = {"schema_version", "report", "supported_answer"}  # of a Verdict, whatever its version
-
-
-def plot_name(report: str) -> str:
-    """The name of a report's picture, which lies beside its page."""
-    return f"{report}-loss.svg"
 
 
 def save_page(
@@ -26,20 +16,14 @@ def save_page(
 
     Raises StageError when a file of the same name is not an earlier report and `force` is off.
     """
-    target, record = folder / f"{verdict.report}.md", folder / f"{verdict.report}.json"
-    picture = folder / plot_name(verdict.report)
-    owners = [(target, _is_page), (record, _is_verdict), *([(picture, _is_page)] if plot else [])]
-    foreign = [path for path, ours in owners if not ours(path)]
-    if foreign and not force:
-        raise StageError(
-            f"{foreign[0]} was not written by the report, or was changed since: move it away, name "
-            "another folder with --out, or replace it with --force"
-        )
+    if not force:
+        require_own_files(folder, verdict.report, plot=plot is not None)
+    target = folder / f"{verdict.report}.md"
     folder.mkdir(parents=True, exist_ok=True)
     if plot:
-        _write(picture, plot.rstrip("\n"), "\n")
+        _write(folder / plot_name(verdict.report), plot.rstrip("\n"), "\n")
     _write(target, "\n\n".join(part for part in page if part), "\n\n")
-    write_record(record, verdict)
+    write_record(folder / f"{verdict.report}.json", verdict)
     return target
 
 
@@ -48,19 +32,3 @@ def _write(path: Path, text: str, gap: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(f"{text}{gap}{MARK}\n", "utf-8")
     partial.replace(path)
-
-
-def _is_page(path: Path) -> bool:
-    """Whether a path is free, or holds a page or a picture that ends as reports end."""
-    return not path.exists() or path.read_bytes().endswith(f"\n{MARK}\n".encode())
-
-
-def _is_verdict(path: Path) -> bool:
-    """Whether a path is free, or holds the verdict of a report of its name."""
-    if not path.exists():
-        return True
-    try:
-        data = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError:
-        return False
-    return isinstance(data, dict) and data.keys() >= OWN_KEYS and data["report"] == path.stem

@@ -9,6 +9,7 @@ from stages.core import progress
 from stages.core.cli import Options
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR
+from stages.core.pages import plot_name
 from stages.core.preset import Preset, preset_names
 from stages.core.records import Verdict
 from stages.report.arms import describe_arms, write_findings, write_fixes, write_suites
@@ -16,9 +17,9 @@ from stages.report.cells import cut, plain, short_model, table
 from stages.report.commands import retest_command
 from stages.report.comparison import describe_costs, write_categories, write_results
 from stages.report.failures import write_failures
-from stages.report.flaws import find_faults, find_flaws
+from stages.report.flaws import find_caveats, find_faults, find_flaws, lacks_audit
 from stages.report.opening import describe_rule, name_answer, write_matrix, write_verdict
-from stages.report.pages import plot_name, save_page
+from stages.report.pages import save_page
 from stages.report.plot import draw_losses
 from stages.report.provenance import write_provenance, write_recorded_provenance
 from stages.report.recorded import FIRST_EXPERIMENT, Recorded, RecordedFlaw, load_recorded
@@ -82,13 +83,13 @@ def report_model(preset: Preset, request: Request) -> Verdict:
     def reach(seed: Arm) -> Verdict:
         theirs = match_result(seed, suite, reference, recorded, large_preset.name)
         problems = [*find_flaws(seed), *find_faults(reference, theirs)]
-        return reach_verdict(preset.name, theirs, problems, seed.options.seed)
+        return reach_verdict(preset.name, theirs, problems, seed.options.seed, find_caveats(theirs))
 
     same, _ = sort_seeds(arm, arms, suite)
     verdict = reach(arm).model_copy(update={"seeds": answer_seeds(same, reach)})
     steps = plan_steps(request, arms, same, large_preset, reference, matches.values())
     if reference and find_faults(reference, match) and not find_flaws(arm):
-        steps = replace(steps, repeat=retest_command(reference.options, ["fair"], request.out, force=True))
+        steps = replace(steps, repeat=_repair(reference, match, request))
     asides = [describe_seeds(verdict, large), describe_arms(arms), describe_costs(match)]
     page = [
         f"# {small}: {plain(cut(match.candidate.title))}, {arm.label} arm",
@@ -105,6 +106,13 @@ def report_model(preset: Preset, request: Request) -> Verdict:
     losses = list_losses(arms)
     plot = draw_losses(losses) if losses else None
     return save_report(request, verdict, page, short_model(large_preset.name), plot)
+
+
+def _repair(reference: Arm, match: Match, request: Request) -> str:
+    """The command that mends a reference: the audit that it lacks, else the whole work anew."""
+    if lacks_audit(reference, match):
+        return reference.options.command("audit")
+    return retest_command(reference.options, ["fair"], request.out, force=True)
 
 
 def report_recorded(request: Request) -> Verdict:

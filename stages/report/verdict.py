@@ -72,10 +72,13 @@ class _Weighed:
     note: str = ""
 
 
-def reach_verdict(report: str, match: Match, flaws: Sequence[str], seed: int | None) -> Verdict:
+def reach_verdict(
+    report: str, match: Match, flaws: Sequence[str], seed: int | None, caveats: Sequence[str] = ()
+) -> Verdict:
     """The rule's answer to the point estimate, and the answer that the evidence supports.
 
-    `flaws` are the findings that make any result inconclusive, whatever the numbers say.
+    `flaws` are the findings that make any result inconclusive, whatever the numbers say; `caveats` are
+    only told.
     """
     candidate, reference = match.candidate, match.reference
     limits, weighed = _limits(match), _weigh(match, flaws)
@@ -98,7 +101,7 @@ def reach_verdict(report: str, match: Match, flaws: Sequence[str], seed: int | N
         point_answer=None if ratio is None else apply_rule(ratio),
         supported_answer=weighed.answer,
         cause=weighed.cause,
-        reasons=weighed.reasons,
+        reasons=[*weighed.reasons, *caveats],
         queries_needed=weighed.needed,
         queries_note=weighed.note,
     )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from stages import retest_fair as package
 from stages.core.cli import build_parser, guard, read_options
 from stages.core.errors import StageError
-from stages.core.fixes import distinct_arms
+from stages.core.fixes import distinct_arms, require_taken
 from stages.core.flags import add_row_flags, seed_list
 from stages.core.interrupts import catch_interrupts
 from stages.retest_fair.stage import Plan, retest
@@ -42,6 +42,7 @@ def _read_plan(args: argparse.Namespace) -> Plan:
         raise StageError("--seed names one seed and --seeds several: give one of the two")
     texts = options.preset.arms if args.arms is None else args.arms.split(",")
     arms = distinct_arms(texts) if args.fixes is None else (options.fixes,)
+    require_taken(options.overrides, arms)
     seeds = args.seeds or (options.seed,)
     return Plan(options, arms, model=args.model, seeds=seeds, despite_audit=args.despite_audit)
 

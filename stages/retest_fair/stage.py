@@ -13,16 +13,18 @@ from pathlib import Path
 
 from stages.core import progress
 from stages.core.cli import SEEDLESS, Options, artifacts_root
-from stages.core.errors import StageError
-from stages.core.fixes import FAIR, FIXES, FixSet, arm_name, arm_slug
+from stages.core.errors import StageError, StageFailed
+from stages.core.fixes import FAIR, FIXES, FixSet, arm_name, arm_slug, takes_option
 from stages.core.flags import option_words, sections_taken
-from stages.core.models import require_model
+from stages.core.models import expect_weights, require_model
+from stages.core.pages import require_own_files
 from stages.core.platform import require_disk
 from stages.core.preset import section_of
 from stages.core.records import AuditReport, read_record
 from stages.core.suite import load_suites
 
 TRAINING = ("train", "fuse", "quantize", "eval")
+QUANTIZED_BYTES = 1.2  # of a parameter at the most, at 8 bits and with its scales
 STOP_SECONDS = 60.0  # an interrupted stage may save its work for so long
 
 
@@ -68,13 +70,18 @@ def retest(plan: Plan) -> int:
 
 
 def check_inputs(plan: Plan) -> None:
-    """Find out before any work what would stop it later: too little disk, no such suite, no model."""
+    """Find out before any work what would stop it later: too little disk, no such suite, no model.
+
+    The last thing that could is a report of that name which someone has changed by hand.
+    """
     root, preset, needed_gb = artifacts_root(), plan.options.preset, estimate_disk_gb(plan)
     if preset.eval.is_sweep:
         raise StageError(
             "--temperature, --samples and --prompts make a sweep, and no verdict comes of one: "
             "leave them out here, and give them to nox -s eval afterwards"
         )
+    if not plan.options.force:
+        require_own_files(reports_folder(plan), preset.name, plot=True)
     require_disk(root, needed_gb, "the whole retest")
     load_suites(preset.eval.suites)
     require_model(preset, root, beside_gb=needed_gb)
@@ -109,7 +116,8 @@ def stage_arguments(plan: Plan, step: Step) -> list[str]:
     if step.stage == "convert_data":
         arguments += [word for name, value in options.rows.items() for word in option_words(name, value)]
     for name, value in options.overrides.items():
-        if section_of(name) in sections_taken(step.stage):
+        taken = step.stage != "quantize" or takes_option(step.fixes, name)
+        if taken and section_of(name) in sections_taken(step.stage):
             arguments += option_words(name, value)
     return arguments
 
@@ -119,26 +127,36 @@ def report_arguments(plan: Plan) -> list[str]:
     arguments = ["--model", plan.model, "--seed", str(plan.seeds[0])]
     if plan.options.json:
         arguments.append("--json")
+    if plan.options.force:
+        arguments.append("--force")
     if reference := plan.options.overrides.get("reference"):
         arguments += ["--reference", str(reference)]
     if plan.options.out is not None:
-        arguments += ["--out", str(plan.options.out / "reports")]
+        arguments += ["--out", str(reports_folder(plan))]
     return arguments
 
 
+def reports_folder(plan: Plan) -> Path:
+    """Where the report goes: below `--out`, else where reports always go."""
+    return (plan.options.out or Path()) / "reports"
+
+
 def estimate_disk_gb(plan: Plan) -> float:
-    """Disk that the arms still need: the 16-bit and the quantized model of those that have none yet."""
-    root, preset = artifacts_root() / plan.options.preset.name, plan.options.preset
+    """Disk that the arms still need: the fused and the quantized model of those that have none yet."""
+    root, weights = artifacts_root() / plan.options.preset.name, expect_weights(plan.options.preset)
     wanted = {Path(arm_slug(arm, "quantize"), f"seed{seed}") for arm in plan.arms for seed in plan.seeds}
     missing = [place for place in wanted if not (root / "quantize" / place / "manifest.json").is_file()]
-    return 0.1 + preset.model.billions * 3.2 * len(missing)
+    return 0.1 + (weights.whole_gb + weights.billions * QUANTIZED_BYTES) * len(missing)
 
 
 def stage_python(stage: str) -> str:
-    """The interpreter of a stage's own environment, beside the one that runs here; else this one."""
+    """The interpreter of a stage's own environment, beside the one that runs here; else this one.
+
+    With `nox -P 3.12` all have the same ending: `retest_fair-3-12` and `train-3-12`.
+    """
     here = Path(sys.prefix)
-    own = here.parent / stage / "bin" / "python"
-    return str(own) if here.name == "retest_fair" and own.exists() else sys.executable
+    own = here.with_name(stage + here.name.removeprefix("retest_fair")) / "bin" / "python"
+    return str(own) if here.name.startswith("retest_fair") and own.exists() else sys.executable
 
 
 def _announce(plan: Plan, log: Path) -> None:
@@ -151,6 +169,10 @@ def _announce(plan: Plan, log: Path) -> None:
         progress.say(
             f"  arm {arm_name(fixes)}: " + (f"without {', '.join(off)}" if off else "all five fixes")
         )
+    for name, value in options.overrides.items():
+        reached = [arm_name(fixes) for fixes in plan.arms if takes_option(fixes, name)]
+        if len(reached) < len(plan.arms):
+            progress.say(f"  {' '.join(option_words(name, value))} reaches {', '.join(reached)} alone")
 
 
 def _run_stage(stage: str, arguments: list[str], *, last: bool = False) -> None:
@@ -171,6 +193,9 @@ def _run_stage(stage: str, arguments: list[str], *, last: bool = False) -> None:
         raise
     if code == 130:
         raise KeyboardInterrupt
+    if code == 2:
+        progress.say(f"retest_fair: stopped at {stage}; what was finished before it is kept")
+        raise StageFailed(stage)
     if code:
         raise StageError(f"{stage} ended with exit code {code}; what was finished before it is kept")
 

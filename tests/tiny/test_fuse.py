@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,20 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+from stages.audit.subject import read_base
 from stages.core.artifact import read_manifest
-from stages.core.compute import load_arrays, load_model
+from stages.core.compute import list_arrays, load_arrays, load_model
 from stages.core.errors import StageError
 from stages.core.tokenizer import load_tokenizer, template_hash
 from stages.fuse.__main__ import main
-from stages.fuse.stage import fuse_adapter, stored_dtype
+from stages.fuse.stage import DTYPES, fuse_adapter, require_weights, write_tokenizer
 from stages.train.adapter import load_trainable
 from tests.models import END_OF_TEXT, IM_END, BuiltOnce
 from tests.pipeline import Pipeline, run_work, stock_functions
 
 RUNS = ("qwen2_run", "qwen3_moe_run", "llama_run")
 PROMPT = mx.array([[40, 2776, 264, 11, 1273, 13, 198, 77, 1023, 5]])
+PLAIN = "{% for message in messages %}{{ message.content }}{% endfor %}"  # knows no tools
 
 
 @pytest.fixture(params=RUNS)
@@ -45,6 +48,10 @@ def without_eos(qwen2_run: Pipeline, tmp_path_factory: pytest.TempPathFactory) -
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
+
+
+def stored_dtype(run: Pipeline) -> mx.Dtype:
+    return DTYPES[require_weights(run.model).dtype]
 
 
 def adapter_logits(run: Pipeline) -> mx.array:
@@ -70,13 +77,24 @@ def test_the_fused_folder_has_the_adapter_in_its_weights(run: Pipeline) -> None:
     folder = run.folder("fuse")
     with stock_functions():
         model = mlx_lm.load(str(folder))[0]
-        assert {a.dtype for a in dict(tree_flatten(model.parameters())).values()} == {stored_dtype(run.model)}
+        assert {a.dtype for a in dict(tree_flatten(model.parameters())).values()} == {stored_dtype(run)}
         model.set_dtype(mx.float32)
         logits = model(PROMPT)
         mx.eval(logits)
     expected, base = adapter_logits(run), load_model(run.model)[0](PROMPT)
-    rounding = 1e-4 if stored_dtype(run.model) == mx.float32 else 0.2
+    rounding = 1e-4 if stored_dtype(run) == mx.float32 else 0.2
     assert float(mx.abs(logits - expected).mean()) < rounding * float(mx.abs(expected - base).mean())
+
+
+def test_a_base_is_weighed_by_its_headers_as_it_is_loaded(run: Pipeline) -> None:
+    """Packed in 4 bits or not: as many parameters as the dequantized model has, in the type of its file."""
+    weights = require_weights(run.model)
+    model, _ = load_model(run.model, dequantize=True)
+    assert weights.parameters == sum(array.size for array in list_arrays(model))
+    stored = load_arrays(run.model / "model.safetensors").values()
+    assert stored_dtype(run) in {array.dtype for array in stored}
+    fused = sum(path.stat().st_size for path in run.folder("fuse").glob("*.safetensors"))
+    assert fused / 1e9 == pytest.approx(weights.whole_gb, rel=0.001)
 
 
 def test_the_delta_survives(qwen2_run: Pipeline) -> None:
@@ -138,6 +156,41 @@ def test_the_template_is_the_one_that_was_trained_on(run: Pipeline) -> None:
     assert loaded[1].chat_template == text
     changed = template_hash(load_tokenizer(run.model)) != wanted
     assert changed == (run.overrides.get("chat_template") == "chatml_hermes")
+
+
+@pytest.mark.parametrize("place", ["list", "folder"])
+def test_of_several_templates_one_is_used_and_kept(
+    place: str, qwen25_tokenizer: Path, tmp_path: Path
+) -> None:
+    """`tool_use` renders rows with tools and without: a fused model has one template alone."""
+    base, fused = shutil.copytree(qwen25_tokenizer, tmp_path / "base"), tmp_path / "fused"
+    settings = read_json(base / "tokenizer_config.json")
+    tools = settings.pop("chat_template")
+    if place == "list":
+        named = {"default": PLAIN, "tool_use": tools, "rag": "never"}
+        settings["chat_template"] = [{"name": name, "template": text} for name, text in named.items()]
+    else:
+        (base / "chat_template.jinja").write_text(PLAIN, "utf-8")
+        (base / "additional_chat_templates").mkdir()
+        (base / "additional_chat_templates" / "tool_use.jinja").write_text(tools, "utf-8")
+    (base / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    (base / "config.json").write_text("{}")
+    tokenizer = load_tokenizer(base)
+    assert tokenizer.chat_template == tools
+    assert read_base(base).own_template == tools
+    fused.mkdir()
+    write_tokenizer(fused, base, tokenizer, [IM_END])
+    assert (fused / "chat_template.jinja").read_text("utf-8") == tools
+    assert template_hash(load_tokenizer(fused)) == template_hash(tokenizer)
+
+
+def test_templates_of_unknown_names_are_refused(qwen25_tokenizer: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(qwen25_tokenizer, tmp_path / "base")
+    settings = read_json(base / "tokenizer_config.json")
+    settings["chat_template"] = [{"name": name, "template": PLAIN} for name in ("rag", "chat")]
+    (base / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    with pytest.raises(StageError, match="or several and none named tool_use or default: name one with"):
+        load_tokenizer(base)
 
 
 def test_nothing_of_the_quantization_is_left(run: Pipeline) -> None:

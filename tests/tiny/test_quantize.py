@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import mlx.core as mx
 import mlx_lm
 import numpy as np
 import pytest
+from mlx.nn.layers.base import Module
+from mlx.nn.layers.linear import Linear
 from mlx.utils import tree_flatten
 
 from stages.core.artifact import read_manifest
@@ -18,7 +22,7 @@ from stages.core.compute import load_arrays, load_model
 from stages.core.errors import StageError
 from stages.core.platform import folder_size_gb
 from stages.quantize.__main__ import main
-from stages.quantize.stage import WEIGHTS
+from stages.quantize.stage import WEIGHTS, require_fit
 from tests.models import END_OF_TEXT, IM_END, BuiltOnce
 from tests.pipeline import Pipeline, run_work
 
@@ -129,11 +133,51 @@ def test_experts_are_quantized(qwen3_moe_run: Pipeline) -> None:
     assert loaded[1].eos_token_ids == {IM_END, END_OF_TEXT}
 
 
+def test_a_group_size_that_skips_matrices_is_refused(qwen2_run: Pipeline, tmp_path: Path) -> None:
+    qwen2_run.folder("fuse")
+    options = replace(qwen2_run.options("quantize", group_size=128), out=tmp_path / "out")
+    with pytest.raises(StageError) as raised:
+        run_work("quantize", options)
+    told = str(raised.value)
+    assert re.match(
+        r"--group-size 128 does not fit: \d+ of 16 matrices would stay as they are, such as ", told
+    )
+    assert told.endswith(" with rows of 64; use 32 or 64")
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_that_no_group_divides_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    make: Any = Module  # untyped
+    model = make()
+    model.short, model.long = Linear(48, 8), Linear(64, 8)
+    require_fit(model, 64)
+    assert capsys.readouterr().out == (
+        "  no group size fits all: 1 of 2 matrices would stay as they are, such as short with rows of 48\n"
+    )
+    with pytest.raises(StageError, match=r"--group-size 128 does not fit: 2 of 2 .*; use 32 or 64"):
+        require_fit(model, 128)
+
+
 def test_a_quantized_model_is_refused(by_bits: dict[int, Path], qwen2_run: Pipeline, tmp_path: Path) -> None:
     options = replace(qwen2_run.options("quantize"), data=by_bits[8], out=tmp_path / "again")
     with pytest.raises(StageError, match=r"^\S+/8 is the output of quantize, not of fuse: name another"):
         run_work("quantize", options)
     assert not (tmp_path / "again").exists()
+
+
+def test_a_fused_model_that_lost_its_weights(qwen2_run: Pipeline, tmp_path: Path) -> None:
+    """Removed to save disk, or cut off by it: the manifest alone would pass."""
+    fused = shutil.copytree(qwen2_run.folder("fuse"), tmp_path / "fuse")
+    options = replace(qwen2_run.options("quantize"), data=fused, out=tmp_path / "out")
+    weights = fused / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(StageError, match=rf"^mlx-lm cannot load {fused}: "):
+        run_work("quantize", options)
+    weights.unlink()
+    lost = re.escape(f"{fused} lacks model.safetensors: make it again with ")
+    with pytest.raises(StageError, match=rf"^{lost}.*nox -s fuse -- .* --out {fused} --force$"):
+        run_work("quantize", options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_missing_fused_model_names_the_command(
@@ -153,3 +197,18 @@ def test_missing_fused_model_names_the_command(
     error = capsys.readouterr().err
     assert error.startswith("quantize: argument --bits: invalid choice: 7 (choose from 3, 4, 5, 6, 8)")
     assert error.count("\n") == 1
+
+
+def test_the_bits_of_another_arm_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "out"))
+    for words, told in (
+        (["--fixes", "flawed", "--bits", "8"], "--bits 8 is for the fix six_bit, and not for flawed: "),
+        (["--legacy-bits", "4"], "--legacy-bits 4 is for arms without the fix six_bit, and not for fair: "),
+    ):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"quantize: {told}give --")
+        assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()

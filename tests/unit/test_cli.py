@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -236,6 +238,32 @@ def run_command(
     )
 
 
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter without any package."""
+    place = tmp_path_factory.mktemp("bare")
+    venv.create(place, symlinks=True)
+    return place / "bin" / "python"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_environment_of_something_else_is_one_line(stage: str, bare_python: Path, own_place: Path) -> None:
+    done = subprocess.run(
+        [bare_python, "-m", f"stages.{stage}"],
+        cwd=ROOT,
+        env={"FAIR_RETEST_ARTIFACTS": str(own_place / "artifacts")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    where = rf" is not installed for {re.escape(str(bare_python))}: run nox -s {stage}, or install the group "
+    assert re.match(rf"{stage}: the package \w+{where}{stage} ", done.stderr)
+    assert done.stderr.count("\n") == 1
+    assert not list(own_place.iterdir())
+
+
 def test_the_outcome_is_told_in_lines(own_place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert (
         run(
@@ -445,6 +473,12 @@ def test_the_command_says_the_options_that_its_stage_takes(usual_place: None) ->
     ):
         again = read(*shlex.split(options.command(stage))[4:])
         assert again.overrides == {name: options.overrides[name] for name in names}
+    other = read(
+        "--fixes", "flawed", "--bits", "4", "--legacy-bits", "8"
+    )  # as the arms of one retest have them
+    assert shlex.split(other.command("quantize"))[-1] == "--legacy-bits=8"
+    assert "--bits=4" not in other.command("quantize") + other.command("retest_fair")
+    assert "--bits=4" in other.command("audit")
 
 
 def test_what_was_given_is_kept_as_it_was_typed(tmp_path: Path) -> None:

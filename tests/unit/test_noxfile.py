@@ -1,9 +1,12 @@
-"""The sessions: that the two builds of MLX never share an environment."""
+"""The sessions: the two builds of MLX never share an environment, and any Python will do."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -48,3 +51,23 @@ def test_the_builds_are_the_packages_that_are_installed(noxfile: ModuleType) -> 
     assert sorted(locked) == sorted(noxfile.MLX_BUILDS.values())
     groups = nox.project.load_toml(ROOT / "pyproject.toml")["dependency-groups"]
     assert {f"mlx-{build}" for build in noxfile.MLX_BUILDS} <= groups.keys()
+
+
+def test_a_session_of_a_chosen_python_is_the_same_stage() -> None:
+    """`nox -P 3.12 -s report` calls its session `report-3.12`, for which there is no group and no package."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "nox", "--no-venv", "--no-install", "--force-python", version),
+            *("-s", "report", "--", "--help"),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert f"report-{version}" in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "usage: python -m stages.report" in done.stdout + done.stderr

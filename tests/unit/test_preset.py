@@ -119,7 +119,22 @@ def test_a_preset_wins_over_a_folder_of_its_name(tmp_path: Path, monkeypatch: py
     (tmp_path / "smol" / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     assert load_preset("smol").model.source == "bundled:smollm2-135m"
-    assert load_preset("./smol").model.source == str(tmp_path / "smol")
+    assert load_preset("smol").name == "smol"
+    # A path means the folder, and its outputs would lie where those of the preset do.
+    assert complaint("./smol").startswith(
+        "./smol has the name of a preset of ours, and its outputs would mix: "
+    )
+    assert "--model PRESET --source ./smol" in complaint("./smol")
+    given = load_preset("smol", {"source": "./smol"})
+    assert (given.name, given.model.source) == ("smol", "./smol")
+
+
+@pytest.mark.parametrize("name", ["30B", "logs", "models", "blas", "reports", "first-experiment", "Logs"])
+def test_a_model_has_a_name_of_its_own(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.json").write_text("{}")
+    assert "and its outputs would mix: rename it" in complaint(str(tmp_path / name))
+    assert "and its outputs would mix: rename it" in complaint(write_preset(tmp_path, BASE, name))
 
 
 def test_unknown_models(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_without_a_ratio_the_last_lines_say_so(world: World, capsys: pytest.Capt
     ("arguments", "reason"),
     [
         (["--modle", "smol"], "unrecognized arguments: --modle smol"),
-        (["--seed", "one"], "argument --seed: invalid int value: 'one'"),
+        (["--seed", "one"], "argument --seed: 'one' is not a whole number"),
         (["--seed", "-1"], "--seed -1: use 0 or a positive number"),
         (["--model"], "argument --model: expected one argument"),
         (["--model", "smol", "--fixes", "foul"], "unknown fix foul"),
@@ -118,6 +118,7 @@ def test_without_a_ratio_the_last_lines_say_so(world: World, capsys: pytest.Capt
         (["--model", "smol", "--reference", ""], "--reference '': it must not be empty"),
         (["--model", ""], "unknown model ''"),
         (["--out", ""], "argument --out: name a folder"),
+        (["--data", "nowhere"], "no folder nowhere: --data takes the root of all outputs"),
     ],
 )
 def test_mistakes_are_said_in_one_line(
@@ -125,7 +126,9 @@ def test_mistakes_are_said_in_one_line(
 ) -> None:
     world.evaluate(FAIR, answer_right)
     world.audit(FAIR)
+    before = sorted(world.artifacts.parent.rglob("*"))
     assert main([*arguments, "--out", str(world.reports)]) == 2
+    assert sorted(world.artifacts.parent.rglob("*")) == before, "not even a log"
     out, error = capsys.readouterr()
     assert out == ""
     assert error.startswith("report: ")
@@ -157,6 +160,19 @@ def test_command_line(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     error = capsys.readouterr().err
     assert error.startswith("report: unknown model 'nonsense'")
     assert error.count("\n") == 1
+
+
+def test_the_outputs_of_another_root(two_arms: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    two_arms.artifacts.rename("moved here")
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", "artifacts")
+    assert main(["--model", "smol", "--data", "moved here", "--out", str(two_arms.reports)]) == 0
+    assert "100.0 %" in two_arms.page()
+    assert (
+        "`FAIR_RETEST_ARTIFACTS='moved here' nox -s retest_fair -- --model smol --seeds 0,1,2`"
+        in two_arms.page()
+    )
+    assert not two_arms.artifacts.exists()
+    assert len([*Path("moved here/logs").iterdir()]) == 1
 
 
 def test_the_report_loads_no_numeric_package() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from stages.core.artifact import MANIFEST
 from stages.core.fixes import FAIR
-from stages.core.records import Given, Manifest, Rate, Verdict, read_record, write_record
+from stages.core.records import EvalSummary, Given, Manifest, Rate, Verdict, read_record, write_record
 from stages.core.suite import load_suite
 from stages.report.recorded import load_recorded
 from stages.report.request import Request
@@ -98,10 +98,41 @@ def test_a_model_is_compared_with_the_recorded_reference(two_arms: World) -> Non
 def test_a_measured_reference_takes_the_place_of_the_recorded_one(two_arms: World) -> None:
     two_arms.evaluate(FAIR, answer_right, suite="extended")
     two_arms.evaluate(FAIR, answer_right, suite="extended", model="30b")
+    two_arms.audit(FAIR, model="30b")
     verdict = two_arms.write()["smol"]
     assert (verdict.reference_source, verdict.suite) == ("measured", "extended")
     assert verdict.supported_answer == "use small"
     assert "30B (measured)" in two_arms.page()
+
+
+def test_a_reference_that_nobody_audited_supports_nothing(two_arms: World) -> None:
+    two_arms.evaluate(FAIR, answer_right, suite="extended")
+    two_arms.evaluate(FAIR, answer_right, suite="extended", model="30b")
+    verdict = two_arms.write()["smol"]
+    assert (verdict.supported_answer, verdict.cause) == ("inconclusive", "flawed set-up")
+    assert verdict.reasons[0].startswith("reference, fair: it was not audited")
+    assert verdict.point_answer == "use small"
+    assert next_commands(two_arms.page()) == ["nox -s audit -- --model 30b --fixes fair"]
+    two_arms.audit(FAIR, model="30b")
+    assert two_arms.write()["smol"].supported_answer == "use small"
+
+
+@pytest.mark.parametrize(
+    ("engine", "told"), [("endpoint", "as its server serves it"), ("recorded", "a file")]
+)
+def test_what_no_audit_knows_of_a_reference_is_told(two_arms: World, engine: str, told: str) -> None:
+    two_arms.evaluate(FAIR, answer_right, suite="extended")
+    place = two_arms.evaluate(FAIR, answer_right, suite="extended", model="30b", engine=engine)
+    verdict = two_arms.write()["smol"]
+    assert (verdict.supported_answer, verdict.cause) == ("use small", None)
+    assert told in verdict.reasons[-1]
+    assert "no audit here knows" in two_arms.page()
+    # Half the replies ran away: that is a set-up that does not work, whoever serves it.
+    summary = read_record(place / "summary.json", EvalSummary)
+    write_record(place / "summary.json", summary.model_copy(update={"runaway": Rate(k=100, n=200)}))
+    verdict = two_arms.write()["smol"]
+    assert (verdict.supported_answer, verdict.cause) == ("inconclusive", "flawed set-up")
+    assert verdict.reasons[0].startswith("reference, fair: 100 of 200 replies on extended ran into the token")
 
 
 def test_a_suite_without_a_reference_is_named(two_arms: World) -> None:

@@ -8,17 +8,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from stages.core.cli import SEEDLESS, Options, build_parser, read_options
 from stages.core.errors import StageError
-from stages.core.fixes import FAIR, FLAWED, FixSet, arm_slug
+from stages.core.fixes import FAIR, FLAWED, FixSet, arm_slug, require_taken
 from stages.core.preset import SECTIONS, load_preset
 from stages.retest_fair.__main__ import main
 from stages.retest_fair.stage import (
@@ -46,6 +49,7 @@ OVERRIDES = st.fixed_dictionaries(
         "lora_keys": st.lists(WORD, max_size=3).map(tuple),
         "suites": st.lists(WORD, min_size=1, max_size=3, unique=True).map(tuple),
         "bits": st.sampled_from([3, 4, 5, 6, 8]),
+        "legacy_bits": st.sampled_from([3, 4, 5, 6, 8]),
         "max_tokens": st.integers(1, 9999),
         "system": WORD,
         "schedule": st.sampled_from(["constant", "cosine", "linear"]),
@@ -142,6 +146,12 @@ def test_a_stage_reads_back_what_it_is_told(
     assert options.seed == (0 if stage in SEEDLESS else seed)
     assert options.data == (Path("some folder") if stage == "convert_data" else None)
     assert options.out is None
+    if stage == "quantize":  # it is told the arm's own number of bits alone
+        assert options.preset.model == run.options.preset.model
+        assert options.preset.quantize.group_size == run.options.preset.quantize.group_size
+        assert options.bits == replace(run.options, fixes=fixes).bits
+        require_taken(options.overrides, [fixes])
+        return
     for section in ("model", *sections_of(stage)):
         assert getattr(options.preset, section) == getattr(run.options.preset, section)
 
@@ -156,6 +166,28 @@ def test_the_report_is_told_the_seed_and_the_reference() -> None:
     assert report_arguments(plan(FAIR, seeds=(3, 1))) == ["--model", "smol", "--seed", "3"]
     run = plan(FAIR, overrides={"reference": "14b"})
     assert report_arguments(run) == ["--model", "smol", "--seed", "0", "--reference", "14b"]
+    again = plan(FAIR, force=True, out=Path("my out"))
+    assert report_arguments(again)[4:] == ["--force", "--out", "my out/reports"]
+
+
+@pytest.mark.parametrize("name", ["smol.md", "smol.json", "smol-loss.svg"])
+def test_a_report_changed_by_hand_is_found_before_anything_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", "out")
+    monkeypatch.setenv("FAIR_RETEST_LOG", "")
+    for words, place in (([], Path("reports")), (["--out", "here"], Path("here/reports"))):
+        place.mkdir(parents=True)
+        (place / name).write_text("# My notes\n")
+        before = sorted(Path().rglob("*"))
+        assert main(words) == 2
+        error = capfd.readouterr().err
+        assert error.startswith(f"retest_fair: {place / name} was not written by the report, or was changed")
+        assert error.count("\n") == 1
+        assert sorted(Path().rglob("*")) == before
+    forced = plan(FAIR, force=True)
+    check_inputs(forced)
 
 
 def test_the_estimate_counts_the_arms_that_have_no_model_yet(
@@ -233,10 +265,26 @@ def test_what_is_missing_is_found_before_anything_runs(
 
 def test_a_whole_model_folder_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    preset = load_preset("7b", {"source": str(tmp_path), "billions": 0.001})
+    save_file({"a": np.zeros((3, 5), np.float16)}, tmp_path / "model.safetensors")
+    preset = load_preset("7b", {"source": str(tmp_path)})
     check_inputs(Plan(Options(preset, FAIR), (FAIR,), "7b", (0,)))
     check_inputs(plan(FAIR))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(StageError, match=r"model\.safetensors is cut off, or no safetensors file"):
+        check_inputs(Plan(Options(preset, FAIR), (FAIR,), "7b", (0,)))
+
+
+@pytest.mark.parametrize(("dtype", "width"), [(np.float16, 2), (np.float32, 4)])
+def test_a_model_folder_needs_the_disk_of_its_own_weights(
+    dtype: Any, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the preset's billions nor 16 bits are taken for those of a folder that is here."""
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "out"))
+    (tmp_path / "config.json").write_text("{}")
+    save_file({"a": np.zeros((1000, 500), dtype)}, tmp_path / "model.safetensors")
+    for preset in (load_preset(str(tmp_path)), load_preset("7b", {"source": str(tmp_path)})):
+        needed = estimate_disk_gb(Plan(Options(preset, FAIR), (FAIR,), "own", (0,)))
+        assert needed == pytest.approx(0.1 + 500_000 * (width + 1.2) / 1e9)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +307,14 @@ def test_a_whole_model_folder_passes(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (["--seeds", ","], "argument --seeds: ',': name each seed once"),
         (["--seeds", "1,x"], "argument --seeds: 'x' is not a whole number"),
         (["--seeds", "0,1", "--seed", "0"], "--seed names one seed and --seeds several"),
+        (
+            ["--arms", "flawed,json", "--bits", "8"],
+            "--bits 8 is for the fix six_bit, and not for flawed and json: give --legacy-bits 8",
+        ),
+        (
+            ["--fixes", "fair", "--legacy-bits", "4"],
+            "--legacy-bits 4 is for arms without the fix six_bit, and not for fair: give --bits 4",
+        ),
     ],
 )
 def test_mistakes_are_said_in_one_line(
@@ -271,12 +327,14 @@ def test_mistakes_are_said_in_one_line(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("ending", ["", "-3-12"])
 def test_without_environments_of_their_own_stages_run_in_this_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "prefix", str(tmp_path / "retest_fair"))
+    """`nox -P 3.12` gives every environment its version's ending."""
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / f"retest_fair{ending}"))
     assert stage_python("train") == sys.executable
-    own = tmp_path / "train" / "bin" / "python"
+    own = tmp_path / f"train{ending}" / "bin" / "python"
     own.parent.mkdir(parents=True)
     own.symlink_to(sys.executable)
     assert stage_python("train") == str(own)
@@ -284,6 +342,30 @@ def test_without_environments_of_their_own_stages_run_in_this_one(
         subprocess.run([stage_python("train"), "-c", "print(1)"], capture_output=True, check=True).stdout
         == b"1\n"
     )
+
+
+def test_a_stage_that_fails_says_the_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", "")
+    monkeypatch.setenv("FAIR_RETEST_LOG", "")
+    assert main(["--data", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
+    out, error = capfd.readouterr()
+    assert error.startswith("convert_data: ")
+    assert error.count("\n") == 1
+    assert out.endswith("retest_fair: stopped at convert_data; what was finished before it is kept\n")
+
+
+def test_a_retest_says_which_arm_an_option_reaches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path))
+    monkeypatch.setenv("FAIR_RETEST_LOG", "")
+    asked = ["--arms", "flawed,fair", "--bits", "8", "--iters", "3", "--billions", "1000000000"]
+    assert main(asked) == 2, "no disk has that much room"
+    out = capfd.readouterr().out
+    assert "  --bits=8 reaches fair alone\n" in out
+    assert out.count("reaches") == 1
 
 
 def test_an_arm_that_is_no_text(capfd: pytest.CaptureFixture[str]) -> None:
