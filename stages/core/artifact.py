@@ -31,16 +31,29 @@ from stages.core.records import Given, Manifest, Recipe, read_record, write_reco
 from stages.core.words import another, plural
 
 MANIFEST = "manifest.json"
-PACKAGES = ("mlx", "mlx-lm", "transformers", "tokenizers", "numpy", "pydantic", "orjson", "scipy")
+PACKAGES = (
+    *("mlx", "mlx-lm", "transformers", "tokenizers", "jinja2", "numpy", "scipy-openblas32"),
+    *("pydantic", "pydantic-monty", "orjson", "pyarrow", "datasets"),
+)
 STRIDE, SAMPLE = 16 << 20, 64 << 10  # of a weight file: every so many bytes, so many are read
 
 
 @dataclass
 class Build:
-    """An artifact in the making: write files into `folder`, and what to remember into `facts`."""
+    """An artifact in the making: write files into `folder`, and what to remember into the other fields.
+
+    They are the manifest's fields of the same names.
+    """
 
     folder: Path
     facts: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    template: str | None = None
+    stop_ids: list[int] | None = None
+
+    def inherit(self, upstream: Manifest) -> None:
+        """Take over what holds along the chain: seed, chat template and stop ids."""
+        self.seed, self.template, self.stop_ids = upstream.seed, upstream.template, upstream.stop_ids
 
 
 def is_current(folder: Path, recipe: Recipe, *, force: bool) -> bool:
@@ -108,6 +121,9 @@ def build_artifact(
             commit=git_commit(),
             facts=build.facts,
             given=given,
+            seed=build.seed,
+            template=build.template,
+            stop_ids=build.stop_ids,
         )
         write_record(partial / MANIFEST, manifest)
         _replace(partial, folder)

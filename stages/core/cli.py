@@ -146,9 +146,9 @@ class Outcome:
 
 
 def finished(folder: Path) -> Outcome:
-    """The outcome of a stage that finds its output up to date; the facts are the manifest's."""
+    """The outcome of a stage that finds its output up to date; the facts are those of the manifest."""
     manifest = read_manifest(folder)
-    return Outcome(folder, up_to_date=True, facts=dict(manifest.facts) if manifest else {})
+    return Outcome(folder, up_to_date=True, facts=manifest.told if manifest else {})
 
 
 def is_finished(stage: str, options: Options, make_recipe: Callable[[Options], Recipe]) -> bool:

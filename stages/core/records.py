@@ -55,6 +55,28 @@ class Manifest(Record):
     commit: str = Field(description="commit of the code, with + when files differed")
     facts: dict[str, Any] = Field(description="what the stage found out, such as stop ids")
     given: Given | None = Field(None, description="None where no command line was read")
+    seed: int | None = Field(None, description="what was random here or upstream; None where nothing was")
+    template: str | None = Field(
+        None, description="hash of the chat template of the model; None for rows, which have none yet"
+    )
+    stop_ids: list[int] | None = Field(
+        None, description="ids that end a turn in training, or at which the model stops"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_older(cls, data: Any) -> Any:
+        """Manifests of the first days have template and stop ids among the facts."""
+        if not isinstance(data, dict) or not isinstance(facts := data.get("facts"), dict):
+            return data
+        moved = {name: facts[name] for name in ("template", "stop_ids") if name in facts}
+        return moved | data | {"facts": {name: fact for name, fact in facts.items() if name not in moved}}
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The facts, with the chat template and the stop ids where they are known."""
+        known = {"template": self.template, "stop_ids": self.stop_ids}
+        return self.facts | {name: value for name, value in known.items() if value is not None}
 
 
 class Finding(Record):

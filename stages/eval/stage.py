@@ -132,6 +132,8 @@ class _Run:
     def __init__(self, options: Options, engine: Engine) -> None:
         self.options, self.engine = options, engine
         self._model = engine.fingerprint()
+        # Of a server, of recorded replies and of a folder that no stage wrote nothing of the kind is known.
+        self._made = read_manifest(options.input("quantize")) if engine.name == "local" else None
 
     def require(self, suite: Suite, cell: Cell, target: Path) -> tuple[EvalSummary, bool]:
         """The summary of a suite, evaluated unless its output is current, and whether it was."""
@@ -142,6 +144,8 @@ class _Run:
         with build_artifact(target, recipe, given=self.options.given) as build:
             summary = self.evaluate(suite, cell, build.folder)
             build.facts |= self.engine.facts()
+            if self._made is not None:
+                build.inherit(self._made)
         return summary, False
 
     def questions(self, suite: Suite, cell: Cell) -> list[Question]:

@@ -35,10 +35,10 @@ def quantize(options: Options) -> Outcome:
             "bits": bits,
             "bits_per_weight": round(per_weight, 3),
             "disk_gb": folder_size_gb(build.folder),
-            "stop_ids": manifest.facts.get("stop_ids"),
         }
+        build.inherit(manifest)
     line = f"{bits} bits, {per_weight:.2f} per weight with scales, {build.facts['disk_gb']:.3f} GB"
-    return Outcome(target, lines=(line,), facts=build.facts)
+    return Outcome(target, lines=(line,), facts=finished(target).facts)
 
 
 def quantize_folder(source: Path, target: Path, *, bits: int, group_size: int) -> float:

@@ -18,14 +18,15 @@ from stages.audit.__main__ import main
 from stages.audit.registry import CHECKS
 from stages.audit.stage import REPORT, audit
 from stages.convert_data.stage import CORPUS, convert_data
+from stages.core.artifact import require_artifact
 from stages.core.cli import Options
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FIXES, FLAWED, FixSet
 from stages.core.preset import load_preset
 from stages.core.records import AuditReport, Finding, read_record
 from stages.core.suite import load_suite
-from stages.core.tokenizer import load_tokenizer
-from tests.models import IM_END, BuiltOnce, build_qwen_tokenizer
+from stages.core.tokenizer import load_tokenizer, template_hash
+from tests.models import END_OF_TEXT, IM_END, BuiltOnce, build_qwen_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("FAIR_RETEST_SHARED") or ROOT.parent / "shared")
@@ -567,6 +568,9 @@ def test_a_second_run_is_up_to_date_and_says_the_same(bench: Bench, tiny_qwen2: 
     assert (first.up_to_date, second.up_to_date) == (False, True)
     assert first.lines == second.lines
     assert first.facts == second.facts
+    manifest = require_artifact(first.folder, "audit", "")
+    assert (manifest.seed, manifest.stop_ids) == (None, [END_OF_TEXT])  # the flawed plan's
+    assert manifest.template == template_hash(load_tokenizer(tiny_qwen2))
     assert {path.name for path in first.folder.iterdir()} == {"audit.json", "audit.md", "manifest.json"}
     other = replace(options, fixes=("eos",))
     with pytest.raises(StageError, match="was made with fixes="):

@@ -27,7 +27,7 @@ from stages.eval.engines import Question, Sampling
 from stages.eval.engines.generation import Generator, common_prefix
 from stages.eval.engines.local import LocalEngine
 from stages.eval.score import SCORER_VERSION
-from tests.models import KINDS, BuiltOnce, Kind
+from tests.models import END_OF_TEXT, IM_END, KINDS, BuiltOnce, Kind
 from tests.parrot import write_parrot
 from tests.pipeline import Pipeline, run_work, stock_functions
 
@@ -247,6 +247,10 @@ def test_a_whole_evaluation(options: Options) -> None:
     assert summary.suite_fingerprint == load_suite(suite).fingerprint
     manifest = require_artifact(folder, "eval", "")
     assert manifest.given == options.given
+    assert options.data is not None
+    quantized = require_artifact(options.data, "quantize", "")
+    assert manifest.stop_ids == quantized.stop_ids == [IM_END, END_OF_TEXT]
+    assert (manifest.seed, manifest.template) == (0, quantized.template)
     # Random words are no call: right for the direct query alone.
     assert (summary.tool_or_direct.k, summary.tool_or_direct.n) == (1, 3)
     assert summary.tool_queries is not None

@@ -74,7 +74,7 @@ def test_the_error_shrinks_with_the_bits(by_bits: dict[int, Path], qwen2_run: Pi
         assert errors[6][name] > 2.5 * errors[8][name], name
 
 
-def test_sizes_and_facts(by_bits: dict[int, Path]) -> None:
+def test_sizes_and_facts(by_bits: dict[int, Path], qwen2_run: Pipeline) -> None:
     sizes = []
     for bits, folder in by_bits.items():
         manifest = read_manifest(folder)
@@ -89,7 +89,11 @@ def test_sizes_and_facts(by_bits: dict[int, Path]) -> None:
             bits + 0.5, rel=0.02
         )  # nearly all is embeddings
         assert facts["disk_gb"] == pytest.approx(folder_size_gb(folder), abs=1e-4)
-        assert facts["stop_ids"] == [IM_END, END_OF_TEXT]
+        trained = read_manifest(qwen2_run.folder("train"))
+        assert trained is not None
+        assert manifest.stop_ids == [IM_END, END_OF_TEXT]
+        assert (manifest.seed, manifest.template) == (0, trained.template)
+        assert len(str(manifest.template)) == 16
         sizes.append(weights)
     assert sizes == sorted(sizes)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 
 from stages.core.artifact import (
     MANIFEST,
+    PACKAGES,
     SAMPLE,
     STRIDE,
     build_artifact,
@@ -119,6 +122,33 @@ def test_a_finished_artifact_knows_what_it_was_made_of(tmp_path: Path) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", manifest.created)
     assert names(tmp_path / "deep" / "out") == ["a.txt", MANIFEST]
     assert names(tmp_path / "deep") == ["out"], "nothing is left beside it"
+
+
+def test_seed_template_and_stop_ids_go_along_the_chain(tmp_path: Path) -> None:
+    """A model is told by them; what was written before they had fields of their own is read all the same."""
+    with build_artifact(tmp_path / "train", RECIPE) as build:
+        build.seed, build.template, build.stop_ids = 3, "0123456789abcdef", [2]
+    trained = require_artifact(tmp_path / "train", "train", "")
+    with build_artifact(tmp_path / "fuse", RECIPE) as build:
+        build.inherit(trained)
+        build.stop_ids = [2, 0]
+    fused = require_artifact(tmp_path / "fuse", "train", "")
+    assert (fused.seed, fused.template, fused.stop_ids) == (3, "0123456789abcdef", [2, 0])
+    older = trained.model_dump(mode="json", exclude={"seed", "template", "stop_ids"})
+    older["facts"] = {"rows": 7, "template": "0123456789abcdef", "stop_ids": [2]}
+    (tmp_path / "train" / MANIFEST).write_text(json.dumps(older))
+    read = require_artifact(tmp_path / "train", "train", "")
+    assert (read.template, read.stop_ids, read.facts) == ("0123456789abcdef", [2], {"rows": 7})
+    assert is_current(tmp_path / "train", RECIPE, force=False)
+    assert read.told == older["facts"]
+
+
+def test_every_package_that_decides_a_result_is_in_a_group_of_a_stage() -> None:
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["dependency-groups"]
+    own = [need for name in ("core", "mlx", "convert_data", "eval") for need in groups[name]]
+    named = {re.split(r"[\[<>=;]", need)[0] for need in own if isinstance(need, str)}
+    by_others = {"mlx", "numpy", "tokenizers", "jinja2"}  # what mlx-lm and transformers bring
+    assert set(PACKAGES) <= named | by_others
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
