@@ -24,7 +24,7 @@ from stages.core.records import AuditReport, Recipe, read_record, write_record
 from stages.core.suite import load_suites
 from stages.core.tokenizer import read_template, template_hash
 
-AUDIT_VERSION = 3  # raised by every change that can change a finding
+AUDIT_VERSION = 4  # raised by every change that can change a finding
 REPORT = "audit.json"
 MODEL_SETTINGS = {"dialect", "legacy_dialect", "chat_template", "system", "billions"}
 

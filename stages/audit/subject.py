@@ -27,6 +27,7 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 class Base:
     """The base model's files, weights aside."""
 
+    folder: Path
     config: dict[str, Any]
     generation: dict[str, Any] | None
     templates: dict[str, str]
@@ -123,6 +124,7 @@ def read_base(folder: Path) -> Base:
     if (folder / JINJA).is_file():
         templates[JINJA] = (folder / JINJA).read_text("utf-8")
     return Base(
+        folder=folder,
         config=read_json(folder / "config.json"),
         generation=read_json(generation) if generation.is_file() else None,
         templates={name: text for name, text in templates.items() if text},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -12,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlx.core import save_safetensors
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from stages.audit.__main__ import main
 from stages.audit.registry import CHECKS
 from stages.audit.stage import REPORT, audit
+from stages.audit.vectors import compare_vectors
 from stages.convert_data.stage import CORPUS, convert_data
 from stages.core.artifact import require_artifact
 from stages.core.cli import Options
+from stages.core.compute import load_arrays
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FIXES, FLAWED, FixSet
 from stages.core.preset import load_preset
@@ -180,6 +184,33 @@ def test_the_fix_eos_repairs_it_and_says_so(bench: Bench, tiny_qwen2: Path) -> N
     assert told.severity == "info"
     assert told.flaw is None
     assert "151645 <|im_end|>, 151643 <|endoftext|>" in told.message
+
+
+def test_a_base_model_may_never_have_learned_the_end_of_a_turn(
+    bench: Bench, tiny_qwen2: Path, tmp_path: Path
+) -> None:
+    """The fix eos writes the stop token into the files, and nothing into the model."""
+    told = found(bench.report(tiny_qwen2, FAIR))["turn_end_unlearned"]
+    assert (told.severity, told.count, told.total) == ("warning", 60, 60)
+    assert "no file of the base names 151645 <|im_end|> as an end" in told.message
+    shares = re.findall(r"(\d\.\d\d) times as long as the median token's \((\w+)\)", told.message)
+    assert [role for _, role in sorted(shares, key=lambda share: share[1])] == ["input", "output"]
+    assert all(0.5 < float(share) < 2 for share, _ in shares), "random vectors, all alike"
+    model = copy_model(tiny_qwen2, tmp_path / "model")
+    assert "could not be measured" in found(bench.report(model, FAIR))["turn_end_unlearned"].message
+    write_json(model / "generation_config.json", {"eos_token_id": [IM_END, 151643]})
+    assert "turn_end_unlearned" not in found(bench.report(model, FAIR))
+
+
+def test_an_untrained_vector_is_told_by_its_length(tiny_qwen2: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_qwen2, tmp_path / "model")
+    weights = load_arrays(model / "model.safetensors")
+    for name in ("model.embed_tokens.scales", "model.embed_tokens.biases"):
+        weights[name][IM_END] = weights[name][IM_END] * 0.125
+    save_safetensors(str(model / "model.safetensors"), weights)
+    before, after = (compare_vectors(folder, IM_END, 151665) for folder in (tiny_qwen2, model))
+    assert after["input"] == pytest.approx(before["input"] / 8, rel=0.01)
+    assert after["output"] == before["output"]
 
 
 def test_what_is_no_bug_is_not_reported(bench: Bench, tiny_qwen3_moe: Path) -> None:
