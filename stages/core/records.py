@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stages.core.errors import StageError
 from stages.core.problems import first_problem
 
 SCHEMA_VERSION = 1
 DEEPEST = 100  # objects and lists in each other; orjson writes 254
+
+
+def _require_version(number: int) -> int:
+    if number != SCHEMA_VERSION:
+        raise ValueError(f"version {number}, and this program reads version {SCHEMA_VERSION}")
+    return number
+
+
+SchemaVersion = Annotated[int, AfterValidator(_require_version)]
 
 
 class Record(BaseModel):
@@ -27,7 +36,7 @@ R = TypeVar("R", bound=BaseModel)
 class Recipe(Record):
     """What decides the content of an artifact."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: SchemaVersion = SCHEMA_VERSION
     stage: str = Field(description="the stage that makes it")
     settings: dict[str, Any] = Field(description="the resolved settings that the stage uses")
     inputs: dict[str, str] = Field(description="fingerprint of every input, by its role")
@@ -96,7 +105,7 @@ class Finding(Record):
 class AuditReport(Record):
     """The audit of one arm's set-up, before any training."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: SchemaVersion = SCHEMA_VERSION
     model: str
     arm: str
     checks: list[str] = Field(description="every check that ran, found something or not")
@@ -305,7 +314,7 @@ class AnswerRates(Record):
 class EvalSummary(Record):
     """The result of one model, arm and suite."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: SchemaVersion = SCHEMA_VERSION
     scorer_version: int = Field(description="raised by every change of the rules that can change a score")
     model: str = Field(description="the preset's name")
     title: str
@@ -378,9 +387,15 @@ def read_record(path: Path, kind: type[R]) -> R:
 
 
 def _explain(kind: type[BaseModel], error: ValidationError) -> str:
-    """Such as `Rate at n: use 1 or more`."""
+    """Such as `Rate at n: use 1 or more`; another version comes before what it has brought with it."""
+    if newer := [str(mistake["ctx"]["error"]) for mistake in error.errors() if _is_version(mistake["loc"])]:
+        return f"{kind.__name__}: {newer[0]}"
     problem = first_problem(error)
     return f"{kind.__name__} at {'.'.join(map(str, problem.where)) or 'top'}: {problem.reason}"
+
+
+def _is_version(place: tuple[int | str, ...]) -> bool:
+    return place[-1:] == ("schema_version",)
 
 
 def write_lines(path: Path, records: list[R]) -> None:
@@ -420,7 +435,7 @@ class SeedAnswer(Record):
 class Verdict(Record):
     """What a report concludes; the ratio is the candidate's decision rate over the reference's."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: SchemaVersion = SCHEMA_VERSION
     report: str = Field(description="the report's name, reports/NAME.md")
     candidate: str = Field(description="title of the small model")
     arm: str

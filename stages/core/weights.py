@@ -79,7 +79,9 @@ class Weights:
 
     def _unreadable(self, error: Exception) -> StageError:
         reason = " ".join(str(error).split())[:120]
-        return StageError(f"the weights in {self._folder} cannot be read ({reason}): make or fetch them again")
+        return StageError(
+            f"the weights in {self._folder} cannot be read ({reason}): make or fetch them again"
+        )
 
 
 def _unpack(parts: Sequence[Any], packing: tuple[int, int] | None, dtype: Any) -> Any:

@@ -341,12 +341,53 @@ def test_a_file_in_the_place_of_the_folder(force: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_a_manifest_that_is_not_ours_protects_its_folder(force: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ['{"name": "app", "icons": []}', "", "[]"])
+def test_a_manifest_that_is_not_ours_protects_its_folder(content: str, force: bool, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / MANIFEST).write_text(content)
+    with pytest.raises(
+        StageError, match=r"^\S+manifest\.json is not a valid Manifest at [^\n]+: it is no stage's: name"
+    ):
+        is_current(tmp_path / "out", RECIPE, force=force)
+
+
+def test_a_damaged_manifest_of_ours_is_replaced_by_force(tmp_path: Path) -> None:
     make(tmp_path / "out")
     path = tmp_path / "out" / MANIFEST
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(StageError, match=r"manifest\.json is not a valid Manifest at top: "):
-        is_current(tmp_path / "out", RECIPE, force=force)
+    with pytest.raises(
+        StageError, match=r"is not a valid Manifest at top: [^\n]+: make \S+/out anew with --force$"
+    ):
+        is_current(tmp_path / "out", RECIPE, force=False)
+    assert not is_current(tmp_path / "out", RECIPE, force=True)
+    make(tmp_path / "out")
+    assert is_current(tmp_path / "out", RECIPE, force=False)
+
+
+def test_a_damaged_unfinished_build_is_discarded_by_force(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), build_artifact(tmp_path / "out", RECIPE, resume=True):
+        raise KeyboardInterrupt
+    (tmp_path / ".out.partial" / "recipe.json").write_text("{")
+    with pytest.raises(
+        StageError, match=r"is not a valid Recipe at top: [^\n]+: discard what is [^\n]+--force$"
+    ):
+        make(tmp_path / "out", resume=True)
+    with build_artifact(tmp_path / "out", RECIPE, resume=True, force=True):
+        pass
+    assert is_current(tmp_path / "out", RECIPE, force=False)
+
+
+def test_a_manifest_of_another_version_says_so(tmp_path: Path) -> None:
+    """Before the keys that the other version has brought with it."""
+    make(tmp_path / "out")
+    path = tmp_path / "out" / MANIFEST
+    newer = json.loads(path.read_bytes())
+    newer["recipe"]["schema_version"] = 2
+    path.write_text(json.dumps(newer | {"more": 1}))
+    with pytest.raises(
+        StageError, match=r"not a valid Manifest: version 2, and this program reads version 1: make \S+ anew"
+    ):
+        is_current(tmp_path / "out", RECIPE, force=False)
 
 
 def test_how_it_was_made_is_no_part_of_the_content(tmp_path: Path) -> None:
