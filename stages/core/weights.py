@@ -52,10 +52,10 @@ class Weights:
         packing = own if isinstance(own, dict) else self._packing
         return int(packing["group_size"]), int(packing["bits"])
 
-    def take_rows(self, name: str, rows: Sequence[int], dtypes: Sequence[Any] = ()) -> list[Any]:
-        """Some rows of a matrix, (rows, width), once for each of the `dtypes`.
+    def take_rows(self, name: str, rows: Sequence[int], dtypes: Sequence[Any] = (None,)) -> list[Any]:
+        """Some rows of a matrix, (rows, width), once in each of the `dtypes`; None is its own.
 
-        A packed one is computed in that type, with its scales in it. Without types: in its own.
+        A packed one is computed in that type, in its own that of its scales.
         """
         import mlx.core as mx
 
@@ -65,7 +65,7 @@ class Weights:
         taken = [part.reshape(-1, part.shape[-1])[index] for part in parts]
         own = taken[-1].dtype
         try:
-            return [_unpack(taken, packing, dtype) for dtype in dtypes or (own,)]
+            return [_unpack(taken, packing, dtype or own) for dtype in dtypes]
         except RuntimeError as error:  # arrays are read when they are computed
             raise self._unreadable(error) from None
 

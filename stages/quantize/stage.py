@@ -10,10 +10,13 @@ from typing import Any
 
 from mlx_lm.utils import compute_bits_per_weight, load_model, quantize_model, save_config, save_model
 
-from stages.core.artifact import build_artifact, is_current, require_artifact
-from stages.core.cli import Options, Outcome, finished
+from stages.core.artifact import build_artifact, fingerprint_model, is_current, require_artifact
+from stages.core.cli import Options, Outcome, artifacts_root, finished
 from stages.core.compute import compute_weights, device_free_gb
+from stages.core.models import find_local_model
 from stages.core.platform import folder_size_gb, require_disk, require_memory
+from stages.core.records import Manifest
+from stages.quantize.change import Change, describe_change, measure_change
 from stages.quantize.recipe import make_recipe
 
 WEIGHTS = (".safetensors", ".safetensors.index.json")
@@ -37,8 +40,19 @@ def quantize(options: Options) -> Outcome:
             "disk_gb": folder_size_gb(build.folder),
         }
         build.inherit(manifest)
+        change = find_change(options, manifest, fused, build.folder)
+        build.facts |= {"change": change} if change else {}
     line = f"{bits} bits, {per_weight:.2f} per weight with scales, {build.facts['disk_gb']:.3f} GB"
-    return Outcome(target, lines=(line,), facts=finished(target).facts)
+    lines = (line, describe_change(change)) if change else (line,)
+    return Outcome(target, lines=lines, facts=finished(target).facts)
+
+
+def find_change(options: Options, made: Manifest, fused: Path, quantized: Path) -> Change | None:
+    """What rounding leaves of the adapter; None where the base it was trained on is not on this machine."""
+    base = find_local_model(options.preset, artifacts_root())
+    if base is None or fingerprint_model(base) != made.recipe.inputs.get("model"):
+        return None
+    return measure_change(base, fused, quantized)
 
 
 def quantize_folder(source: Path, target: Path, *, bits: int, group_size: int) -> float:

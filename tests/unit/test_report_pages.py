@@ -159,11 +159,12 @@ class World:
             (build.folder / "config.json").write_text(json.dumps([list(stop_ids), weights]), "utf-8")
             build.template, build.stop_ids = "0123456789abcdef", list(stop_ids)
 
-    def quantize(self, fixes: FixSet, bits: int) -> None:
+    def quantize(self, fixes: FixSet, bits: int, change: dict[str, dict[str, float]] | None = None) -> None:
         """The output of quantize for one arm."""
         options = Options(load_preset("smol"), fixes)
         with build_artifact(options.place("quantize"), self.recipe("quantize", options, bits=bits)) as build:
             (build.folder / "config.json").write_text(json.dumps({"bits": bits}), "utf-8")
+            build.facts |= {"change": change} if change else {}
 
     @staticmethod
     def recipe(stage: str, options: Options, **settings: Any) -> Recipe:
@@ -213,6 +214,28 @@ def two_arms(world: World) -> World:
     world.audit(FLAWED, [finding])
     world.audit(FAIR)
     return world
+
+
+def test_what_rounding_has_left_of_the_training(two_arms: World) -> None:
+    two_arms.write()
+    assert "## Quantization" not in two_arms.page(), "outputs of before, or without the base model"
+    layers = {
+        "0": {"ratio": 1.5, "kept": 0.98},
+        "1": {"ratio": 1.25, "kept": 1.01},
+        "2": {"ratio": 2, "kept": 0.9},
+    }
+    two_arms.quantize(FAIR, 6, layers)
+    two_arms.quantize(FLAWED, 5, {"0": {"ratio": 0.1, "kept": 0.02}})
+    two_arms.write()
+    lines = two_arms.page().partition("## Quantization\n\n")[2].splitlines()
+    assert lines[0].startswith(
+        "- flawed: at 5 bits 2 % of the adapter's change of the weights is kept (2 % to 2 % over "
+    )
+    assert lines[0].endswith("its size (0.10 to 0.10). **Most of what was trained is rounded away.**")
+    assert lines[1] == (
+        "- fair: at 6 bits 98 % of the adapter's change of the weights is kept (90 % to 101 % over 3 "
+        "layers), in 1.50 times its size (1.25 to 2.00)."
+    )
 
 
 def check_tables(page: str) -> int:
