@@ -402,6 +402,10 @@ DAMAGES: dict[str, tuple[Edit, dict[str, str]]] = {
         lambda rows: [asks(rows[0], core_query().upper()), *rows[1:]],
         {"queries_in_training": "critical"},
     ),
+    "an evaluation query about another path": (
+        lambda rows: [asks(rows[0], core_query().replace(".py", "_two.py").rstrip("?.!")), *rows[1:]],
+        {"queries_near_training": "warning"},
+    ),
     "repeated rows": (lambda rows: [*rows, rows[3], rows[3]], {"duplicate_rows": "warning"}),
     "arguments as JSON strings": (
         lambda rows: with_calls(rows, stringify),
