@@ -87,13 +87,11 @@ def choose_engine(options: Options, request: Request) -> Engine:
         return Endpoint(transport, setup.model.dialect, request.served_model, request.concurrency)
     folder = options.input("quantize")
     # A folder that fuse did not write has its own template, unless the preset names another.
-    foreign = (folder / "config.json").is_file() and read_manifest(folder) is None
-    if foreign:
-        content = fingerprint_model(folder)
-    else:
-        content = require_artifact(folder, "quantize", options.advice("quantize"), also=("fuse",)).content
-    own = setup.model if foreign else None
-    return LocalEngine(folder, content, setup.eval.completion_batch, setup.model.dialect, own)
+    batch, dialect = setup.eval.completion_batch, setup.model.dialect
+    if (folder / "config.json").is_file() and read_manifest(folder) is None:
+        return LocalEngine(folder, fingerprint_model(folder), batch, dialect, setup.model)
+    made = require_artifact(folder, "quantize", options.advice("quantize"), also=("fuse",))
+    return LocalEngine(folder, made.content, batch, dialect, template=made.template)
 
 
 def _sweep(run: _Run, suites: Sequence[Suite]) -> Outcome:

@@ -16,6 +16,7 @@ from stages.core.compute import compute_weights, device_free_gb
 from stages.core.models import find_local_model
 from stages.core.platform import folder_size_gb, require_disk, require_memory
 from stages.core.records import Manifest
+from stages.core.tokenizer import load_tokenizer, require_template
 from stages.quantize.change import Change, describe_change, measure_change
 from stages.quantize.recipe import make_recipe
 
@@ -32,6 +33,7 @@ def quantize(options: Options) -> Outcome:
     size_gb = folder_size_gb(fused) * bits / 16
     require_disk(target, size_gb + 0.02, "the quantized model")
     require_memory(size_gb, "the quantized model", device_free_gb())
+    require_template(fused, load_tokenizer(fused), manifest.template)
     with build_artifact(target, recipe, given=options.given) as build:
         per_weight = quantize_folder(fused, build.folder, bits=bits, group_size=setup.group_size)
         build.facts |= {

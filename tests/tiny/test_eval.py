@@ -276,6 +276,16 @@ def kept_replies(options: Options) -> Path:
     return path
 
 
+def test_a_chat_template_that_was_not_trained_with_is_refused(options: Options, tmp_path: Path) -> None:
+    """No manifest tells that a file was exchanged after it was written."""
+    assert options.data is not None
+    model = shutil.copytree(options.data, tmp_path / "exchanged")
+    with (model / "chat_template.jinja").open("a", encoding="utf-8") as file:
+        file.write("{# changed #}")
+    with pytest.raises(StageError, match=r"^\S+/exchanged holds another chat template than [^\n]+--force$"):
+        run_work("eval", replace(options, data=model))
+
+
 def test_replies_are_scored_again_for_another_parser(
     options: Options, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,16 @@ def test_a_quantized_model_is_refused(by_bits: dict[int, Path], qwen2_run: Pipel
     with pytest.raises(StageError, match=r"^\S+/8 is the output of quantize, not of fuse: name another"):
         run_work("quantize", options)
     assert not (tmp_path / "again").exists()
+
+
+def test_a_chat_template_that_was_not_trained_with_is_refused(qwen2_run: Pipeline, tmp_path: Path) -> None:
+    fused = shutil.copytree(qwen2_run.folder("fuse"), tmp_path / "fused")
+    with (fused / "chat_template.jinja").open("a", encoding="utf-8") as file:
+        file.write("{# changed #}")
+    options = replace(qwen2_run.options("quantize"), data=fused, out=tmp_path / "out")
+    with pytest.raises(StageError, match=r"^\S+/fused holds another chat template than [^\n]+--force$"):
+        run_work("quantize", options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_missing_fused_model_names_the_command(
