@@ -31,17 +31,19 @@ from stages.core.errors import INTERRUPTED, StageError
 from stages.core.fixes import FixSet, arm_name, arm_slug, parse_fixes
 from stages.core.flags import (
     ROW_FLAGS,
+    SINGLE_OPTIONS,
     ShowHelp,
     add_section,
     folder,
+    is_taken,
     option_words,
-    sections_taken,
     whole_number,
 )
 from stages.core.preset import SECTIONS, Preset, load_preset, section_of
 from stages.core.records import Given, Recipe
 
-SEEDLESS = ("convert_data", "audit")  # stages whose output does not depend on the seed
+# Stages whose place does not depend on the seed; with --valid-share convert_data draws rows with it.
+SEEDLESS = ("convert_data", "audit")
 CUDA_DRIVER = "libcuda.so.1"  # comes with NVIDIA's driver, not with a package
 UNUSABLE_PLACE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),  # no room
@@ -115,7 +117,7 @@ class Options:
     def command(self, stage: str) -> str:
         """The shell command that makes the output of a stage for these options, its own ones among them."""
         seed = "" if stage in SEEDLESS or self.seed == 0 else f" --seed {self.seed}"
-        own = {k: v for k, v in self.overrides.items() if section_of(k) in sections_taken(stage)}
+        own = {k: v for k, v in self.overrides.items() if is_taken(k, stage)}
         own |= self.rows if stage in ("convert_data", "retest_fair") else {}
         words = [word for name, value in own.items() for word in option_words(name, value)]
         model = shlex.quote(self.model or self.preset.name)
@@ -266,6 +268,8 @@ def build_parser(
     )
     for section in ("model", *sections):
         add_section(parser, section)
+    for option in SINGLE_OPTIONS.get(stage, ()):
+        add_section(parser, section_of(option), (option,))
     return parser
 
 
