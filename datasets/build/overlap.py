@@ -7,6 +7,8 @@ from pathlib import Path
 
 from stages.core.wording import find_near, mask_paths, normalise
 
+APART = 82.0  # lower than where wordings count as near: what we write ourselves stays well clear
+
 
 class SuiteGuard:
     """Refuses queries that are in a suite or close to one."""
@@ -19,4 +21,6 @@ class SuiteGuard:
 
     def allows(self, query: str) -> bool:
         """True when the query is far enough from every suite query."""
-        return normalise(query) not in self._exact and find_near(mask_paths(query), self._masked) is None
+        if normalise(query) in self._exact:
+            return False
+        return find_near(mask_paths(query), self._masked, APART) is None

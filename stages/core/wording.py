@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-NEAR = 82.0  # rapidfuzz's token_sort_ratio, 0 to 100: from here on two wordings count as nearly the same
+NEAR = 90.0  # rapidfuzz's token_sort_ratio, 0 to 100; short questions about two things can have 85
 _PATH = re.compile(r"[\w.*-]*/[\w./*-]*|\b[\w-]+\.(?:py|md|toml|txt|ini|json|cfg|yml|yaml)\b")
 _NO_WORD = re.compile(r"\W+")
 # ASCII in one pass: letters small, digits and _ as they are, all else a space.
@@ -37,9 +37,9 @@ def mask_paths(text: str) -> str:
     return normalise(_PATH.sub("pathword", text))
 
 
-def find_near(wording: str, others: Sequence[str]) -> str | None:
-    """The one of `others` that is nearest to a wording, None where none is near."""
+def find_near(wording: str, others: Sequence[str], limit: float = NEAR) -> str | None:
+    """The one of `others` that is nearest to a wording, None where none is as near as the limit."""
     from rapidfuzz import fuzz, process
 
-    found = process.extractOne(wording, others, scorer=fuzz.token_sort_ratio, score_cutoff=NEAR)
+    found = process.extractOne(wording, others, scorer=fuzz.token_sort_ratio, score_cutoff=limit)
     return None if found is None else found[0]
