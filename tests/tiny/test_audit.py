@@ -484,7 +484,9 @@ def set_system(row: dict[str, Any], text: str) -> dict[str, Any]:
 def test_damaged_rows_are_found(bench: Bench, tiny_qwen2: Path, damage: str) -> None:
     edit, expected = DAMAGES[damage]
     report = bench.report(tiny_qwen2, FAIR, edit=edit, max_seq_length=2048, max_tokens=512)
-    assert {f.check: f.severity for f in report.findings if f.severity != "info"} == expected
+    told = {f.check: f.severity for f in report.findings if f.severity != "info"}
+    assert told.pop("turn_end_unlearned") == "warning", "it is a base model, whatever the rows"
+    assert told == expected
 
 
 def test_the_same_question_in_two_splits(bench: Bench, tiny_qwen2: Path, tmp_path: Path) -> None:
@@ -563,7 +565,8 @@ def test_data_and_a_suite_with_tools_of_their_own_fit(
 ) -> None:
     rows, suite = write_weather(tmp_path, system)
     report = bench.report(tiny_qwen2, FAIR, rows, suites=(suite,))
-    assert {finding.severity for finding in report.findings} <= {"info"}
+    told = {finding.check for finding in report.findings if finding.severity != "info"}
+    assert told == {"turn_end_unlearned"}, "that of a base model"
 
 
 def test_other_tools_in_training_than_in_evaluation(bench: Bench, tiny_qwen2: Path, tmp_path: Path) -> None:
