@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 from stages.core.weights import Weights, spread_rows
 
@@ -30,6 +32,6 @@ def _compare(weights: Weights, name: str, token: int, tokens: int) -> float:
     import mlx.core as mx
 
     (rows,) = weights.take_rows(name, [token, *spread_rows(tokens, SAMPLE)], [mx.float32])
-    one, *others = mx.linalg.norm(rows, axis=1).tolist()
-    median = float(sorted(others)[len(others) // 2])
-    return float(one) / median if median else 0.0
+    lengths: Any = mx.linalg.norm(rows, axis=1).tolist()
+    usual = median(lengths[1:])
+    return float(lengths[0] / usual) if usual else 0.0

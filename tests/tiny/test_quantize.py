@@ -125,8 +125,8 @@ def test_the_change_is_that_of_whole_matrices(qwen2_run: Pipeline, by_bits: dict
     for name in (n for n in fused if n.startswith("model.layers.1.") and n.endswith("_proj.weight")):
         plain = base[name].astype(fused[name].dtype)
         parts: Any = mx.quantize(plain, group_size=64, bits=5)
-        untrained = mx.dequantize(*(p if i == 0 else p.astype(mx.float32) for i, p in enumerate(parts)),
-                                  group_size=64, bits=5)  # fmt: skip
+        scales, biases = (part.astype(mx.float32) for part in parts[1:])
+        untrained = mx.dequantize(parts[0], scales, biases, group_size=64, bits=5)
         left = np.array(rounded[name] - untrained)
         change = np.array(fused[name].astype(mx.float32) - plain.astype(mx.float32))
         sums += [(left**2).sum(), (left * change).sum(), (change**2).sum()]
