@@ -144,13 +144,18 @@ def report(session: nox.Session) -> None:
     run_stage(session, "report", BFCL)
 
 
+def part_options(options: list[str]) -> tuple[list[str], list[str]]:
+    """Those of lint, which takes `--fix` alone, and those of the tests: bare `nox` gives both the same."""
+    return [o for o in options if o == "--fix"], [o for o in options if o != "--fix"]
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests: -- tests/unit -k dialects"""
     install(session, "tests", EMBEDDED, TEMPLATES, BFCL)
     # One process for every core; a file's tests stay together, which share what is slow to make.
     spread = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"]
-    session.run("python", "-m", "pytest", *spread, *stage_options(session))
+    session.run("python", "-m", "pytest", *spread, *part_options(stage_options(session))[1])
 
 
 @nox.session
@@ -164,8 +169,9 @@ def ray(session: nox.Session) -> None:
 def lint(session: nox.Session) -> None:
     """Check style and format: -- --fix"""
     install(session, "lint")
-    session.run("ruff", "check", *session.posargs, ".")
-    session.run("ruff", "format", *([] if "--fix" in session.posargs else ["--check"]), ".")
+    fix, _ = part_options(session.posargs)
+    session.run("ruff", "check", *fix, ".")
+    session.run("ruff", "format", *([] if fix else ["--check"]), ".")
 
 
 @nox.session

@@ -135,9 +135,9 @@ class World:
                 "steps": 240,
                 "train_seconds": 240.0,
                 "rows": 685,
-                "stop_ids": [2],
                 "device_peak_gb": 3.5,
             }
+            build.seed, build.template, build.stop_ids = options.seed, "0123456789abcdef", [2]
         self.fuse(fixes, stop_ids)
         self.quantize(fixes, 6 if "six_bit" in fixes else 5)
 
@@ -146,13 +146,14 @@ class World:
         options = Options(load_preset("smol"), fixes)
         with build_artifact(options.place("fuse"), self.recipe("fuse", options)) as build:
             (build.folder / "config.json").write_text(json.dumps([list(stop_ids), weights]), "utf-8")
-            build.facts |= {"stop_ids": list(stop_ids), "template": "0123456789abcdef"}
+            build.template, build.stop_ids = "0123456789abcdef", list(stop_ids)
 
-    def quantize(self, fixes: FixSet, bits: int) -> None:
+    def quantize(self, fixes: FixSet, bits: int, change: dict[str, dict[str, float]] | None = None) -> None:
         """The output of quantize for one arm."""
         options = Options(load_preset("smol"), fixes)
         with build_artifact(options.place("quantize"), self.recipe("quantize", options, bits=bits)) as build:
             (build.folder / "config.json").write_text(json.dumps({"bits": bits}), "utf-8")
+            build.facts |= {"change": change} if change else {}
 
     @staticmethod
     def recipe(stage: str, options: Options, **settings: Any) -> Recipe:

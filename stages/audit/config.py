@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stages.audit.registry import Issue, check
 from stages.audit.subject import Subject
+from stages.audit.vectors import compare_vectors
 from stages.core.stops import as_ids
 
 
@@ -45,6 +46,39 @@ def stop_tokens_disagree(subject: Subject) -> Issue | None:
         len(named),
         "nothing to do" if repaired else "fuse with the fix eos: programs that read such a file never stop",
         compare_ends(subject),
+    )
+
+
+@check("config")
+def turn_end_unlearned(subject: Subject) -> Issue | None:
+    """An end of turn that no file of the base names: a base model, which may never have learned it.
+
+    Training leaves the token's vectors as they are, so what they do not hold the adapter cannot give.
+    """
+    named = {token for ids in eos_by_file(subject).values() for token in ids}
+    unknown = [token for token in subject.turn_ends if token not in named]
+    if not unknown:
+        return None
+    rows = [row for row in subject.train if row.last_trained in unknown]
+    return Issue(
+        "warning",
+        f"no file of the base names {subject.show(unknown)} as an end, with which {len(rows)} of "
+        f"{len(subject.train)} training rows end: a base model may never have learned it, and training "
+        f"leaves its vectors as they are; {describe_vectors(subject, unknown[0])}",
+        len(rows),
+        len(subject.train),
+        "train the instruction-tuned model of the family, or trust a result only when few replies run away",
+        compare_ends(subject),
+    )
+
+
+def describe_vectors(subject: Subject, token: int) -> str:
+    """How long a token's vectors are beside those of ordinary tokens: untrained ones are often short."""
+    lengths = compare_vectors(subject.base.folder, token, len(subject.tokenizer))
+    if not lengths:
+        return "they could not be measured"
+    return "they are " + " and ".join(
+        f"{share:.2f} times as long as the median token's ({name})" for name, share in lengths.items()
     )
 
 

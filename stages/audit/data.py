@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from stages.audit.probe import find_string_fate, render_messages
 from stages.audit.registry import Issue, check
@@ -132,7 +132,7 @@ def rows_without_tools(subject: Subject) -> Issue | None:
     bare = [
         row
         for row in subject.rows
-        if not row.data.get("tools") and not any(name in (row.system or "") for name in subject.called)
+        if not row.data.get("tools") and not names_tool(row.system or "", subject.called)
     ]
     if not bare or not subject.called:
         return None
@@ -145,6 +145,11 @@ def rows_without_tools(subject: Subject) -> Issue | None:
         "convert the data with the fix tools: every row then shows the tools that evaluation shows",
         cite(bare),
     )
+
+
+def names_tool(text: str, names: Collection[str]) -> bool:
+    """Whether a text has one of the names as a word of its own: `run` is not in `running`."""
+    return any(name in text and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) for name in names)
 
 
 @check("data")

@@ -15,7 +15,7 @@ from stages.audit.subject import Subject
 from stages.core.prompts import offered_tools, turns_row
 from stages.core.render import render_row
 from stages.core.tools import EXECUTE_CODE
-from stages.core.wording import normalise
+from stages.core.wording import find_near, mask_paths, normalise
 from stages.core.words import plural
 
 PROVEN_BITS = {"dense": 6, "mixture of experts": 5}  # fewer were never shown to keep tool calls whole
@@ -156,6 +156,30 @@ def queries_in_training(subject: Subject) -> Issue | None:
         len(subject.plan.queries),
         "remove these rows from the training data, or evaluate on another suite",
         tuple(f"{query.id} = {row.place}: {query.question[:60]}" for query, row in same),
+    )
+
+
+@check("plan")
+def queries_near_training(subject: Subject) -> Issue | None:
+    """Evaluation queries that training asks in nearly the same words, or about another path."""
+    asked = [row for row in subject.train if row.question]
+    trained, wordings = ({each(row.question): row for row in asked} for each in (normalise, mask_paths))
+    near = [
+        (query, wordings[wording])
+        for query in subject.plan.queries
+        if normalise(query.question) not in trained  # queries_in_training says it
+        and (wording := find_near(mask_paths(query.question), list(wordings))) is not None
+    ]
+    if not near:
+        return None
+    return Issue(
+        "warning",
+        f"{len(near)} of {len(subject.plan.queries)} evaluation queries are nearly questions of training "
+        "rows, paths aside: the result says less about other questions",
+        len(near),
+        len(subject.plan.queries),
+        "evaluate on a suite of other questions as well",
+        tuple(f"{query.id} ~ {row.place}: {query.question[:60]}" for query, row in near[:EXAMPLES]),
     )
 
 

@@ -22,9 +22,9 @@ from stages.core.platform import require_disk
 from stages.core.prompts import query_row
 from stages.core.records import AuditReport, Recipe, read_record, write_record
 from stages.core.suite import load_suites
-from stages.core.tokenizer import read_template
+from stages.core.tokenizer import read_template, template_hash
 
-AUDIT_VERSION = 3  # raised by every change that can change a finding
+AUDIT_VERSION = 4  # raised by every change that can change a finding
 REPORT = "audit.json"
 MODEL_SETTINGS = {"dialect", "legacy_dialect", "chat_template", "system", "billions"}
 
@@ -45,7 +45,8 @@ def audit(options: Options) -> Outcome:
     with build_artifact(target, recipe, given=options.given) as build:
         write_record(build.folder / REPORT, report)
         (build.folder / "audit.md").write_text(write_markdown(report), "utf-8")
-        build.facts |= {"stop_ids": subject.plan.stops, "turn_ends": subject.turn_ends}
+        build.facts |= {"turn_ends": subject.turn_ends}
+        build.template, build.stop_ids = template_hash(subject.tokenizer), subject.plan.stops
     return _outcome(target, report)
 
 

@@ -29,6 +29,7 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 class Base:
     """The base model's files; of the weights their size alone."""
 
+    folder: Path
     config: dict[str, Any]
     generation: dict[str, Any] | None
     templates: dict[str, str]
@@ -128,6 +129,7 @@ def read_base(folder: Path) -> Base:
         more = {path.stem: path.read_text("utf-8") for path in (folder / MORE_TEMPLATES).glob("*.jinja")}
         templates[JINJA] = choose_template({"default": (folder / JINJA).read_text("utf-8"), **more})
     return Base(
+        folder=folder,
         config=read_json(folder / "config.json"),
         generation=read_json(generation) if generation.is_file() else None,
         templates={name: text for name, text in templates.items() if text},

@@ -84,6 +84,7 @@ def convert_data(options: Options, request: Request | None = None) -> Outcome:
                 shutil.rmtree(build.folder)  # other data are needed, and an unfinished run would forbid them
             raise
         build.facts |= card.summary()
+        build.seed = options.seed if request.valid_share else None
     return Outcome(out, lines=card.lines(), facts=card.summary())
 
 

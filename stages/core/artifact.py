@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -31,26 +32,42 @@ from stages.core.records import Given, Manifest, Recipe, read_record, write_reco
 from stages.core.words import another, plural
 
 MANIFEST = "manifest.json"
-PACKAGES = ("mlx", "mlx-lm", "transformers", "tokenizers", "numpy", "pydantic", "orjson", "scipy")
+OWN_MANIFEST = re.compile(rb'\{\s*"recipe"\s*:')
+PACKAGES = (
+    *("mlx", "mlx-lm", "transformers", "tokenizers", "jinja2", "numpy", "scipy-openblas32"),
+    *("pydantic", "pydantic-monty", "orjson", "pyarrow", "datasets"),
+)
 STRIDE, SAMPLE = 16 << 20, 64 << 10  # of a weight file: every so many bytes, so many are read
 
 
 @dataclass
 class Build:
-    """An artifact in the making: write files into `folder`, and what to remember into `facts`."""
+    """An artifact in the making: write files into `folder`, and what to remember into the other fields.
+
+    They are the manifest's fields of the same names.
+    """
 
     folder: Path
     facts: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    template: str | None = None
+    stop_ids: list[int] | None = None
+
+    def inherit(self, upstream: Manifest) -> None:
+        """Take over what holds along the chain: seed, chat template and stop ids."""
+        self.seed, self.template, self.stop_ids = upstream.seed, upstream.template, upstream.stop_ids
 
 
 def is_current(folder: Path, recipe: Recipe, *, force: bool) -> bool:
     """Whether the artifact exists and was made by this recipe.
 
-    Raises StageError when it was made by another one and `force` is off, and, whatever `force` says,
-    when the folder holds files that no stage wrote.
+    Raises StageError when it was made by another one, or has a damaged manifest, and `force` is off,
+    and, whatever `force` says, when the folder holds files that no stage wrote.
     """
     if folder.exists() and not folder.is_dir():
         raise StageError(f"{folder} is a file: name a folder with --out")
+    if force and (folder / MANIFEST).is_file() and _is_ours(folder / MANIFEST):
+        return False  # a damaged one too
     manifest = read_manifest(folder)  # a file of this name that is not ours is refused here
     if manifest is None and folder.exists() and any(folder.iterdir()):
         raise StageError(f"{folder} holds files that are not a stage's output: name another --out folder")
@@ -108,6 +125,9 @@ def build_artifact(
             commit=git_commit(),
             facts=build.facts,
             given=given,
+            seed=build.seed,
+            template=build.template,
+            stop_ids=build.stop_ids,
         )
         write_record(partial / MANIFEST, manifest)
         _replace(partial, folder)
@@ -126,9 +146,23 @@ def build_artifact(
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a finished artifact, or None when there is none."""
+    """The manifest of a finished artifact, or None when there is none.
+
+    Raises StageError for one that cannot be read, and for a file of this name that no stage wrote.
+    """
     path = folder / MANIFEST
-    return read_record(path, Manifest) if path.is_file() else None
+    try:
+        return read_record(path, Manifest) if path.is_file() else None
+    except StageError as error:
+        remedy = (
+            f"make {folder} anew with --force" if _is_ours(path) else "it is no stage's: name another folder"
+        )
+        raise StageError(f"{error}: {remedy}") from None
+
+
+def _is_ours(manifest: Path) -> bool:
+    """Whether a manifest that cannot be read begins as those of the stages do."""
+    return OWN_MANIFEST.match(manifest.read_bytes()) is not None
 
 
 def require_artifact(folder: Path, stage: str, command: str, *, also: Collection[str] = ()) -> Manifest:
@@ -218,10 +252,10 @@ def git_commit() -> str:
 def _open_partial(partial: Path, recipe: Recipe, *, resume: bool, force: bool) -> None:
     mark = partial / "recipe.json"
     if resume and mark.is_file():
-        begun = read_record(mark, Recipe)
+        begun = _read_begun(mark, force=force)
         if begun == recipe:
             return
-        if not force:
+        if begun and not force:
             raise StageError(
                 f"an unfinished run with {_difference(begun, recipe)} is in {partial}: "
                 "finish it with those options, or discard it with --force"
@@ -229,6 +263,16 @@ def _open_partial(partial: Path, recipe: Recipe, *, resume: bool, force: bool) -
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     write_record(mark, recipe)
+
+
+def _read_begun(mark: Path, *, force: bool) -> Recipe | None:
+    """The recipe of an unfinished build; one that cannot be read is nothing to go on with."""
+    try:
+        return read_record(mark, Recipe)
+    except StageError as error:
+        if force:
+            return None
+        raise StageError(f"{error}: discard what is unfinished there with --force") from None
 
 
 def _replace(partial: Path, folder: Path) -> None:

@@ -93,6 +93,8 @@ def describe_blas() -> str:
     if not is_installed("mlx-cpu"):
         return "BLAS: not needed (MLX does not compute on the CPU here)"
     path = _find_preloaded()
+    if path is None and (wanted := os.environ.get(GUARD)):
+        return f"BLAS: reference (slow): preloading {wanted} failed, see what the loader says above"
     if path is None:
         return f"BLAS: reference (slow): {ADVICE}"
     library = ctypes.CDLL(None)

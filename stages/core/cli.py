@@ -27,18 +27,20 @@ from stages.core.errors import INTERRUPTED, StageError, StageFailed
 from stages.core.fixes import FixSet, arm_name, arm_slug, parse_fixes, takes_option
 from stages.core.flags import (
     ROW_FLAGS,
+    SINGLE_OPTIONS,
     ShowHelp,
     add_section,
     folder,
+    is_taken,
     option_words,
-    sections_taken,
     whole_number,
 )
 from stages.core.interrupts import catch_interrupts
 from stages.core.preset import SECTIONS, Preset, load_preset, section_of
 from stages.core.records import Given, Recipe
 
-SEEDLESS = ("convert_data", "audit")  # stages whose output does not depend on the seed
+# Stages whose place does not depend on the seed; with --valid-share convert_data draws rows with it.
+SEEDLESS = ("convert_data", "audit")
 CUDA_DRIVER = "libcuda.so.1"  # comes with NVIDIA's driver, not with a package
 UNUSABLE_PLACE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),  # no room
@@ -112,7 +114,7 @@ class Options:
     def command(self, stage: str) -> str:
         """The shell command that makes the output of a stage for these options, its own ones among them."""
         seed = "" if stage in SEEDLESS or self.seed == 0 else f" --seed {self.seed}"
-        own = {k: v for k, v in self.overrides.items() if section_of(k) in sections_taken(stage)}
+        own = {k: v for k, v in self.overrides.items() if is_taken(k, stage)}
         if stage != "audit":  # which looks at the whole plan, and takes what the arm does not
             own = {k: v for k, v in own.items() if takes_option(self.fixes, k)}
         own |= self.rows if stage in ("convert_data", "retest_fair") else {}
@@ -145,9 +147,9 @@ class Outcome:
 
 
 def finished(folder: Path) -> Outcome:
-    """The outcome of a stage that finds its output up to date; the facts are the manifest's."""
+    """The outcome of a stage that finds its output up to date; the facts are those of the manifest."""
     manifest = read_manifest(folder)
-    return Outcome(folder, up_to_date=True, facts=dict(manifest.facts) if manifest else {})
+    return Outcome(folder, up_to_date=True, facts=manifest.told if manifest else {})
 
 
 def is_finished(stage: str, options: Options, make_recipe: Callable[[Options], Recipe]) -> bool:
@@ -269,6 +271,8 @@ def build_parser(
     parser.set_defaults(model="smol", fixes=arm, seed=0 if arm else None)
     for section in ("model", *sections):
         add_section(parser, section)
+    for option in SINGLE_OPTIONS.get(stage, ()):
+        add_section(parser, section_of(option), (option,))
     return parser
 
 

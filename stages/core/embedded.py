@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from tempfile import mkdtemp
@@ -28,6 +29,10 @@ GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 CONVERTER = 1  # raised by every change that changes a written byte
 RECORD_NAME = "embedded.json"
+WRITTEN = (
+    *("config.json", "generation_config.json", "model.safetensors"),
+    *("tokenizer.json", "tokenizer_config.json"),
+)
 
 _GROUP = 32
 _CONTROL = 3  # GGUF token type: a control token, never made by merging text
@@ -69,13 +74,13 @@ def find_embedded_gguf() -> Path:
 def build_embedded_model(folder: Path) -> None:
     """Write the embedded model into `folder`, which appears whole or not at all.
 
-    An up-to-date folder is left as it is. Raises StageError when the package is missing or
-    damaged, or when `folder` already holds something else.
+    An up-to-date folder is left as it is; an older or incomplete one of ours is replaced. Raises
+    StageError when the package is missing or damaged, or when `folder` already holds something else.
     """
     record = {"package": PACKAGE, "file": GGUF_NAME, "sha256": GGUF_SHA256, "converter": CONVERTER}
-    if folder.exists() and any(folder.iterdir()):
-        if _read_record(folder) == record:
-            return
+    if _is_whole(folder, record):
+        return
+    if folder.exists() and any(folder.iterdir()) and not _is_ours(folder):
         raise StageError(f"{folder} holds something else than this embedded model: remove it")
     source = find_embedded_gguf()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -90,12 +95,28 @@ def build_embedded_model(folder: Path) -> None:
 
 
 def _move_into_place(building: Path, folder: Path, record: dict[str, Any]) -> None:
+    if _is_ours(folder) and not _is_whole(folder, record):
+        with suppress(FileNotFoundError):  # another process has moved it
+            folder.replace(building.with_name(f"{building.name}.old"))
     try:
         building.replace(folder)
     except OSError:
         # Another process was faster; what it wrote is the same, byte for byte.
-        if not folder.is_dir() or _read_record(folder) != record:
+        if not _is_whole(folder, record):
             raise
+    finally:
+        shutil.rmtree(building.with_name(f"{building.name}.old"), ignore_errors=True)
+
+
+def _is_whole(folder: Path, record: dict[str, Any]) -> bool:
+    """Whether it is this very model, with all of its files."""
+    return _read_record(folder) == record and all((folder / name).is_file() for name in WRITTEN)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether it was written here, by whatever converter."""
+    record = _read_record(folder)
+    return isinstance(record, dict) and record.get("package") == PACKAGE
 
 
 def _read_record(folder: Path) -> Any:

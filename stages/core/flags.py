@@ -7,7 +7,16 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.core.preset import SECTIONS, Preset, flag_of, item_type, load_preset, option_choices, option_type
+from stages.core.preset import (
+    SECTIONS,
+    Preset,
+    flag_of,
+    item_type,
+    load_preset,
+    option_choices,
+    option_type,
+    section_of,
+)
 
 
 def whole_number(text: str) -> int:
@@ -56,14 +65,19 @@ def seed_list(text: str) -> tuple[int, ...]:
 
 
 _PARSERS: dict[type, Any] = {int: whole_number, float: number, str: str}
+SINGLE_OPTIONS = {"convert_data": ("max_seq_length",)}  # of other sections; its card counts longer rows
 ROW_FLAGS = ("valid_share", "tools", "dedup")
 _METAVARS: dict[type, str] = {int: "N", float: "NUMBER", str: "TEXT", tuple: "A,B,…"}
 
 
-def add_section(parser: argparse.ArgumentParser, section: str) -> None:
-    """A flag for every option of a preset's section."""
+def add_section(
+    parser: argparse.ArgumentParser, section: str, options: Collection[str] | None = None
+) -> None:
+    """A flag for every option of a preset's section, or for some of them."""
     group = parser.add_argument_group(f"[{section}] of the preset")
     for name, info in SECTIONS[section].model_fields.items():
+        if options is not None and name not in options:
+            continue
         kind, choices = option_type(info.annotation), option_choices(info.annotation)
         help_text = f"{(info.description or '').replace('%', '%%')} (%(default)s)"
         if kind is bool:
@@ -144,5 +158,10 @@ def option_words(name: str, value: object) -> list[str]:
 
 
 def sections_taken(stage: str) -> Collection[str]:
-    """The sections of a preset whose options a stage's command line takes."""
+    """The sections of a preset all of whose options a stage's command line takes."""
     return SECTIONS if stage in ("audit", "retest_fair") else ("model", stage)
+
+
+def is_taken(option: str, stage: str) -> bool:
+    """Whether a stage's command line takes an option of a preset."""
+    return section_of(option) in sections_taken(stage) or option in SINGLE_OPTIONS.get(stage, ())

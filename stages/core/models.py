@@ -43,6 +43,20 @@ def find_model(preset: Preset, artifacts: Path, *, beside_gb: float = 0.0) -> Pa
     return _find_folder(source) or _find_hub_model(source, preset.name, artifacts, beside_gb)
 
 
+def find_local_model(preset: Preset, artifacts: Path) -> Path | None:
+    """The folder of the base model where it is on this machine; nothing is built or fetched for it."""
+    source = preset.model.source
+    if source == EMBEDDED:
+        folder = artifacts / "models" / "smollm2-135m"
+        return folder if folder.is_dir() else None
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return _find_folder(source) or _look_into_cache(source)[1]
+    except (StageError, HFValidationError):
+        return None
+
+
 @contextmanager
 def find_tokenizer(preset: Preset, artifacts: Path, *, fetch: bool) -> Iterator[Path]:
     """A folder with the tokenizer of the preset's model, for as long as the block lasts; no MLX needed.

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stages.core.errors import StageError
 from stages.core.problems import first_problem
 
 SCHEMA_VERSION = 1
 DEEPEST = 100  # objects and lists in each other; orjson writes 254
+
+
+def _require_version(number: int) -> int:
+    if number != SCHEMA_VERSION:
+        raise ValueError(f"version {number}, and this program reads version {SCHEMA_VERSION}")
+    return number
+
+
+SchemaVersion = Annotated[int, AfterValidator(_require_version)]
 
 
 class Record(BaseModel):
@@ -27,7 +36,7 @@ R = TypeVar("R", bound=BaseModel)
 class Recipe(Record):
     """What decides the content of an artifact."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: SchemaVersion = SCHEMA_VERSION
     stage: str = Field(description="the stage that makes it")
     settings: dict[str, Any] = Field(description="the resolved settings that the stage uses")
     inputs: dict[str, str] = Field(description="fingerprint of every input, by its role")
@@ -55,6 +64,28 @@ class Manifest(Record):
     commit: str = Field(description="commit of the code, with + when files differed")
     facts: dict[str, Any] = Field(description="what the stage found out, such as stop ids")
     given: Given | None = Field(None, description="None where no command line was read")
+    seed: int | None = Field(None, description="what was random here or upstream; None where nothing was")
+    template: str | None = Field(
+        None, description="hash of the chat template of the model; None for rows, which have none yet"
+    )
+    stop_ids: list[int] | None = Field(
+        None, description="ids that end a turn in training, or at which the model stops"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_older(cls, data: Any) -> Any:
+        """Manifests of the first days have template and stop ids among the facts."""
+        if not isinstance(data, dict) or not isinstance(facts := data.get("facts"), dict):
+            return data
+        moved = {name: facts[name] for name in ("template", "stop_ids") if name in facts}
+        return moved | data | {"facts": {name: fact for name, fact in facts.items() if name not in moved}}
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The facts, with the chat template and the stop ids where they are known."""
+        known = {"template": self.template, "stop_ids": self.stop_ids}
+        return self.facts | {name: value for name, value in known.items() if value is not None}
 
 
 class Finding(Record):
@@ -74,7 +105,7 @@ class Finding(Record):
 class AuditReport(Record):
     """The audit of one arm's set-up, before any training."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: SchemaVersion = SCHEMA_VERSION
     model: str
     arm: str
     checks: list[str] = Field(description="every check that ran, found something or not")
@@ -289,7 +320,7 @@ class AnswerRates(Record):
 class EvalSummary(Record):
     """The result of one model, arm and suite."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: SchemaVersion = SCHEMA_VERSION
     scorer_version: int = Field(description="raised by every change of the rules that can change a score")
     model: str = Field(description="the preset's name")
     title: str
@@ -362,9 +393,15 @@ def read_record(path: Path, kind: type[R]) -> R:
 
 
 def _explain(kind: type[BaseModel], error: ValidationError) -> str:
-    """Such as `Rate at n: use 1 or more`."""
+    """Such as `Rate at n: use 1 or more`; another version comes before what it has brought with it."""
+    if newer := [str(mistake["ctx"]["error"]) for mistake in error.errors() if _is_version(mistake["loc"])]:
+        return f"{kind.__name__}: {newer[0]}"
     problem = first_problem(error)
     return f"{kind.__name__} at {'.'.join(map(str, problem.where)) or 'top'}: {problem.reason}"
+
+
+def _is_version(place: tuple[int | str, ...]) -> bool:
+    return place[-1:] == ("schema_version",)
 
 
 def write_lines(path: Path, records: list[R]) -> None:
@@ -404,7 +441,7 @@ class SeedAnswer(Record):
 class Verdict(Record):
     """What a report concludes; the ratio is the candidate's decision rate over the reference's."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: SchemaVersion = SCHEMA_VERSION
     report: str = Field(description="the report's name, reports/NAME.md")
     candidate: str = Field(description="title of the small model")
     arm: str

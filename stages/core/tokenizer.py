@@ -72,3 +72,16 @@ def template_source(setup: ModelSetup) -> str:
 def template_hash(tokenizer: Tokenizer) -> str:
     """SHA-256 of the chat template, the first 16 hex digits."""
     return hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()[:16]
+
+
+def require_template(folder: Path, tokenizer: Tokenizer, trained: str | None) -> None:
+    """Raise StageError when a model folder's chat template is not the one that the model was trained with.
+
+    `trained` is that one's hash, None where it is not known. What a manifest says does not tell what a
+    program will load: files may have been changed or exchanged since.
+    """
+    if trained is not None and template_hash(tokenizer) != trained:
+        raise StageError(
+            f"{folder} holds another chat template than the one that its model was trained with: "
+            "make the folder again with --force"
+        )

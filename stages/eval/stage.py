@@ -88,13 +88,11 @@ def choose_engine(options: Options, request: Request) -> Engine:
         return Endpoint(transport, setup.model.dialect, request.served_model, request.concurrency, kept)
     folder = options.input("quantize")
     # A folder that fuse did not write has its own template, unless the preset names another.
-    foreign = (folder / "config.json").is_file() and read_manifest(folder) is None
-    if foreign:
-        content = fingerprint_model(folder)
-    else:
-        content = require_artifact(folder, "quantize", options.advice("quantize"), also=("fuse",)).content
-    own = setup.model if foreign else None
-    return LocalEngine(folder, content, setup.eval.completion_batch, setup.model.dialect, own)
+    batch, dialect = setup.eval.completion_batch, setup.model.dialect
+    if (folder / "config.json").is_file() and read_manifest(folder) is None:
+        return LocalEngine(folder, fingerprint_model(folder), batch, dialect, setup.model)
+    made = require_artifact(folder, "quantize", options.advice("quantize"), also=("fuse",))
+    return LocalEngine(folder, made.content, batch, dialect, template=made.template)
 
 
 def _sweep(run: _Run, suites: Sequence[Suite]) -> Outcome:
@@ -133,6 +131,8 @@ class _Run:
     def __init__(self, options: Options, engine: Engine) -> None:
         self.options, self.engine = options, engine
         self._model = engine.fingerprint()
+        # Of a server, of recorded replies and of a folder that no stage wrote nothing of the kind is known.
+        self._made = read_manifest(options.input("quantize")) if engine.name == "local" else None
 
     def require(self, suite: Suite, cell: Cell, target: Path) -> tuple[EvalSummary, bool]:
         """The summary of a suite, evaluated unless its output is current, and whether it was."""
@@ -143,6 +143,8 @@ class _Run:
         with build_artifact(target, recipe, given=self.options.given) as build:
             summary = self.evaluate(suite, cell, build.folder)
             build.facts |= self.engine.facts()
+            if self._made is not None:
+                build.inherit(self._made)
         return summary, False
 
     def questions(self, suite: Suite, cell: Cell) -> list[Question]:

@@ -61,8 +61,9 @@ def fuse(options: Options) -> Outcome:
         save_model(build.folder, model, donate_model=True)
         write_configs(build.folder, base, config, stops)
         write_tokenizer(build.folder, base, tokenizer, stops)
-        build.facts |= {"stop_ids": stops, "template": template_hash(tokenizer)}
-    return Outcome(target, facts=build.facts)
+        build.inherit(trained)
+        build.stop_ids = stops
+    return Outcome(target, facts=finished(target).facts)
 
 
 def require_same_base(adapter: Path, trained: Manifest, recipe: Recipe, template: str) -> None:
@@ -71,7 +72,7 @@ def require_same_base(adapter: Path, trained: Manifest, recipe: Recipe, template
         raise StageError(
             f"{adapter} was trained on another base model: give the --model and --source of its training"
         )
-    if trained.facts.get("template") != template:
+    if trained.template != template:
         raise StageError(
             f"{adapter} was trained with another chat template: give the --chat-template of its training"
         )

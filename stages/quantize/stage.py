@@ -12,13 +12,16 @@ from typing import Any
 from mlx_lm.utils import compute_bits_per_weight, load_model, quantize_model, save_config, save_model
 
 from stages.core import progress
-from stages.core.artifact import build_artifact, is_current, require_artifact
-from stages.core.cli import Options, Outcome, finished
+from stages.core.artifact import build_artifact, fingerprint_model, is_current, require_artifact
+from stages.core.cli import Options, Outcome, artifacts_root, finished
 from stages.core.compute import Model, compute_weights, device_free_gb, explain_loading
 from stages.core.errors import StageError
-from stages.core.models import missing_files
+from stages.core.models import find_local_model, missing_files
 from stages.core.platform import folder_size_gb, require_disk, require_memory
 from stages.core.preset import QuantizeSetup, option_choices
+from stages.core.records import Manifest
+from stages.core.tokenizer import load_tokenizer, require_template
+from stages.quantize.change import Change, describe_change, measure_change
 from stages.quantize.recipe import make_recipe
 
 GROUP_SIZES: tuple[int, ...] = option_choices(QuantizeSetup.model_fields["group_size"].annotation) or ()
@@ -38,16 +41,28 @@ def quantize(options: Options) -> Outcome:
     size_gb = folder_size_gb(fused) * bits / 16
     require_disk(target, size_gb + 0.02, "the quantized model")
     require_memory(size_gb, "the quantized model", device_free_gb())
+    require_template(fused, load_tokenizer(fused), manifest.template)
     with build_artifact(target, recipe, given=options.given) as build:
         per_weight = quantize_folder(fused, build.folder, bits=bits, group_size=setup.group_size)
         build.facts |= {
             "bits": bits,
             "bits_per_weight": round(per_weight, 3),
             "disk_gb": folder_size_gb(build.folder),
-            "stop_ids": manifest.facts.get("stop_ids"),
         }
+        build.inherit(manifest)
+        change = find_change(options, manifest, fused, build.folder)
+        build.facts |= {"change": change} if change else {}
     line = f"{bits} bits, {per_weight:.2f} per weight with scales, {build.facts['disk_gb']:.3f} GB"
-    return Outcome(target, lines=(line,), facts=build.facts)
+    lines = (line, describe_change(change)) if change else (line,)
+    return Outcome(target, lines=lines, facts=finished(target).facts)
+
+
+def find_change(options: Options, made: Manifest, fused: Path, quantized: Path) -> Change | None:
+    """What rounding leaves of the adapter; None where the base it was trained on is not on this machine."""
+    base = find_local_model(options.preset, artifacts_root())
+    if base is None or fingerprint_model(base) != made.recipe.inputs.get("model"):
+        return None
+    return measure_change(base, fused, quantized)
 
 
 def quantize_folder(source: Path, target: Path, *, bits: int, group_size: int) -> float:

@@ -25,7 +25,7 @@ def _same_rows(a: Arm, b: Arm) -> str:
 
 
 def _same_stops(a: Arm, b: Arm) -> str:
-    stops = [arm.manifests["fuse"].facts.get("stop_ids") for arm in (a, b) if "fuse" in arm.manifests]
+    stops = [arm.manifests["fuse"].stop_ids for arm in (a, b) if "fuse" in arm.manifests]
     if len(stops) == 2 and stops[0] == stops[1] and stops[0]:
         return f"the fused models of both arms stop at the same ids {stops[0]}"
     return ""

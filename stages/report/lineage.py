@@ -47,9 +47,12 @@ def require_lineage(
 
 
 def _require_same_inputs(options: Options, audit: Manifest, train: Manifest) -> None:
-    """The audit must be about the rows and the base model of the training."""
-    for role, noun in SHARED.items():
-        if audit.recipe.inputs.get(role) != train.recipe.inputs.get(role):
+    """The audit must be about the rows, the base model and the chat template of the training."""
+    pairs = {noun: [m.recipe.inputs.get(role) for m in (audit, train)] for role, noun in SHARED.items()}
+    if None not in (audit.template, train.template):  # older audits do not say it
+        pairs["chat templates"] = [audit.template, train.template]
+    for noun, (audited, trained) in pairs.items():
+        if audited != trained:
             older = "train" if train.created < audit.created else "audit"
             raise StageError(
                 f"{_name(options)}: audit and train had different {noun}, {older} is the older: "

@@ -79,8 +79,9 @@ def _write_point(verdict: Verdict, small: str, large: str) -> str:
     mine = f"On suite {plain(verdict.suite)}, {small} decides {rate_cell(decision)} right"
     if reference is None or verdict.ratio is None or verdict.point_answer is None:
         return f"The rule gives no answer: no ratio to {large} can be formed. {mine}."
+    plainly = f", so stay with {large}" if verdict.point_answer == "stay with large" else ""
     return (
-        f"The rule's answer to the point estimate: **{name_answer(verdict.point_answer, large)}**. "
+        f"The rule's answer to the point estimate: **{name_answer(verdict.point_answer, large)}**{plainly}. "
         f"{mine}, {large} ({verdict.reference_source}) {rate_cell(reference)}: "
         f"**{share_of(decision.value, reference.value)} of {large}**, 95 % interval {_interval(verdict)}."
     )

@@ -83,15 +83,16 @@ def _stages(arms: Sequence[Arm]) -> str:
 def _facts(arms: Sequence[Arm]) -> str:
     rows = []
     for arm in arms:
-        train, fuse = (arm.manifests[s].facts if s in arm.manifests else {} for s in ("train", "fuse"))
+        train, fuse = (arm.manifests.get(stage) for stage in ("train", "fuse"))
         quantize = arm.manifests["quantize"].recipe.settings if "quantize" in arm.manifests else {}
+        template = (fuse and fuse.template) or (train and train.template) or NONE
         rows.append(
             [
                 _name(arm, arms),
                 str(arm.options.seed),
-                plain(str(fuse.get("template", train.get("template", NONE)))[:12]),
-                _ids(train.get("stop_ids")),
-                _ids(fuse.get("stop_ids")),
+                plain(template[:12]),
+                _ids(train.stop_ids if train else None),
+                _ids(fuse.stop_ids if fuse else None),
                 plain(str(quantize.get("bits", NONE))),
             ]
         )

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from stages.core.errors import StageError
-from stages.core.records import SCHEMA_VERSION, EvalSummary, Record, read_record
+from stages.core.records import SCHEMA_VERSION, EvalSummary, Record, SchemaVersion, read_record
 
 RECORDED = Path(__file__).resolve().parents[2] / "reports" / "recorded"
 FIRST_EXPERIMENT = "first-experiment"
@@ -46,7 +46,7 @@ class RecordedTraining(Record):
 class Recorded(Record):
     """A published experiment: two results, and how the candidate was made."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: SchemaVersion = SCHEMA_VERSION
     name: str
     title: str
     source: Literal["recorded, not measured here"]

@@ -22,6 +22,7 @@ from stages.report.opening import describe_rule, name_answer, write_matrix, writ
 from stages.report.pages import save_page
 from stages.report.plot import draw_losses
 from stages.report.provenance import write_provenance, write_recorded_provenance
+from stages.report.quantizing import write_quantizing
 from stages.report.recorded import FIRST_EXPERIMENT, Recorded, RecordedFlaw, load_recorded
 from stages.report.reference import find_reference, match_result
 from stages.report.request import Request
@@ -100,6 +101,7 @@ def report_model(preset: Preset, request: Request) -> Verdict:
         write_fixes(arms),
         write_findings(arms),
         write_training(arms, plot_name(preset.name)),
+        write_quantizing(arms),
         write_failures(arm, suite),
         write_provenance(arms, [*matches.values()], reference, recorded),
     ]

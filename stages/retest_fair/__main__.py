@@ -40,6 +40,12 @@ def _read_plan(args: argparse.Namespace) -> Plan:
         raise StageError("--fixes names one arm and --arms several: give one of the two")
     if args.seed is not None and args.seeds is not None:
         raise StageError("--seed names one seed and --seeds several: give one of the two")
+    share = options.rows.get("valid_share")
+    if share is not None and not 0 < share < 1:
+        raise StageError(
+            f"--valid-share {share:g}: training needs a valid split, use a share "
+            "above 0 and below 1, such as 0.1"
+        )
     texts = options.preset.arms if args.arms is None else args.arms.split(",")
     arms = distinct_arms(texts) if args.fixes is None else (options.fixes,)
     require_taken(options.overrides, arms)

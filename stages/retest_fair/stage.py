@@ -15,11 +15,10 @@ from stages.core import progress
 from stages.core.cli import SEEDLESS, Options, artifacts_root
 from stages.core.errors import StageError, StageFailed
 from stages.core.fixes import FAIR, FIXES, FixSet, arm_name, arm_slug, takes_option
-from stages.core.flags import option_words, sections_taken
+from stages.core.flags import is_taken, option_words
 from stages.core.models import expect_weights, require_model
 from stages.core.pages import require_own_files
 from stages.core.platform import require_disk
-from stages.core.preset import section_of
 from stages.core.records import AuditReport, read_record
 from stages.core.suite import load_suites
 
@@ -117,7 +116,7 @@ def stage_arguments(plan: Plan, step: Step) -> list[str]:
         arguments += [word for name, value in options.rows.items() for word in option_words(name, value)]
     for name, value in options.overrides.items():
         taken = step.stage != "quantize" or takes_option(step.fixes, name)
-        if taken and section_of(name) in sections_taken(step.stage):
+        if taken and is_taken(name, step.stage):
             arguments += option_words(name, value)
     return arguments
 
@@ -164,6 +163,8 @@ def _announce(plan: Plan, log: Path) -> None:
     progress.say(f"retest_fair: {options.preset.title}, arms {', '.join(arm_name(a) for a in plan.arms)}")
     seeds = f"seed{'s' * (len(plan.seeds) > 1)} {', '.join(map(str, plan.seeds))}"
     progress.say(f"  {seeds}, reference {options.preset.model.reference}, log {log}")
+    if share := options.rows.get("valid_share"):
+        progress.say(f"  valid: {share:g} of the rows, drawn with seed 0, the same ones for every seed")
     for fixes in plan.arms:
         off = [name for name in FIXES if name not in fixes]
         progress.say(

@@ -80,10 +80,10 @@ def train(options: Options) -> Outcome:
             "best_step": state.best_step,
             "rows": len(train_rows),
             "ranks": ranks.size,
-            "template": template_hash(tokenizer),
-            "stop_ids": turn_end_ids(tokenizer, turns),
             "device_peak_gb": device_peak_gb(),
         }
+        build.seed, build.template = options.seed, template_hash(tokenizer)
+        build.stop_ids = turn_end_ids(tokenizer, turns)
     best = f"best validation loss {state.best_loss:.4f}, at step {state.best_step}"
     return Outcome(target, lines=(best,), facts=finished(target).facts)
 

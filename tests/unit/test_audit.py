@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.audit.data import has_string_arguments
+from stages.audit.data import has_string_arguments, names_tool
 from stages.audit.plan import longest_turn
 from stages.audit.registry import CHECKS, Issue, check
 from stages.audit.report import describe_audit, write_markdown
@@ -111,6 +111,22 @@ def test_string_arguments_are_found_in_rows_and_in_text(arguments: Any, text: st
     call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
     data = {"messages": [{"role": "assistant", "content": "", "tool_calls": [call]}]}
     assert has_string_arguments(make_row("train", 1, data, text)) is found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("You are good at running and at prefixes.", False),
+        ("Tools: run, fs.read", True),
+        ("Call `run(command)`.", True),
+        ('{"name": "fs.read"}', True),
+        ("The tool fs_read, and rerun.", False),
+        ("run", True),
+        ("", False),
+    ],
+)
+def test_a_tool_is_named_by_a_whole_word(text: str, found: bool) -> None:
+    assert names_tool(text, ("run", "fs.read", "fix")) is found
 
 
 def write_base(folder: Path, **files: Any) -> Path:

@@ -525,5 +525,6 @@ def test_the_parser_and_the_bits_of_an_arm(fixes: FixSet) -> None:
 
 def test_what_is_up_to_date_answers_with_its_facts(tmp_path: Path) -> None:
     with build_artifact(tmp_path / "out", Recipe(stage="s", settings={}, inputs={})) as build:
-        build.facts["stop_ids"] = [2]
-    assert finished(tmp_path / "out") == Outcome(tmp_path / "out", up_to_date=True, facts={"stop_ids": [2]})
+        build.facts["rows"], build.stop_ids = 7, [2]
+    facts = {"rows": 7, "stop_ids": [2]}
+    assert finished(tmp_path / "out") == Outcome(tmp_path / "out", up_to_date=True, facts=facts)

@@ -23,7 +23,7 @@ from stages.convert_data import pieces
 from stages.convert_data.request import Request
 from stages.convert_data.stage import CORPUS, convert_data
 from stages.core import progress
-from stages.core.artifact import MANIFEST
+from stages.core.artifact import MANIFEST, require_artifact
 from stages.core.chatml import Turn, join_chatml
 from stages.core.cli import Options, Outcome
 from stages.core.errors import StageError
@@ -380,6 +380,7 @@ def test_a_share_is_set_aside_with_its_duplicates(
     again = convert(path, tmp_path / "again", Request(valid_share=0.2, workers=1), fixes)
     other = convert(path, tmp_path / "other", Request(valid_share=0.2, workers=1), fixes, seed=1)
     require_same(contents(again.folder), contents(outcome.folder))
+    assert [require_artifact(o.folder, "convert_data", "").seed for o in (outcome, other)] == [0, 1]
     assert contents(other.folder)["valid.jsonl"] != contents(outcome.folder)["valid.jsonl"]
 
 
@@ -387,6 +388,7 @@ def test_without_a_valid_split_if_that_is_wanted(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(GOOD)
     assert list(convert(path, tmp_path / "out", Request(valid_share=0)).facts) == ["train"]
+    assert require_artifact(tmp_path / "out", "convert_data", "").seed is None, "nothing is drawn"
     assert not (tmp_path / "out" / "valid.jsonl").exists()
     with pytest.raises(StageError, match=r"--valid-share 0\.5 leaves a split without a row"):
         convert(path, tmp_path / "two", Request(valid_share=0.5))

@@ -45,6 +45,20 @@ def test_another_build_is_noticed(
     assert noxfile.has_other_build(tmp_path, "cuda") is for_cuda
 
 
+def test_options_of_the_tests_are_not_for_ruff(noxfile: ModuleType) -> None:
+    assert noxfile.part_options(["-k", "x"]) == ([], ["-k", "x"])
+    assert noxfile.part_options(["--fix", "-x"]) == (["--fix"], ["-x"])
+
+
+def test_every_session_stands_in_the_readme_with_an_example() -> None:
+    readme, source = ((ROOT / name).read_text("utf-8") for name in ("README.md", "noxfile.py"))
+    sessions = re.findall(r'^@nox\.session(?:\((?:name="(\w+)")?.*\))?\ndef (\w+)', source, re.M)
+    names = [given or name for given, name in sessions]
+    assert len(names) == 15
+    for name in names:
+        assert re.search(rf"^\| `{name}` \| .+ \| `nox -s {name}\b.*` \|$", readme, re.M), name
+
+
 def test_the_builds_are_the_packages_that_are_installed(noxfile: ModuleType) -> None:
     """A new name, such as mlx-cuda-13, has to be named in the noxfile too."""
     locked = re.findall(r"^(mlx-(?:cpu|cuda)[\w-]*)==", (ROOT / "constraints.txt").read_text("utf-8"), re.M)

@@ -140,6 +140,17 @@ def test_the_output_of_another_stage_is_said(chain: World) -> None:
         chain.write()
 
 
+def test_audit_and_training_share_the_chat_template(chain: World) -> None:
+    """An audit of before, which does not say its own, is taken as it is."""
+    path = Options(load_preset("smol"), FAIR).place("audit") / MANIFEST
+    audit = read_record(path, Manifest)
+    write_record(path, audit.model_copy(update={"template": "0123456789abcdef"}))
+    chain.write()
+    write_record(path, audit.model_copy(update={"template": "f" * 16, "created": "1999"}))
+    with pytest.raises(StageError, match="audit and train had different chat templates, audit is the older"):
+        chain.write()
+
+
 @pytest.mark.parametrize("stage", MADE_FROM)
 def test_the_stages_name_their_inputs_as_the_report_reads_them(stage: str) -> None:
     modules = sorted((ROOT / "stages" / stage).glob("*.py"))

@@ -77,3 +77,25 @@ def test_a_long_title_leaves_a_legible_heading(world: World) -> None:
     assert heading.endswith("…, fair arm")
     assert len(heading) < 200
     check_tables(world.page())
+
+
+def test_what_rounding_has_left_of_the_training(two_arms: World) -> None:
+    two_arms.write()
+    assert "## Quantization" not in two_arms.page(), "outputs of before, or without the base model"
+    layers = {
+        "0": {"ratio": 1.5, "kept": 0.98},
+        "1": {"ratio": 1.25, "kept": 1.01},
+        "2": {"ratio": 2, "kept": 0.9},
+    }
+    two_arms.quantize(FAIR, 6, layers)
+    two_arms.quantize(FLAWED, 5, {"0": {"ratio": 0.1, "kept": 0.02}})
+    two_arms.write()
+    lines = two_arms.page().partition("## Quantization\n\n")[2].splitlines()
+    assert lines[0].startswith(
+        "- flawed: at 5 bits 2 % of the adapter's change of the weights is kept (2 % to 2 % over "
+    )
+    assert lines[0].endswith("its size (0.10 to 0.10). **Most of what was trained is rounded away.**")
+    assert lines[1] == (
+        "- fair: at 6 bits 98 % of the adapter's change of the weights is kept (90 % to 101 % over 3 "
+        "layers), in 1.50 times its size (1.25 to 2.00)."
+    )

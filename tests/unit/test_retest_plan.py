@@ -112,6 +112,27 @@ def test_the_flags_of_the_rows_reach_the_conversion_alone() -> None:
     assert not set(words) & set(stage_arguments(asked, Step("train", FAIR, 0)))
 
 
+def test_the_conversion_counts_rows_that_are_too_long_for_this_training() -> None:
+    asked = plan(FAIR, overrides={"max_seq_length": 512, "iters": 7})
+    arguments = stage_arguments(asked, Step("convert_data", FAIR))
+    assert arguments[-1] == "--max-seq-length=512"
+    assert (
+        read_options(build_parser("convert_data", "").parse_args(arguments)).preset.train.max_seq_length
+        == 512
+    )
+    assert asked.options.command("convert_data").endswith(" --max-seq-length=512")
+    assert "--iters=7" in stage_arguments(asked, Step("train", FAIR, 0))
+
+
+def test_the_seed_of_the_rows_that_are_set_aside_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
+    monkeypatch.setenv("FAIR_RETEST_LOG", "")
+    assert main(["--seed", "3", "--valid-share", "0.2", "--suites", "no_such.json"]) == 2
+    assert "valid: 0.2 of the rows, drawn with seed 0, the same ones for every seed" in capfd.readouterr().out
+
+
 def test_shared_work_is_done_once() -> None:
     steps = list(list_steps(plan(("json", "tools"), FAIR)))
     assert [step.stage for step in steps] == [
@@ -306,6 +327,8 @@ def test_a_model_folder_needs_the_disk_of_its_own_weights(
         (["--seeds", "-1,2"], "--seeds"),
         (["--seeds", ","], "argument --seeds: ',': name each seed once"),
         (["--seeds", "1,x"], "argument --seeds: 'x' is not a whole number"),
+        (["--valid-share", "0"], "--valid-share 0: training needs a valid split, use a share above 0 and"),
+        (["--valid-share", "1.5"], "--valid-share 1.5: training needs a valid split"),
         (["--seeds", "0,1", "--seed", "0"], "--seed names one seed and --seeds several"),
         (
             ["--arms", "flawed,json", "--bits", "8"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.core.wording import normalise, normalise_to_bytes
+from stages.core.wording import find_near, mask_paths, normalise, normalise_to_bytes
 
 
 @given(st.text(st.characters(max_codepoint=127)))
@@ -29,6 +29,18 @@ def test_normalised_texts_ignore_case_marks_and_width() -> None:
     assert normalise("  What IS\n a “Decorator”?? ") == normalise("what is a decorator")
     assert normalise("ｆｉｌｅ") == "file"
     assert normalise("src/a.py") != normalise("src/b.py")
+
+
+def test_questions_that_differ_in_a_path_are_near() -> None:
+    assert mask_paths("Lint src/a.py!") == mask_paths("lint docs/b/c.md") == "lint pathword"
+    others = [mask_paths(text) for text in ("Run ruff on src/shop/cart.py, please.", "What is a decorator?")]
+    for text, near in (
+        ("Please run ruff on tests/test_cart.py", others[0]),
+        ("what's a decorator", others[1]),
+        ("Run the tests of src/shop/cart.py.", None),
+        ("What is a generator?", None),
+    ):
+        assert find_near(mask_paths(text), others) == near, text
 
 
 @given(st.text())

@@ -11,7 +11,7 @@ from stages.core.artifact import fingerprint_json
 from stages.core.compute import device_peak_gb
 from stages.core.platform import folder_size_gb, peak_memory_gb
 from stages.core.preset import ModelSetup
-from stages.core.tokenizer import template_source
+from stages.core.tokenizer import require_template, template_source
 from stages.eval.engines import Costs, EngineName, Keep, Question, Sampling
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class LocalEngine:
     """A model folder, loaded when the first question comes.
 
-    `content` is the folder's fingerprint; `setup` names the chat template of one that fuse did not write.
+    `content` is the folder's fingerprint; `setup` names the chat template of one that fuse did not write,
+    `template` is the hash of the one that it was trained with.
     """
 
     folder: Path
@@ -30,6 +31,7 @@ class LocalEngine:
     batch: int
     dialect: str
     setup: ModelSetup | None = None
+    template: str | None = None
     generator: Generator | None = None
 
     @property
@@ -68,5 +70,7 @@ class LocalEngine:
         from stages.eval.engines.generation import Generator  # with MLX, which nothing else here needs
 
         if self.generator is None:
-            self.generator = Generator.load(self.folder, self.setup, self.batch, self.dialect)
+            loaded = Generator.load(self.folder, self.setup, self.batch, self.dialect)
+            require_template(self.folder, loaded.tokenizer, self.template)
+            self.generator = loaded
         return self.generator
