@@ -18,6 +18,10 @@ from stages.core.suite import load_suite
 from stages.eval.repetition import find_loop
 from stages.eval.score import score_reply
 
+FOUR_TESTS = "".join(
+    f"def test_{n}() -> None:\n    client = TestClient(app)\n    assert client.get('/{n}').is_success\n\n"
+    for n in "abcd"
+)
 DATA = Path(__file__).resolve().parents[1] / "data"
 QUERIES = {query.id: query for query in load_suite(str(DATA / "labelled_queries.jsonl")).queries}
 REPLIES: list[dict[str, Any]] = [
@@ -45,6 +49,17 @@ def score(reply: dict[str, Any]) -> Score:
         ("First.\n" + "The same line three times.\n" * 3 + "An end.", None),
         ("\n".join(f"{i}. Always the same advice here." for i in range(5)) + "\nAn end.", 2),
         ("| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | 4 |\n| 5 | 6 |\n| 7 | 8 |", None),
+        ("The tests:\n```python\n" + FOUR_TESTS + "```\nEach has a client.", None),
+        ("<tool_call>\n" + FOUR_TESTS + "</tool_call>", None),
+        (FOUR_TESTS, 22),
+        ("See:\n```\n" + "total = total + 1  # more\n" * 5 + "```\nSo it grows.", 9),
+        ("```\na = 1\n```\n" + "I will call the tool now, and wait.\n```\nb\n```\n" * 4 + "The end.", 14),
+        ("An answer.\n\n" + "-" * 60, None),
+        ("An answer.\n\n" + "=-" * 60 + "\n", None),
+        ("An answer.\n\n" + "-" * 300, 12),
+        ("| a | b | c |\n" + "|---" * 20 + "|", None),
+        ("!" * 60, None),
+        ("ha" * 30, 0),
     ],
 )
 def test_where_a_text_begins_to_repeat_itself(text: str, start: int | None) -> None:
