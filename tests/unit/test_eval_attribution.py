@@ -1,9 +1,13 @@
-"""What went wrong first: replies labelled by reading them, before the attribution was run on them."""
+"""What went wrong first: replies labelled by reading them, before the attribution was run on them.
+
+The labels of replies with code are about what that code does, so it is run here as in an evaluation.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +19,9 @@ from hypothesis import strategies as st
 from stages.core.dialects import DIALECTS
 from stages.core.records import Cause, RawReply, Score
 from stages.core.suite import load_suite
+from stages.eval.behaviour import RunCode
 from stages.eval.repetition import find_loop
+from stages.eval.sandbox import CodeRunner, Sandbox
 from stages.eval.score import score_reply
 
 FOUR_TESTS = "".join(
@@ -29,9 +35,15 @@ REPLIES: list[dict[str, Any]] = [
 ]
 
 
-def score(reply: dict[str, Any]) -> Score:
+def score(reply: dict[str, Any], run_code: RunCode | None = None) -> Score:
     raw = RawReply(id=reply["query"], text=reply["text"], tokens=9, finish=reply["finish"], seconds=0.1)
-    return score_reply(QUERIES[reply["query"]], raw, reply["dialect"])
+    return score_reply(QUERIES[reply["query"]], raw, reply["dialect"], run_code)
+
+
+@pytest.fixture(scope="module")
+def run_code() -> Iterator[CodeRunner]:
+    with Sandbox() as sandbox:
+        yield CodeRunner(sandbox)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +128,7 @@ def test_all_causes_and_dialects_are_labelled() -> None:
 
 
 @pytest.mark.parametrize("reply", REPLIES, ids=lambda reply: f"{reply['id']} {reply['cause']}")
-def test_the_cause_is_the_labelled_one(reply: dict[str, Any]) -> None:
-    given_score = score(reply)
+def test_the_cause_is_the_labelled_one(reply: dict[str, Any], run_code: CodeRunner) -> None:
+    given_score = score(reply, run_code)
     assert given_score.cause == reply["cause"], reply["text"]
     assert given_score.strict.whole == (reply["cause"] is None)
