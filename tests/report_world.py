@@ -47,7 +47,7 @@ NASTY = (
 QUERIES = [{"id": f"q{i}", "category": "concept", "kind": "direct", "query": "What?"} for i in range(40)]
 
 
-OWN_SUITE = {"name": "core20", "version": 1, "description": "A suite of that name.", "queries": QUERIES}
+OWN_SUITE = {"name": "core20", "version": 2, "description": "A suite of that name.", "queries": QUERIES}
 
 
 def call_for(query: Query) -> str:

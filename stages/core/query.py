@@ -111,7 +111,7 @@ class Query(_Record):
     )
     query: str = Field("", description="the user's text; without one, `messages` end with a user or a tool")
     accept: tuple[Accepted, ...] = Field((), description="accepted calls; any one of these is right")
-    terms: tuple[str, ...] = Field((), description="words of which a direct answer uses at least one")
+    terms: tuple[str, ...] = Field((), description="beginnings of words of which a direct answer uses one")
     tools: Annotated[tuple[Definition, ...] | None, BeforeValidator(read_tools)] = Field(
         None, description="the tools that are offered, in OpenAI shape; None: Code Mode's execute_code"
     )

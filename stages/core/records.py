@@ -230,7 +230,16 @@ class Parsed(Record):
     )
     tool: bool | None = Field(description="an accepted function was called; None for direct queries")
     arguments: bool | None = Field(description="its arguments match as well; None for direct queries")
-    code: bool | None = Field(description="the code of its calls ran to its end; None: it was not run")
+    code: bool | None = Field(
+        description="the code of its calls ran to its end, has something that prints and used fields that "
+        "there are; None: it was not run"
+    )
+    printed: bool | None = Field(
+        None, description="its code printed something; None: it did not end, or had nothing to show"
+    )
+    fields: bool | None = Field(
+        None, description="its code asked typed results only for fields that they have; None: it got none"
+    )
     stop: bool | None = Field(description="it ended by itself; leniently also where it went on behind a call")
     whole: bool = Field(description="right in every respect that was judged")
 
@@ -303,7 +312,13 @@ class Rates(Record):
     format: Rate | None = Field(None, description="of the replies with something that looks like a call")
     tool: Rate | None = Field(None, description="accepted functions called, of the tool queries")
     arguments: Rate | None = Field(None, description="with accepted arguments, of the tool queries")
-    code: Rate | None = Field(None, description="code that ran without a failure, of what was run")
+    code: Rate | None = Field(None, description="code that ran well, of what was run")
+    printed: Rate | None = Field(
+        None, description="code that printed something, of what ran to its end and had something to show"
+    )
+    fields: Rate | None = Field(
+        None, description="code that asked only for fields that there are, of what got a typed result"
+    )
     stop: Rate | None = Field(None, description="ended by itself")
     whole: Rate | None = Field(None, description="right in every respect")
 

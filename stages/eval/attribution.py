@@ -17,6 +17,7 @@ from stages.core.dialects import Reply
 from stages.core.query import Query
 from stages.core.records import Cause, RawReply
 from stages.core.tools import EXECUTE_CODE
+from stages.eval.behaviour import Behaviour
 from stages.eval.code import code_of, parse_code
 from stages.eval.cutoff import breaks_off
 from stages.eval.matching import Match, match_calls
@@ -125,12 +126,12 @@ def _calls_in_code(text: str, names: set[str]) -> bool:
 
 
 def find_cause(
-    query: Query, reading: Reply, signs: Signs, dialect: str | None, code: bool | None
+    query: Query, reading: Reply, signs: Signs, dialect: str | None, code: Behaviour
 ) -> Cause | None:
     """What went wrong first, None where nothing did.
 
     `dialect` is the expected one, None for a lenient reading, which forgives another dialect and what
-    could be mended. `code` says whether the code ran well, None where it was not run.
+    could be mended. `code` is what the code of the reading's calls did.
     """
     if signs.stuck:
         return "repeated itself"
@@ -156,9 +157,9 @@ def _find_unread(signs: Signs, dialect: str | None) -> Cause:
     return (_find_bad_end(signs) if signs.torn else None) or "malformed"
 
 
-def _find_wrong_call(query: Query, calls: Sequence[ToolCall], code: bool | None) -> Cause | None:
-    match = match_calls(query, calls)
-    if not match.arguments and _only_repeats(query, calls):
+def _find_wrong_call(query: Query, calls: Sequence[ToolCall], code: Behaviour) -> Cause | None:
+    match = match_calls(query, calls, code)
+    if not query.code_mode and not match.arguments and _only_repeats(query, calls):
         return "repeated itself"
     if query.code_mode and not match.tool and (cause := _find_unusable(calls)):
         return cause
@@ -166,7 +167,7 @@ def _find_wrong_call(query: Query, calls: Sequence[ToolCall], code: bool | None)
         return "wrong tool"
     if not match.arguments:
         return "wrong arguments"
-    if code is False:
+    if code.works is False:
         return "code fails"
     return "repeated itself" if query.code_mode and len(_distinct(calls)) < len(calls) else None
 

@@ -32,6 +32,20 @@ def sandbox_is_to_blame(kind: str, message: str, code: str) -> bool:
     return missing is not None and missing(message, code)
 
 
+def code_ended_itself(kind: str, message: str, code: str) -> bool:
+    """Whether Python would have ended there without a word, by an exit that the sandbox has or lacks.
+
+    What the code did before is all that it does. The status of an exit that is lacking is not known.
+    """
+    if kind == "SystemExit":
+        return not message
+    if kind not in EXITS or EXITS[kind].search(message) is None:
+        return False
+    if kind == "RuntimeError" and RAISES.findall(code) != ["SystemExit"]:
+        return False
+    return CATCHES.search(code) is None
+
+
 def _is_unwritten(message: str, code: str) -> bool:
     """The interpreter says NotImplementedError for what it does not know; code can also raise it."""
     return "NotImplementedError" not in code
@@ -70,6 +84,13 @@ def _lacks_system(message: str, code: str) -> bool:
     )
 
 
+RAISES = re.compile(r"\braise (\w+)\(")
+CATCHES = re.compile(r"\bexcept\s*(?::|\(?[\w, ]{0,100}(?:SystemExit|BaseException))")
+EXITS = {
+    "RuntimeError": re.compile("exceptions can only be called with"),  # such as SystemExit(0)
+    "AttributeError": re.compile(r"module 'sys' has no attribute 'exit'"),
+    "NameError": re.compile(r"name '(?:exit|quit)' is not defined"),
+}
 MISSING: dict[str, Callable[[str, str], bool]] = {
     "NotImplementedError": _is_unwritten,
     "SyntaxError": _is_too_deep,

@@ -2,7 +2,8 @@
 
 Those of the corpus are known, and `cat`: `cat`, `head`, `tail`, `wc -l`, `ls`, `grep -rn WORD PATH`,
 `find FOLDER -name PATTERN`, `python SCRIPT`, and the git commands that were recorded. Any other, and all
-that needs a shell (pipes, redirections, variables, several commands), has no answer.
+that needs a shell (pipes, redirections, variables, several commands), has no answer. Nor has one whose
+output would be too large: it is put together in the process that runs the evaluation.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import fnmatch
 import posixpath
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from stages.eval.project import Project, inside_project
 
@@ -20,6 +21,8 @@ GLOB = re.compile(r"[*?\[]")
 LOG = re.compile(r"(git log --oneline) (?:-n ?|-|--max-count[= ])([0-9]{1,6})")
 COUNT = re.compile(r"-n?([0-9]{1,6})")
 LONGEST = 1000  # characters; no command of a developer is longer, and reading it takes time
+LARGEST = 1_000_000  # characters of an answer
+MISSING = "No such file or directory"
 EMPTY = "(no output)"  # what run_command says for a command that prints nothing
 
 
@@ -86,15 +89,29 @@ def _each_file(
     if not paths or any(path.startswith("-") or GLOB.search(path) for path in paths):
         return None
     shown: list[str] = []
+    room = LARGEST
     for path in paths:
         place = inside_project(path) or ""
-        if place in project.files:
-            shown += read(project.files[place].text.splitlines())
-        elif _below(place, project):
+        if place not in project.files and _below(place, project):
             return None  # each tool has words of its own for a folder
-        else:
-            shown.append(complaint.format(path, "No such file or directory"))
+        found = project.files.get(place)
+        lines = read(found.text.splitlines()) if found else [complaint.format(path, MISSING)]
+        room -= sum(len(line) + 1 for line in lines)
+        if room < 0:
+            return None
+        shown += lines
     return shown
+
+
+def _take(lines: Iterable[str]) -> list[str] | None:
+    """The lines; None where they are too much, without having made them all."""
+    taken, room = [], LARGEST
+    for line in lines:
+        room -= len(line) + 1
+        if room < 0:
+            return None
+        taken.append(line)
+    return taken
 
 
 def _ls(arguments: list[str], project: Project) -> list[str] | None:
@@ -105,7 +122,7 @@ def _ls(arguments: list[str], project: Project) -> list[str] | None:
     if place in project.files:
         return [path]
     entries = _entries(place, project) if place else []
-    return entries or [f"ls: cannot access '{path}': No such file or directory"]
+    return entries or [f"ls: cannot access '{path}': {MISSING}"]
 
 
 def _entries(folder: str, project: Project) -> list[str]:
@@ -128,15 +145,15 @@ def _grep(arguments: list[str], project: Project) -> list[str] | None:
         return None
     paths = _below(place, project)
     if not paths and place not in project.files:
-        return [f"grep: {path}: No such file or directory"]
+        return [f"grep: {path}: {MISSING}"]
     wanted = re.compile(word, re.IGNORECASE if "i" in flags else 0)
-    return [
+    return _take(
         f"{prefix}{f'{number}:' if 'n' in flags else ''}{line}"
         for found in paths or [place]
         for prefix in [f"{_shown(found, place, path)}:" if paths else ""]
         for number, line in enumerate(project.files[found].text.splitlines(), 1)
         if wanted.search(line)
-    ]
+    )
 
 
 def _find(arguments: list[str], project: Project) -> list[str] | None:
@@ -146,9 +163,9 @@ def _find(arguments: list[str], project: Project) -> list[str] | None:
     place = inside_project(path)
     found = _below(place, project) if place else []
     if not found:
-        return [f"find: '{path}': No such file or directory"]
+        return [f"find: '{path}': {MISSING}"]
     names = (p for p in found if fnmatch.fnmatchcase(posixpath.basename(p), pattern))
-    return [_shown(name, place or "", path) for name in names]
+    return _take(_shown(name, place or "", path) for name in names)
 
 
 def _shown(found: str, place: str, path: str) -> str:

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from stages.core.records import CodeCall
 from stages.core.sample import SampleFile
 from stages.core.tools import FUNCTIONS, PytestResult, RuffResult, TypeCheckResult
-from stages.eval.commands import answer_command
+from stages.eval.commands import LONGEST, answer_command
 from stages.eval.project import Project, inside_project, is_test
 
 SIGNATURES = {
@@ -58,11 +58,15 @@ class Functions:
         return answer(**{key: _as_text(name, key, value) for key, value in bound.items()})
 
     def _note(self, name: str, given: list[tuple[str, Any]]) -> None:
-        """Texts are noted as far as there is room, so that no code fills the memory of the caller."""
+        """Texts are noted as far as there is room, so that no code fills the memory of the caller.
+
+        Only what is written is long: the rest is looked at by the patterns of a suite, which takes time.
+        """
         noted: dict[str, str | None] = {}
         for key, value in given:
             text = str(value) if isinstance(value, str | PurePath) else None
-            noted[key] = None if text is None else self._take(text)
+            most = None if key == "content" else LONGEST
+            noted[self._take(key[:LONGEST])] = None if text is None else self._take(text[:most])
         self.calls.append(CodeCall(function=name, arguments=noted, recorded=self._known))
 
     def _take(self, text: str) -> str:

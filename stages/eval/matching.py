@@ -1,18 +1,21 @@
 """Whether the calls of a reply are accepted ones.
 
-Calls of tools must be those expected and no others. The code of Code Mode may call more functions than
-it needs, so there it is enough that the expected ones are among them.
+Calls of tools must be those expected and no others. In Code Mode the calls are those that the code made
+when it ran. It may call more functions than it needs, so there it is enough that the expected ones are
+among them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from stages.core.chat import ToolCall
 from stages.core.matcher import fits_all
 from stages.core.query import Calls, Expected, Query
-from stages.eval.code import FunctionCall, functions_called
+from stages.eval.behaviour import Behaviour, observe_code
+from stages.eval.code import FunctionCall
 
 
 @dataclass(frozen=True)
@@ -23,19 +26,21 @@ class Match:
     arguments: bool
 
 
-def match_calls(query: Query, calls: Sequence[ToolCall]) -> Match:
-    """Compare calls with each accepted answer of a query; the best one counts."""
-    made = [f for call in calls for f in functions_called(call)] if query.code_mode else _as_made(calls)
+def match_calls(query: Query, calls: Sequence[ToolCall], code: Behaviour | None = None) -> Match:
+    """Compare calls with each accepted answer of a query; the best one counts.
+
+    `code` is what the code of the calls did; without it their text is read.
+    """
+    if query.code_mode:
+        ways = (code or observe_code(query, calls, None)).made
+    else:
+        ways = ([FunctionCall(call.name, call.arguments) for call in calls],)
     named = fitting = False
-    for accepted in query.accept:
+    for accepted, made in product(query.accept, ways):
         several = accepted if isinstance(accepted, Calls) else Calls(calls=(accepted,))
         named = named or _names_fit(several, made, only=not query.code_mode)
         fitting = fitting or _calls_fit(several, made, only=not query.code_mode)
     return Match(named, fitting)
-
-
-def _as_made(calls: Sequence[ToolCall]) -> list[FunctionCall]:
-    return [FunctionCall(call.name, call.arguments) for call in calls]
 
 
 def _names_fit(wanted: Calls, made: Sequence[FunctionCall], *, only: bool) -> bool:

@@ -1,4 +1,7 @@
-"""Where a text begins to say the same over and over."""
+"""Where a text begins to say the same over and over.
+
+Code says the same line in many places, and a line of dashes is no loop: both are a good answer's own.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,12 @@ import re
 from collections import Counter
 
 TIMES = 4  # in a row or in all; three is still a figure of speech
-SHORTEST = 40  # characters of a loop; below it stands a rule such as `------`
+SHORTEST = 40  # characters of a loop
+LONGEST_RULE = 200  # characters of a ruling line such as `------`; longer than that it is a loop as well
 SENTENCE = 20  # characters of a sentence or line that nobody writes four times
 _LOOKED_AT = 4000  # characters from the end in which a loop is looked for; then it is followed back
 _PIECE = re.compile(r"[^\n]+?(?:(?<=[.!?])(?=\s)|(?=\n)|\Z)")
+_CODE = re.compile(r"```.*?(?:```|\Z)|<tool_call>.*?(?:</tool_call>|\Z)", re.DOTALL)
 _NUMBERED = re.compile(r"^\s*(?:[-*•]|\d+[.):])\s+")
 
 
@@ -40,16 +45,29 @@ def _find_tail_loop(text: str) -> int | None:
     start, period = len(text) - best[0], best[1]
     while start and text[start - 1] == text[start - 1 + period]:
         start -= 1
-    return start
+    speaks = any(map(str.isalnum, text[start : start + period]))
+    return start if speaks or len(text) - start > LONGEST_RULE else None
 
 
 def _find_sentence(text: str) -> int | None:
-    """Where the first sentence or line stands that comes TIMES or more, numbers of a list aside."""
-    first: dict[str, int] = {}
-    counts: Counter[str] = Counter()
+    """Where the first sentence or line stands that comes TIMES or more, numbers of a list aside.
+
+    Lines of code count only where they stand in a row.
+    """
+    first: dict[tuple[str, int], int] = {}
+    counts: Counter[tuple[str, int]] = Counter()
+    blocks = _CODE.finditer(text)
+    block = next(blocks, None)
+    last, row = "", 0
     for match in _PIECE.finditer(text):
         piece = _NUMBERED.sub("", match[0]).strip().casefold()
+        while block is not None and block.end() <= match.start():
+            block = next(blocks, None)
+        is_code = block is not None and block.start() <= match.start()
+        row += piece != last  # of code, every run of one line is counted by itself
+        last = piece
         if len(piece) >= SENTENCE:
-            first.setdefault(piece, match.start())
-            counts[piece] += 1
-    return min((first[piece] for piece, count in counts.items() if count >= TIMES), default=None)
+            said = piece, row if is_code else 0
+            first.setdefault(said, match.start())
+            counts[said] += 1
+    return min((first[said] for said, count in counts.items() if count >= TIMES), default=None)

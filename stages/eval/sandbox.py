@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cache, partial
 from importlib import metadata
@@ -20,11 +21,11 @@ from pydantic_monty import Monty, MontyComplete, MontyCrashedError, MontyError
 
 from stages.core.chat import ToolCall
 from stages.core.query import Query
-from stages.core.records import CodeRun, QueryRun, as_json
+from stages.core.records import CodeCall, CodeRun, QueryRun, as_json
 from stages.core.sample import RECORDING
 from stages.core.tools import EXECUTE_CODE, FUNCTIONS
-from stages.eval.blame import sandbox_is_to_blame
-from stages.eval.code import functions_called
+from stages.eval.blame import code_ended_itself, sandbox_is_to_blame
+from stages.eval.code import FunctionCall, functions_called
 from stages.eval.functions import Functions
 from stages.eval.project import Project, make_project_for
 from stages.eval.results import Reads, TypedResult, all_fields, lost_field
@@ -32,6 +33,7 @@ from stages.eval.results import Reads, TypedResult, all_fields, lost_field
 CLOCK = datetime(2024, 5, 1, 10)  # stands still, so that every run prints the same
 GRACE = 1.0  # seconds after which a process that does not keep its own time is killed
 LONGEST_ERROR = 300  # characters
+MOST_STARTS = 8  # runs of one code to find the paths that it puts together
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,10 @@ class Limits:
 
 @cache
 def describe_sandbox() -> str:
-    """What decides beside a code what comes of it: the interpreter's version and the recording."""
+    """What decides beside a code what comes of it: the interpreter's version, the recording, the limits."""
     recording = hashlib.sha256(RECORDING.read_bytes()).hexdigest()[:16]
-    return f"monty {metadata.version('pydantic-monty')}, recording {recording}"
+    limits = ", ".join(f"{name} {value}" for name, value in asdict(Limits()).items())
+    return f"monty {metadata.version('pydantic-monty')}, recording {recording}, {limits}"
 
 
 @dataclass
@@ -130,9 +133,10 @@ class Sandbox:
             feed.error = ("SandboxCrash", _one_line(str(error)))
         except MontyError as error:
             inner = error.exception()
-            if isinstance(inner, SystemExit) and not str(inner):
-                return feed  # code that ends itself
             feed.error = (type(inner).__name__, _one_line(str(inner)))
+            if code_ended_itself(*feed.error, code):
+                feed.error = None
+                return feed
             if isinstance(inner, TimeoutError) and "time limit exceeded" in feed.error[1]:
                 feed.stopped = "time"
         if feed.stopped == "time":
@@ -142,7 +146,6 @@ class Sandbox:
     def _drive(self, code: str, feed: _Feed) -> None:
         """Run code to its end or to an error, answering its calls."""
         limits = self.limits
-        until = time.monotonic() + limits.seconds
         lookup = {name: partial(_call, feed, name) for name in FUNCTIONS}
         with self._pool.checkout(
             limits={
@@ -154,6 +157,7 @@ class Sandbox:
             assert_message_annotations=False,
             os_policy={"datetime": CLOCK, "sleep": "zero", "random_start": {"seed": 0}},
         ) as session:
+            until = time.monotonic() + limits.seconds  # not before: a new process may have to be started
             step = session.feed_start(
                 code, external_lookup=lookup, print_callback=partial(feed.take_print, limits.printed)
             )
@@ -174,9 +178,19 @@ class CodeRunner:
         """What the code does in the project of the query."""
         key = query.id, code
         if key not in self._runs:
-            paths = free_paths(query, code)
-            self._runs[key] = self._sandbox.run_code(code, make_project_for(query, paths))
+            self._runs[key] = self._run(query, code)
         return self._runs[key]
+
+    def _run(self, query: Query, code: str) -> CodeRun:
+        """Run code, again where only the run told that it looks for a file that it may look for."""
+        paths = free_paths(query, functions_called(ToolCall(EXECUTE_CODE.name, {"code": code})))
+        for _ in range(MOST_STARTS):
+            run = self._sandbox.run_code(code, make_project_for(query, paths))
+            new = free_paths(query, run.calls) - paths
+            if run.timed_out or not new:
+                break
+            paths |= new
+        return run
 
     @property
     def runs(self) -> list[QueryRun]:
@@ -184,12 +198,11 @@ class CodeRunner:
         return [QueryRun(id=query, code=as_json(code), run=run) for (query, code), run in self._runs.items()]
 
 
-def free_paths(query: Query, code: str) -> list[str]:
-    """The paths in code whose function the query accepts with any path: they are right, so they exist."""
+def free_paths(query: Query, calls: Iterable[FunctionCall | CodeCall]) -> set[str]:
+    """The paths of calls whose function the query accepts with any path: they are right, so they exist."""
     accepted = {one.function for one in query.expected if "path" not in one.arguments}
-    calls = functions_called(ToolCall(EXECUTE_CODE.name, {"code": code}))
     given = [call.arguments.get("path") for call in calls if call.function in accepted]
-    return [path for path in given if isinstance(path, str)]
+    return {path for path in given if isinstance(path, str)}
 
 
 class _TimeUp(Exception):

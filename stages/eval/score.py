@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 
 from stages.core.chat import ToolCall
 from stages.core.dialects import Reply, parse_any, parse_reply
 from stages.core.query import Query
-from stages.core.records import Cause, CodeRun, DirectAnswer, Parsed, RawReply, Score, as_json
+from stages.core.records import Cause, DirectAnswer, Parsed, RawReply, Score, as_json
 from stages.core.suite import Suite
 from stages.eval.attribution import Signs, find_cause, read_signs
-from stages.eval.code import code_of
+from stages.eval.behaviour import Behaviour, RunCode, observe_code
 from stages.eval.matching import match_calls
 
-SCORER_VERSION = 4
-
-
-RunCode = Callable[[Query, str], CodeRun]
-"""Runs a code over the project of its query."""
+SCORER_VERSION = 5
 
 
 def score_replies(
@@ -25,8 +22,8 @@ def score_replies(
 ) -> list[Score]:
     """Score the replies of a suite, read strictly in `dialect` and leniently in any.
 
-    Without `run_code` no code is run, and `code` stays unscored. Raises ValueError when the replies
-    are not those of the suite's queries.
+    Without `run_code` no code is run: its text is read, and `code` stays unscored. Raises ValueError
+    when the replies are not those of the suite's queries.
     """
     by_id = {reply.id: reply for reply in replies}
     if by_id.keys() != {query.id for query in suite.queries}:
@@ -39,7 +36,7 @@ def score_reply(query: Query, reply: RawReply, dialect: str, run_code: RunCode |
     tools = query.toolbox
     strict, lenient = parse_reply(reply.text, dialect, tools), parse_any(reply.text, tools)
     signs = read_signs(query, reply, lenient, dialect)
-    code, code_lenient = (_judge_code(query, reading.calls, run_code) for reading in (strict, lenient))
+    code, code_lenient = (observe_code(query, reading.calls, run_code) for reading in (strict, lenient))
     cause = find_cause(query, strict, signs, dialect, code)
     forgiven = find_cause(query, lenient, signs, None, code_lenient)
     return Score(
@@ -56,10 +53,10 @@ def score_reply(query: Query, reply: RawReply, dialect: str, run_code: RunCode |
 
 
 def _judge(
-    query: Query, reading: Reply, signs: Signs, cause: Cause | None, code: bool | None, *, forgiving: bool
+    query: Query, reading: Reply, signs: Signs, cause: Cause | None, code: Behaviour, *, forgiving: bool
 ) -> Parsed:
     wants_tool = query.kind == "tool"
-    match = match_calls(query, reading.calls)
+    match = match_calls(query, reading.calls, code)
     written = bool(reading.calls) and (forgiving or not reading.problems)
     return Parsed(
         dialect=reading.dialect if reading.calls else None,
@@ -69,7 +66,9 @@ def _judge(
         format=written if reading.calls or signs.attempt is not None else None,
         tool=match.tool if wants_tool else None,
         arguments=match.arguments if wants_tool else None,
-        code=code,
+        code=code.works,
+        printed=code.printed,
+        fields=code.fields,
         stop=True if forgiving and reading.calls else signs.ended,
         whole=cause is None,
     )
@@ -79,20 +78,17 @@ def _to_json(call: ToolCall) -> dict[str, object]:
     return {"name": as_json(call.name), "arguments": as_json(call.arguments)}
 
 
-def _judge_code(query: Query, calls: Sequence[ToolCall], run_code: RunCode | None) -> bool | None:
-    """Whether all code of the calls ran to its end; None where none was run, or nobody can tell."""
-    if run_code is None or not query.code_mode:
-        return None
-    codes = [code for call in calls if (code := code_of(call)) is not None]
-    told = [works for code in codes if (works := run_code(query, code).works) is not None]
-    return all(told) if told else None
-
-
 def _judge_answer(query: Query, reading: Reply, signs: Signs) -> DirectAnswer:
     said = reading.content.casefold()
     return DirectAnswer(
         not_empty=not signs.empty,
-        on_terms=any(term.casefold() in said for term in query.terms) if query.terms else None,
+        on_terms=any(_is_said(term.casefold(), said) for term in query.terms) if query.terms else None,
         not_repeating=signs.loop is None,
         no_call=not signs.calls and signs.attempt is None,
     )
+
+
+def _is_said(term: str, text: str) -> bool:
+    """Whether a term stands where a word begins: `test` is in `tests`, `no` is not in `know`."""
+    start = r"(?<!\w)" if re.match(r"\w", term) else ""
+    return re.search(start + re.escape(term), text) is not None

@@ -55,6 +55,8 @@ def rate_readings(readings: Sequence[Parsed]) -> Rates:
         tool=rate(r.tool for r in readings),
         arguments=rate(r.arguments for r in readings),
         code=rate(r.code for r in readings),
+        printed=rate(r.printed for r in readings),
+        fields=rate(r.fields for r in readings),
         stop=rate(r.stop for r in readings),
         whole=rate(r.whole for r in readings),
     )

@@ -33,6 +33,8 @@ RATES = {  # by path in a summary
     "lenient.arguments": "… read leniently",
     "strict.code": "code that ran well",
     "lenient.code": "… read leniently",
+    "strict.printed": "code that printed something",
+    "strict.fields": "code that read only fields there are",
     "strict.stop": "ended by itself",
     "lenient.stop": "… or went on behind a call",
     "strict.whole": "the whole right",

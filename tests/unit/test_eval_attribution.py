@@ -1,9 +1,13 @@
-"""What went wrong first: replies labelled by reading them, before the attribution was run on them."""
+"""What went wrong first: replies labelled by reading them, before the attribution was run on them.
+
+The labels of replies with code are about what that code does, so it is run here as in an evaluation.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,9 +19,15 @@ from hypothesis import strategies as st
 from stages.core.dialects import DIALECTS
 from stages.core.records import Cause, RawReply, Score
 from stages.core.suite import load_suite
+from stages.eval.behaviour import RunCode
 from stages.eval.repetition import find_loop
+from stages.eval.sandbox import CodeRunner, Sandbox
 from stages.eval.score import score_reply
 
+FOUR_TESTS = "".join(
+    f"def test_{n}() -> None:\n    client = TestClient(app)\n    assert client.get('/{n}').is_success\n\n"
+    for n in "abcd"
+)
 DATA = Path(__file__).resolve().parents[1] / "data"
 QUERIES = {query.id: query for query in load_suite(str(DATA / "labelled_queries.jsonl")).queries}
 REPLIES: list[dict[str, Any]] = [
@@ -25,9 +35,15 @@ REPLIES: list[dict[str, Any]] = [
 ]
 
 
-def score(reply: dict[str, Any]) -> Score:
+def score(reply: dict[str, Any], run_code: RunCode | None = None) -> Score:
     raw = RawReply(id=reply["query"], text=reply["text"], tokens=9, finish=reply["finish"], seconds=0.1)
-    return score_reply(QUERIES[reply["query"]], raw, reply["dialect"])
+    return score_reply(QUERIES[reply["query"]], raw, reply["dialect"], run_code)
+
+
+@pytest.fixture(scope="module")
+def run_code() -> Iterator[CodeRunner]:
+    with Sandbox() as sandbox:
+        yield CodeRunner(sandbox)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +61,17 @@ def score(reply: dict[str, Any]) -> Score:
         ("First.\n" + "The same line three times.\n" * 3 + "An end.", None),
         ("\n".join(f"{i}. Always the same advice here." for i in range(5)) + "\nAn end.", 2),
         ("| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | 4 |\n| 5 | 6 |\n| 7 | 8 |", None),
+        ("The tests:\n```python\n" + FOUR_TESTS + "```\nEach has a client.", None),
+        ("<tool_call>\n" + FOUR_TESTS + "</tool_call>", None),
+        (FOUR_TESTS, 22),
+        ("See:\n```\n" + "total = total + 1  # more\n" * 5 + "```\nSo it grows.", 9),
+        ("```\na = 1\n```\n" + "I will call the tool now, and wait.\n```\nb\n```\n" * 4 + "The end.", 14),
+        ("An answer.\n\n" + "-" * 60, None),
+        ("An answer.\n\n" + "=-" * 60 + "\n", None),
+        ("An answer.\n\n" + "-" * 300, 12),
+        ("| a | b | c |\n" + "|---" * 20 + "|", None),
+        ("!" * 60, None),
+        ("ha" * 30, 0),
     ],
 )
 def test_where_a_text_begins_to_repeat_itself(text: str, start: int | None) -> None:
@@ -101,7 +128,7 @@ def test_all_causes_and_dialects_are_labelled() -> None:
 
 
 @pytest.mark.parametrize("reply", REPLIES, ids=lambda reply: f"{reply['id']} {reply['cause']}")
-def test_the_cause_is_the_labelled_one(reply: dict[str, Any]) -> None:
-    given_score = score(reply)
+def test_the_cause_is_the_labelled_one(reply: dict[str, Any], run_code: CodeRunner) -> None:
+    given_score = score(reply, run_code)
     assert given_score.cause == reply["cause"], reply["text"]
     assert given_score.strict.whole == (reply["cause"] is None)

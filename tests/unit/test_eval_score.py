@@ -133,9 +133,104 @@ def test_the_code_of_a_call_is_run(code: str, works: Any, cause: Any, run_code: 
     assert (run.id, run.run.works) == ("types", works)
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "for path in ['src']:\n    print(typecheck(path).error_count)",
+        "folder = 's'\nprint(typecheck(f'{folder}rc').success)",
+        "print(typecheck('s' + 'rc').success)",
+        "from pathlib import Path\nprint(typecheck(Path('src')).success)",
+        "def check(path='src'):\n    print(typecheck(path).success)\ncheck()",
+        "def check(path):\n    print(typecheck(path).success)\ncheck('src')",
+        "print(typecheck(**{'path': 'src'}).success)",
+        "path = '.'\npath = 'src'\nprint(typecheck(path).success)",
+        "c = typecheck\nprint(c('src').success)",
+        "if __name__ == '__main__':\n    print(typecheck('src').success)",
+        "r = typecheck('src')\nprint(r.column if hasattr(r, 'column') else getattr(r, 'errors', 0))",
+        "import sys\nprint(typecheck('src').success)\nsys.exit(0)",
+        "import textwrap\nprint(textwrap.dedent(str(typecheck('src'))))",
+        "for path in ['src']:\n    print(typecheck(path))\nimport textwrap",
+    ],
+)
+def test_code_is_right_by_what_it_does(code: str, run_code: CodeRunner) -> None:
+    given = score_reply(TYPES, reply(write(code)), "hermes", run_code)
+    assert (given.cause, given.strict.tool, given.strict.arguments) == (None, True, True)
+    assert given.lenient.whole
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        ("def check():\n    print(typecheck('src'))", "wrong tool"),
+        ("if False:\n    print(typecheck('src'))", "wrong tool"),
+        ("import sys\nsys.exit()\nprint(typecheck('src'))", "wrong tool"),
+        ("raise SystemExit(0)\nprint(typecheck('src'))", "wrong tool"),
+        ("import sys\nif not read_file('src/dough.py'):\n    print(typecheck('src'))", "wrong tool"),
+        ("quit()\nprint(typecheck('src'))", "wrong tool"),
+        ("def typecheck(path):\n    return path\nprint(typecheck('src'))", "wrong tool"),
+        ("path = 'src'\nprint(typecheck(path + '/dough.py'))", "wrong arguments"),
+        ("typecheck('src')", "code fails"),
+        ("errors = typecheck('src').errors", "code fails"),
+        ("try:\n    print(typecheck('src').count)\nexcept AttributeError:\n    print(0)", "code fails"),
+        ("import yaml\nprint(typecheck('src'))", "code fails"),
+        ("import yaml\nprint(ruff_check('src'))", "wrong tool"),
+    ],
+)
+def test_code_is_wrong_by_what_it_does(code: str, cause: str, run_code: CodeRunner) -> None:
+    given = score_reply(TYPES, reply(write(code)), "hermes", run_code)
+    assert given.cause == cause
+    assert not given.strict.whole
+    assert not given.lenient.whole
+    assert (given.strict.tool, given.strict.arguments, given.strict.code) == {
+        "wrong tool": (False, False, given.strict.code),
+        "wrong arguments": (True, False, given.strict.code),
+        "code fails": (True, True, False),
+    }[cause]
+
+
+@pytest.mark.parametrize(
+    ("code", "marks"),
+    [
+        ("print(typecheck('src').success)", (True, True, True)),
+        ("typecheck('src')", (False, False, True)),
+        ("for e in typecheck('src').errors:\n    if e.line > 9999:\n        print(e)", (True, False, True)),
+        ("print(typecheck('src').count)", (False, None, False)),
+        ("print(getattr(typecheck('src'), 'count', 0))", (True, True, True)),
+        ("try:\n    print(typecheck('src').count)\nexcept AttributeError:\n    pass", (False, False, False)),
+        ("import textwrap\nprint(typecheck('src').count)", (None, None, None)),
+        ("print(read_file('src/dough.py'))", (True, True, None)),
+        ("print('There are no errors.')", (True, None, None)),
+    ],
+)
+def test_whether_code_printed_and_its_fields_exist(code: str, marks: Any, run_code: CodeRunner) -> None:
+    given = score_reply(TYPES, reply(write(code)), "hermes", run_code).strict
+    assert (given.code, given.printed, given.fields) == marks
+    unrun = score_reply(TYPES, reply(write(code)), "hermes").strict
+    assert (unrun.code, unrun.printed, unrun.fields) == (None, None, None)
+
+
+def test_who_writes_a_file_need_not_print(run_code: CodeRunner) -> None:
+    note = {"function": "write_file", "arguments": {"path": {"path": "a.md"}}}
+    query = Query.model_validate({"id": "note", "query": "Write a.md.", "accept": [note]})
+    given = score_reply(query, reply(write("write_file('a.md', 'x')"), of="note"), "hermes", run_code)
+    assert (given.cause, given.strict.code, given.strict.printed) == (None, True, None)
+
+
+def test_several_codes_are_judged_together(run_code: CodeRunner) -> None:
+    text = write("import textwrap\ntypecheck('src')") + write("print(ruff_check('src').success)")
+    given = score_reply(TYPES, reply(text), "hermes", run_code)
+    assert (given.cause, given.strict.arguments, given.strict.code) == (None, True, True)
+    text = write("print(typecheck('src'))") + write("print(ruff_check('src').count)")
+    assert score_reply(TYPES, reply(text), "hermes", run_code).cause == "code fails"
+
+
 def test_where_any_path_is_accepted_there_is_something(run_code: CodeRunner) -> None:
     free = TYPES.model_copy(update={"id": "free", "accept": (Expected(function="typecheck"),)})
-    for code in ("print(typecheck('lib').error_count)", "p = 'lib/deep'\nprint(typecheck(p).success)"):
+    for code in (
+        "print(typecheck('lib').error_count)",
+        "p = 'lib/deep'\nprint(typecheck(p).success)",
+        "for p in ('lib/a', 'lib/b'):\n    print(typecheck(p + '.py').success)",
+    ):
         assert score_reply(free, reply(write(code), of="free"), "hermes", run_code).cause is None
     other = write("print(typecheck('lib'))\nprint(read_file('none.txt'))")
     assert score_reply(free, reply(other, of="free"), "hermes", run_code).cause == "code fails"
@@ -146,6 +241,8 @@ def test_how_a_direct_answer_reads() -> None:
     for text, marks in {
         "It is immutable.": (True, True, True, True),
         "A tuple is a list.": (True, False, True, True),
+        "It is unordered.": (True, False, True, True),
+        "Its items are in order (orderedly).": (True, True, True, True),
         " ": (False, False, True, True),
         "A tuple is ordered, and so on. " * 9: (True, True, False, True),
         RIGHT: (True, False, True, False),

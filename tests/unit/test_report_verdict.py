@@ -154,7 +154,7 @@ def test_a_suite_without_a_reference_is_named(two_arms: World) -> None:
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"suite_version": 7}, "suite core20 version 7 against 1"),
+        ({"suite_version": 7}, f"suite core20 version 7 against {load_suite('core20').version}"),
         ({"suite": "extended"}, "suite extended against core20"),
     ],
 )

@@ -10,9 +10,10 @@ from types import ModuleType
 
 import pytest
 
-from stages.core.dialects import parse_any
+from stages.core.chat import ToolCall
+from stages.core.dialects import parse_any, render_calls
 from stages.core.query import Expected, Query
-from stages.core.records import CodeCall, CodeRun
+from stages.core.records import CodeCall, CodeRun, RawReply, Score
 from stages.core.sample import load_sample
 from stages.core.suite import load_suite
 from stages.core.tools import EXECUTE_CODE, FUNCTIONS
@@ -20,7 +21,8 @@ from stages.eval.code import functions_called
 from stages.eval.commands import answer_command
 from stages.eval.project import Project, find_paths, make_project, make_project_for, named_paths
 from stages.eval.results import all_fields
-from stages.eval.sandbox import Limits, Sandbox
+from stages.eval.sandbox import CodeRunner, Limits, Sandbox
+from stages.eval.score import score_reply
 
 ROOT = Path(__file__).resolve().parents[2]
 PATH = "src/payments/gateway.py"
@@ -155,7 +157,12 @@ def test_a_result_can_be_dumped(sandbox: Sandbox, project: Project) -> None:
 
 
 def test_code_that_ends_itself_ran(sandbox: Sandbox, project: Project) -> None:
-    assert sandbox.run_code("print(1)\nraise SystemExit\nprint(2)", project).printed == "1\n"
+    ends = ("raise SystemExit", "raise SystemExit(0)", "import sys\nsys.exit()", "import sys\nsys.exit('no')")
+    for end in (*ends, "exit()", "quit(0)"):
+        run = sandbox.run_code(f"print(1)\n{end}\nprint(2)", project)
+        assert (run.outcome, run.error, run.printed) == ("ran", None, "1\n"), end
+    both = sandbox.run_code("raise ValueError(1, 2) if 1 else SystemExit(0)", project)
+    assert both.outcome == "unsupported"
     assert sandbox.run_code("raise SystemExit('no')", project).outcome == "failed"
 
 
@@ -228,8 +235,8 @@ def test_errors_of_the_code(sandbox: Sandbox, project: Project, code: str, kind:
         "del x",
         "print(dir())",
         "import os\nprint(os.environ)",
-        "import sys\nsys.exit(0)",
-        "raise SystemExit(0)",
+        "import sys\ntry:\n    sys.exit(0)\nexcept SystemExit:\n    print(1)",
+        "from sys import exit\nprint(typecheck('.'))\nexit(1)",
         "with open('README.md') as file:\n    print(file.read())",
         "from pathlib import Path\nprint(Path('README.md').read_text())",
         "import os\nprint(os.path.exists('src'))",
@@ -265,6 +272,12 @@ def gold_arguments(call: Expected) -> list[str]:
     return [repr(m.path or (m.contains or ("",))[0]) for m in matchers if m.path or m.contains]
 
 
+def score_code(query: Query, code: str, sandbox: Sandbox) -> Score:
+    text = render_calls([ToolCall(EXECUTE_CODE.name, {"code": code})], "hermes", [EXECUTE_CODE])
+    reply = RawReply(id=query.id, text=text, tokens=9, finish="stop", seconds=0.1)
+    return score_reply(query, reply, "hermes", CodeRunner(sandbox))
+
+
 @pytest.mark.parametrize("name", ["core20", "extended"])
 def test_every_query_of_the_suites_can_be_answered(sandbox: Sandbox, name: str) -> None:
     for query in load_suite(name).queries:
@@ -273,6 +286,7 @@ def test_every_query_of_the_suites_can_be_answered(sandbox: Sandbox, name: str) 
             run = sandbox.run_code(code, project)
             assert run.works, (query.query, code, run.error)
             assert run.printed_something, code
+            assert score_code(query, code, sandbox).cause is None
         assert len(gold_codes(query)) >= (query.category in FUNCTIONS and query.category != "run_command")
 
 

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.eval.project import make_project
+from stages.core.sample import SampleFile
+from stages.eval.commands import answer_command
+from stages.eval.project import Project, make_project
 from stages.eval.sandbox import Limits, Sandbox
 
 LIMITS = Limits(seconds=0.2)
@@ -90,6 +92,9 @@ HOSTILE = {
     "print a lot": "print('x' * 10**7)",
     "big argument": "read_file('a' * 10**7)",
     "big file": "for n in range(10**4):\n    write_file(f'{n}', 'a' * 10**6)",
+    "big output": "write_file('a', 'a' * 999_000)\nprint(len(run_command('cat ' + 'a ' * 498)))",
+    "big search": "write_file('a', 'a\\n' * 499_000)\nprint(len(run_command('grep -r a ' + './' * 490)))",
+    "big names": "while 1:\n  try:\n    typecheck(**{'a' * 10**6: 1})\n  except TypeError:\n    pass",
     "sleep": "import time\ntime.sleep(10**6)",
     "async": "import asyncio\nasync def main():\n    await asyncio.sleep(10**6)\nasyncio.run(main())",
     "gather": "import asyncio\nasync def f():\n    return await asyncio.gather(f(), f())\nasyncio.run(f())",
@@ -144,6 +149,15 @@ def test_hostile_code_is_contained(
     assert len(run.printed) <= LIMITS.printed
     assert psutil.Process().memory_info().rss - held + worker_memory() < MEMORY
     assert sandbox.run_code("print(typecheck('.').error_count)", make_project()).printed == "7\n"
+
+
+def test_what_commands_answer_stays_small() -> None:
+    files = {"a": SampleFile(path="a", text="a" * 999_000), "b": SampleFile(path="b", text="a\n" * 400_000)}
+    project = Project(files, {})
+    for command in ("cat " + "a " * 498, "cat a b", "grep -r a " + "./" * 490, "grep -rn a ."):
+        assert answer_command(command, project) is None
+    for command in ("cat a", "wc -l b", "head -n 400000 b", "grep -rn nothing ."):
+        assert len(answer_command(command, project) or "") <= 1_000_000, command
 
 
 def test_a_sandbox_that_dies_is_replaced() -> None:

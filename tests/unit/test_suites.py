@@ -11,10 +11,15 @@ from typing import Any
 import pytest
 from rapidfuzz import fuzz
 
+from stages.core.chat import ToolCall
+from stages.core.dialects import render_calls
 from stages.core.matcher import Matcher
 from stages.core.query import Expected, Query
+from stages.core.records import RawReply
 from stages.core.suite import SUITES, load_suite
-from stages.core.tools import FUNCTIONS
+from stages.core.tools import EXECUTE_CODE, FUNCTIONS, as_code_mode
+from stages.eval.sandbox import CodeRunner, Sandbox
+from stages.eval.score import score_reply
 
 COMPOSITION = {
     "core20": {
@@ -42,46 +47,219 @@ COMPOSITION = {
 QUERIES = [query for name in COMPOSITION for query in load_suite(name).queries]
 # What a good model would write for the queries whose command is free text.
 GOOD_COMMANDS = {
-    "Show me the five latest commits on this branch.": ["git log --oneline -5", "git log -n 5 --oneline"],
+    "Show me the five latest commits on this branch.": [
+        "git log --oneline -5",
+        "git log -n 5 --oneline",
+        "git --no-pager log -5",
+        "git -C . log --max-count=5",
+        "git log --oneline | head -5",
+    ],
+    "What are the three newest commits?": ["git log -3", "git --no-pager log -n3 --stat"],
+    "Print the ten most recent git log lines, one per commit.": [
+        "git log --oneline -10",
+        "git log --pretty=oneline | head -n 10",
+    ],
+    "Do I have local modifications that are not committed?": ["git status --short", "git --no-pager diff"],
+    "Which branch is active right now?": [
+        "git branch --show-current",
+        "git branch",
+        "git branch -a",
+        "git --no-pager branch --list",
+        "git branch --format='%(HEAD) %(refname:short)'",
+        "git branch | grep '*'",
+        "git rev-parse --abbrev-ref HEAD",
+        "git symbolic-ref --short HEAD",
+        "git status",
+    ],
+    "Show me the state of the git working copy.": ["git status", "git -C . status -sb"],
+    "Which files does the fixtures directory hold?": [
+        "ls fixtures",
+        "ls -la ./fixtures/",
+        "find fixtures -type f",
+        "find . -path './fixtures/*'",
+        "cd fixtures && ls",
+        "git ls-files fixtures",
+    ],
+    "Give me a directory listing of src/plugins.": ["ls -l src/plugins/", 'tree "src/plugins"'],
+    "List what is inside the assets folder.": ["ls assets", "ls assets/*"],
+    "How many lines of code does src/compiler.py have?": [
+        "wc -l src/compiler.py",
+        "wc -l < ./src/compiler.py",
+        "wc src/compiler.py",
+        "cat src/compiler.py | wc -l",
+    ],
+    "How long is docs/manual.md, counted in lines?": ["wc -l docs/manual.md", "wc --lines 'docs/manual.md'"],
     "Find all the places in src where parse_header is called.": [
         "grep -rn parse_header src",
         'grep -rn "parse_header(" src/',
         "rg parse_header src",
         "git grep parse_header",
     ],
-    "Which files does the fixtures directory hold?": [
-        "ls fixtures",
-        "ls -la ./fixtures/",
-        "find fixtures -type f",
+    "Look for TODO comments under src.": [
+        "grep -rn TODO src",
+        "grep -rin 'todo' ./src",
+        "grep -rn --include='*.py' 'TODO\\|FIXME' src",
+        "rg TODO src",
+        "grep -n TODO src/*.py",
+        "find src -name '*.py' -exec grep -n TODO {} +",
+        "find src -name '*.py' | xargs grep -n TODO",
+        "git grep -n TODO",
+        "git grep -n TODO -- src",
     ],
-    "How many lines of code does src/compiler.py have?": [
-        "wc -l src/compiler.py",
-        "cat src/compiler.py | wc -l",
+    "In which files below app is UserProfile mentioned?": [
+        "grep -rl UserProfile app",
+        "rg UserProfile app",
     ],
-    "Locate every .yml file in config.": ["find config -name '*.yml'", "ls config/*.yml"],
+    "Where do we call send_mail? Search the src folder.": [
+        "grep -r src -e send_mail",
+        "grep send_mail -rn src",
+        "ag send_mail src/",
+    ],
+    "Find usages of load_config inside the server directory.": ["grep -R 'load_config' server/"],
+    "Grep for DEBUG in the settings folder.": [
+        "grep -rn DEBUG settings",
+        "grep --recursive DEBUG settings/",
+    ],
+    "Locate every .yml file in config.": [
+        "find config -name '*.yml'",
+        "ls config/*.yml",
+        "ls config | grep yml",
+        "find . -path './config/*' -name '*.yml'",
+        "fd -e yml . config",
+        "git ls-files 'config/*.yml'",
+    ],
+    "Tell me what git tracks in this repository.": ["git ls-files", "git ls-tree -r HEAD --name-only"],
     "Show just the first 12 lines of scripts/deploy.py.": [
         "head -n 12 scripts/deploy.py",
         "head -12 scripts/deploy.py",
+        "head --lines=12 ./scripts/deploy.py",
         "sed -n 1,12p scripts/deploy.py",
+        "sed -n '1,12p' scripts/deploy.py",
+        "sed 12q scripts/deploy.py",
+        "cat scripts/deploy.py | head -n 12",
+    ],
+    "I only need the bottom 4 lines of logs/build.txt.": [
+        "tail -n 4 logs/build.txt",
+        "tail -4 logs/build.txt",
+        "cat logs/build.txt | tail -n4",
+        "tail logs/build.txt -n 4",
     ],
     "Execute the script tools/seed.py and show me its output.": [
         "python tools/seed.py",
         "python3 ./tools/seed.py",
+        "python3 -u tools/seed.py",
+        "uv run tools/seed.py",
+        "python -m tools.seed",
     ],
-    "Which branch is active right now?": ["git branch --show-current", "git status"],
+    "Please start examples/hello.py with Python.": ["python examples/hello.py"],
+    "What does python scripts/version.py print?": ["python3.12 scripts/version.py"],
 }
 BAD_COMMANDS = {
-    "Show me the five latest commits on this branch.": ["git log", "git log --oneline -50", "git status"],
-    "Find all the places in src where parse_header is called.": ["grep -n parse src/a.py", "ls src"],
-    "Which files does the fixtures directory hold?": ["ls", "ls src", "ls fixtures-old"],
-    "How many lines of code does src/compiler.py have?": ["wc -l src/parser.py"],
-    "Show just the first 12 lines of scripts/deploy.py.": ["head -n 5 scripts/deploy.py"],
+    "Show me the five latest commits on this branch.": [
+        "git log",
+        "git log --oneline -50",
+        "git log --oneline -15",
+        "git log | head -5",
+        "git status",
+        "git reflog -5",
+    ],
+    "What are the three newest commits?": ["git log -30", "git log --since=2024-03-3"],
+    "Do I have local modifications that are not committed?": ["git log", "git stash"],
+    "Which branch is active right now?": [
+        "git log",
+        "ls",
+        "git branch -D main",
+        "git branch -m old new",
+        "git branch feature",
+        "git branch --delete main",
+        "git rev-parse HEAD",
+        "git symbolic-ref HEAD refs/heads/main",
+    ],
+    "Which files does the fixtures directory hold?": [
+        "ls",
+        "ls src",
+        "ls fixtures-old",
+        "ls src/fixtures",
+        "ls fixtures/old",
+        "find . -name fixtures",
+        "cat fixtures",
+    ],
+    "How many lines of code does src/compiler.py have?": [
+        "wc -l src/parser.py",
+        "wc -c src/compiler.py",
+        "wc -w src/compiler.py",
+        "wc -l old/src/compiler.py",
+        "wc -l src/compiler.pyc",
+        "cat src/compiler.py | wc -c",
+    ],
+    "Find all the places in src where parse_header is called.": [
+        "grep -n parse src/a.py",
+        "grep -n parse_header src/a.py",
+        "ls src",
+    ],
+    "Look for TODO comments under src.": [
+        "grep TODO README.md",
+        "grep -rn TODO tests",
+        "grep -rn TODO src-old",
+        "grep TODO src",
+        "grep -rv TODO src",
+        "git grep TODO tests",
+        "grep -rn TODO_LIST src",
+    ],
+    "Where do we call send_mail? Search the src folder.": [
+        "grep send_mail tests -r",
+        "grep -rn send_mail .",
+        "grep -rn resend_mail src",
+    ],
+    "Locate every .yml file in config.": [
+        "find . -name 'config.yml'",
+        "ls config",
+        "ls config/app.yml",
+        "find config -name '*.yaml'",
+    ],
+    "Tell me what git tracks in this repository.": ["git ls-files --others", "git status", "ls"],
+    "Show just the first 12 lines of scripts/deploy.py.": [
+        "head -n 5 scripts/deploy.py",
+        "head -n 120 scripts/deploy.py",
+        "head -n 112 scripts/deploy.py",
+        "head -c 12 scripts/deploy.py",
+        "sed -n 1,120p scripts/deploy.py",
+        "sed -n 12p scripts/deploy.py",
+        "tail -n 12 scripts/deploy.py",
+        "head -n 12 scripts/deploy.sh",
+    ],
+    "I only need the bottom 4 lines of logs/build.txt.": [
+        "tail -n 40 logs/build.txt",
+        "tail -n 14 logs/build.txt",
+        "tail -n +4 logs/build.txt",
+        "head -n 4 logs/build.txt",
+        "tail -n 4 logs/build.txt.1",
+    ],
     "Execute the script tools/seed.py and show me its output.": [
         "python tools/other.py",
         "cat tools/seed.py",
+        "python tools/seed.pyc",
+        "python -m py_compile tools/seed.py",
+        "python other/tools/seed.py",
     ],
-    "Which branch is active right now?": ["git log", "ls"],
 }
+# Replies that say nothing on any question.
+NON_ANSWERS = [
+    "",
+    "Yes.",
+    "No.",
+    "I don't know.",
+    "It depends on what you need.",
+    "I'm sorry, but I can't help you with that.",
+    "I am not sure what you mean. Could you tell me more about it?",
+    "Sure! Let me look at that for you.",
+    "As a language model I have no access to your files, so I cannot check this.",
+    "That is a good question, and there are many ways to look at it.",
+    "Every Python developer should know about it. It is very useful, and it is used in many programs.",
+    "Please run the code and see for yourself what it does.",
+    "Here is what you asked for:",
+    "You should always do what is best for your project.",
+]
 
 
 def accepted(query: Query) -> list[Expected]:
@@ -91,26 +269,20 @@ def accepted(query: Query) -> list[Expected]:
 
 def leaves(matcher: Matcher) -> Iterator[Matcher]:
     """The rules inside a matcher."""
-    if matcher.any_of is None:
+    inside = matcher.any_of or matcher.all_of
+    if inside is None:
         yield matcher
     else:
-        for inner in matcher.any_of:
+        for inner in inside:
             yield from leaves(inner)
 
 
 def accepts_command(query: Query, command: str) -> bool:
     """Whether one of the accepted run_command calls fits the command."""
-    rules = [
-        rule
+    return any(
+        expected.arguments["command"].fits(command)
         for expected in accepted(query)
         if expected.function == "run_command"
-        for rule in leaves(expected.arguments["command"])
-    ]
-    return any(
-        re.search(rule.regex, command) is not None
-        if rule.regex is not None
-        else all(part in command for part in rule.contains or ("\0",))
-        for rule in rules
     )
 
 
@@ -201,6 +373,15 @@ def test_direct_queries_have_terms_and_no_path() -> None:
         assert all(term == term.strip() and term for term in query.terms), query.id
 
 
+@pytest.mark.parametrize("query", [q for q in QUERIES if q.kind == "direct"], ids=lambda query: query.id)
+def test_terms_are_said_neither_by_the_question_nor_by_a_non_answer(query: Query) -> None:
+    for text in (query.query, *NON_ANSWERS):
+        reply = RawReply(id=query.id, text=text, tokens=9, finish="stop", seconds=0.1)
+        answer = score_reply(query, reply, "hermes").answer
+        assert answer is not None
+        assert answer.on_terms is False, text
+
+
 def test_patterns_compile() -> None:
     rules = [
         rule
@@ -213,10 +394,28 @@ def test_patterns_compile() -> None:
     assert len(patterns) >= 40
 
 
+def test_every_query_for_a_command_has_good_ones() -> None:
+    wanted = {query.query for query in QUERIES if query.category == "run_command"}
+    assert wanted == GOOD_COMMANDS.keys()
+    assert BAD_COMMANDS.keys() < wanted
+
+
 @pytest.mark.parametrize("text", GOOD_COMMANDS)
 def test_good_commands_are_accepted(text: str) -> None:
     refused = [c for c in GOOD_COMMANDS[text] if not accepts_command(by_text(text), c)]
     assert refused == []
+
+
+def test_code_with_a_good_command_is_right() -> None:
+    with Sandbox() as sandbox:
+        run_code = CodeRunner(sandbox)
+        for text, commands in GOOD_COMMANDS.items():
+            for command in commands:
+                call = as_code_mode(ToolCall("run_command", {"command": command}))
+                written = render_calls([call], "hermes", [EXECUTE_CODE])
+                reply = RawReply(id=by_text(text).id, text=written, tokens=9, finish="stop", seconds=0.1)
+                given = score_reply(by_text(text), reply, "hermes", run_code)
+                assert (given.cause, given.strict.code) == (None, True), command
 
 
 @pytest.mark.parametrize("text", BAD_COMMANDS)
@@ -231,7 +430,9 @@ def test_reading_with_cat_is_accepted() -> None:
     for query in readers:
         path = next(iter(leaves(accepted(query)[0].arguments["path"]))).path
         assert accepts_command(query, f"cat {path}"), query.id
-        assert not accepts_command(query, "cat other.py"), query.id
+        assert accepts_command(query, f"cat ./{path}"), query.id
+        for other in ("other.py", f"other/{path}", f"{path}.bak"):
+            assert not accepts_command(query, f"cat {other}"), query.id
 
 
 def test_no_two_queries_are_alike() -> None:
