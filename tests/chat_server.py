@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -43,6 +43,8 @@ class ChatServer:
     models: Answer = (200, {"object": "list", "data": [{"id": "tiny", "object": "model"}]})
     dies_after: int | None = None
     pause: float = 0.0
+    drip: float = 0.0
+    """Seconds before each byte of an answer to a question; 0: it comes whole."""
     asked: list[Body] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     at_once: int = 0
@@ -88,7 +90,12 @@ def serving(server: ChatServer, port: int = 0) -> Iterator[ChatServer]:
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data)
+            drip = server.drip if self.command == "POST" else 0.0
+            pieces = [data[i : i + 1] for i in range(len(data))] if drip else [data]
+            with suppress(ConnectionError):  # of a client that does not wait for the end
+                for piece in pieces:
+                    time.sleep(drip)
+                    self.wfile.write(piece)
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ KEY_VARIABLE = "FAIR_RETEST_API_KEY"  # a name of our own: no server gets a key 
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # statuses that another try may not meet again
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
+LARGEST_ANSWER = 8_000_000  # bytes; a reply of a million tokens has about half as many
 
 
 class ServerError(Exception):
@@ -86,7 +89,7 @@ class Transport:
     ) -> bytes:
         content = None if body is None else orjson.dumps(body)
         try:
-            response = await client.request(method, self.url + path, content=content)
+            response = await self._fetch(client, method, self.url + path, content)
         except httpx2.TimeoutException:
             raise PassingError(f"no answer within {self.timeout:g} s") from None
         except httpx2.RequestError as error:
@@ -102,6 +105,23 @@ class Transport:
             raise BrokenAnswer("the answer is not JSON") from None
         return response.content
 
+    async def _fetch(
+        self, client: httpx2.AsyncClient, method: str, url: str, content: bytes | None
+    ) -> httpx2.Response:
+        """The answer, whole within the time and the size that one may have; its text is taken for UTF-8."""
+        body = bytearray()
+        try:
+            # The client's own limit is for each read: a server that says a byte now and then would pass it.
+            async with asyncio.timeout(self.timeout), client.stream(method, url, content=content) as answer:
+                async for part in answer.aiter_bytes():
+                    body += part
+                    if len(body) > LARGEST_ANSWER:
+                        raise ServerError(f"the answer has more than {LARGEST_ANSWER // 10**6} MB")
+        except TimeoutError:
+            raise PassingError(f"no answer within {self.timeout:g} s") from None
+        waits = {name: value for name, value in answer.headers.items() if name.lower() == "retry-after"}
+        return httpx2.Response(answer.status_code, headers=waits, content=bytes(body))
+
 
 def read_key() -> str | None:
     """The key of the environment, None without one. Raises StageError for one that no header can hold."""
@@ -114,9 +134,10 @@ def read_key() -> str | None:
 def _read_seconds(text: str | None) -> float:
     """The seconds of a Retry-After; a date, or nothing, asks for no more than the usual wait."""
     try:
-        return max(float(text or 0), 0.0)
+        seconds = float(text or 0)
     except ValueError:
         return 0.0
+    return max(seconds, 0.0) if math.isfinite(seconds) else 0.0
 
 
 def _in_a_line(what: object) -> str:
