@@ -40,6 +40,7 @@ from stages.core.flags import (
 )
 from stages.core.preset import SECTIONS, Preset, load_preset, section_of
 from stages.core.records import Given, Recipe
+from stages.core.words import show_controls
 
 SEEDLESS = ("convert_data", "audit")  # stages whose output does not depend on the seed
 CUDA_DRIVER = "libcuda.so.1"  # comes with NVIDIA's driver, not with a package
@@ -201,7 +202,7 @@ def guard(stage: str, body: Callable[[], int]) -> int:
     try:
         return body()
     except StageError as error:
-        print(f"{stage}: {error}", file=sys.stderr)
+        print(f"{stage}: {show_controls(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in UNUSABLE_PLACE:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stages.core.errors import StageError
 from stages.core.records import RawReply
+from stages.eval.__main__ import main
 from stages.eval.engines import Question, Sampling
 from stages.eval.engines.endpoint import Endpoint
 from stages.eval.engines.transport import LARGEST_ANSWER, Transport
@@ -64,3 +66,21 @@ def test_an_error_in_an_odd_encoding_is_shown_all_the_same(kind: str, server: Ch
     server.reply = lambda *_: (400, b"too long \xff", {"Content-Type": kind})
     with pytest.raises(StageError, match="query q: status 400, too long \ufffd"):
         ask(server)
+
+
+def test_what_a_server_says_does_not_steer_the_terminal(
+    server: ChatServer, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path))
+    server.models = (200, {"data": [{"id": "big\x1b[2J"}, {"id": "tiny"}]})
+    words = ["--endpoint", server.url, "--suites", "core20", "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    shown = capfd.readouterr()
+    assert shown.err.startswith(f"eval: {server.url} serves big\\x1b[2J, tiny: name one")
+    server.models = (200, {"data": [{"id": "big\x1b[2J"}]})
+    server.reply = lambda *_: (400, b"\x1b[31mno")
+    assert main(words) == 2
+    shown = capfd.readouterr()
+    assert f"{server.url} serves big\\x1b[2J\n" in shown.out
+    assert "status 400, \\x1b[31mno" in shown.err
+    assert "\x1b" not in shown.out + shown.err
