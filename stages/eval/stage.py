@@ -149,7 +149,11 @@ class _Run:
         setup, fixes = self.options.preset.model, self.options.fixes
         if cell.system is not None:
             setup = setup.model_copy(update={"system": cell.system})
-        return [Question(query.id, case_row(query, setup, fixes)) for query in suite.queries]
+        cuts = cell.sampling.stop_at_call
+        return [
+            Question(query.id, case_row(query, setup, fixes), whole=cuts and query.wants_several)
+            for query in suite.queries
+        ]
 
     def recipe(self, suite: Suite, cell: Cell) -> Recipe:
         """What decides the result on a suite."""

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 from stages.core.artifact import fingerprint_json
 from stages.core.records import RawReply, Record
 
-GENERATOR_VERSION = 1  # raised by every change that can change what is kept of a reply
+GENERATOR_VERSION = 2  # raised by every change that can change what is kept of a reply
 
 EngineName = Literal["local", "endpoint", "recorded"]
 Keep = Callable[["Question", RawReply], None]
@@ -21,16 +21,21 @@ class Question:
 
     id: str
     row: Mapping[str, Any]
+    whole: bool = False
+    """Its reply is not cut off behind a call, whatever the sampling says: several may be right."""
 
     @property
     def key(self) -> str:
         """SHA-256 of the prompt: its messages and tools."""
-        return fingerprint_json(self.row)
+        return fingerprint_json({"row": self.row, "whole": True} if self.whole else self.row)
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a reply is drawn; `sample` numbers the draws of one prompt, and is their seed."""
+    """How a reply is drawn; `sample` numbers the draws of one prompt, and is their seed.
+
+    `stop_at_call` ends a reply behind its first call, where the question wants no more.
+    """
 
     max_tokens: int
     temperature: float = 0.0
