@@ -153,8 +153,9 @@ class RawReply(Record):
     id: str = Field(description="the query's id")
     text: str = Field(description="the reply without its stop token, special tokens kept as text")
     tokens: int | None = Field(None, description="tokens generated, its stop token too; None: not counted")
-    finish: Literal["stop", "length", "call"] = Field(
-        description="length: hit the token limit, a runaway reply; call: cut off behind its first call"
+    finish: Literal["stop", "length", "call"] | None = Field(
+        description="length: hit the token limit, a runaway reply; call: cut off behind its first call; "
+        "None: nobody saw it, a server could not read the reply"
     )
     seconds: float | None = Field(
         None, description="its part of the run: of all time an equal share for every query in work"

@@ -74,7 +74,7 @@ def read_signs(query: Query, reply: RawReply, lenient: Reply, dialect: str) -> S
         calls=bool(lenient.calls),
         loop=find_loop(said),
         empty=not lenient.calls and not lenient.content.strip(),
-        ended={"stop": True, "length": False}.get(reply.finish),
+        ended={"stop": True, "length": False}.get(reply.finish or ""),
     )
 
 

@@ -79,7 +79,7 @@ def describe_reply(side: Side, query: str) -> Behaviour:
     return Behaviour(
         decision="tool" if strict.calls else "direct",
         dialect=dialect or "none",
-        stop=reply.finish,
+        stop=reply.finish or "?",
         prompt="?" if reply.prompt_tokens is None else str(reply.prompt_tokens),
         text=reply.text,
     )

@@ -18,7 +18,7 @@ from stages.core.cli import Options
 from stages.core.errors import INTERRUPTED, StageError
 from stages.core.fixes import FAIR
 from stages.core.preset import load_preset
-from stages.core.records import EvalSummary, Manifest, RawReply, Score, read_lines, read_record
+from stages.core.records import EvalSummary, Manifest, Rate, RawReply, Score, read_lines, read_record
 from stages.core.suite import load_suites
 from stages.core.tools import EXECUTE_CODE
 from stages.eval.__main__ import main
@@ -95,6 +95,31 @@ def test_calls_that_the_server_read_are_written_in_the_dialect_and_marked(server
     assert reply.served["finish_reason"] == "tool_calls"
 
 
+def test_the_text_of_a_content_in_parts_is_its_reply(server: ChatServer) -> None:
+    parts = [{"type": "text", "text": "A gen"}, {"type": "image_url"}, {"type": "text", "text": "erator."}]
+    thought = {"type": "reasoning", "text": "Hm."}
+    server.reply = lambda *_: (200, complete(message={"content": [thought, *parts]}))
+    reply = ask_one(server)
+    assert reply.text == "A generator."
+    assert reply.served is not None
+    assert reply.served["message"]["content"] == [thought, *parts], "as it came"
+
+
+def test_how_a_call_was_written_that_the_server_read_is_unscored(
+    server: ChatServer, options: Options
+) -> None:
+    server.reply = lambda question, _: (
+        200, complete(WRITTEN if question == TESTS else None, "tool_calls",
+                      message={} if question == TESTS else call(CODE))
+    )  # fmt: skip
+    folder = run(options, make_endpoint(server))
+    formats = [score.strict.format for score in read_lines(folder / "scores.jsonl", Score)]
+    assert formats == [None, True, None]
+    summary = read_record(folder / "summary.json", EvalSummary)
+    assert summary.strict is not None
+    assert summary.strict.format == Rate(k=1, n=1)
+
+
 def test_raw_content_is_kept_as_it_came(server: ChatServer) -> None:
     server.reply = lambda *_: (200, complete(f" {WRITTEN}\n"))
     reply = ask_one(server)
@@ -108,10 +133,13 @@ def test_raw_content_is_kept_as_it_came(server: ChatServer) -> None:
         ("tool_calls", "stop"),
         ("length", "length"),
         ("max_tokens", "length"),
-        (None, "stop"),
+        ("eos_token", "stop"),
+        (None, None),
+        ("content_filter", None),
+        ("abort", None),
     ],
 )
-def test_reasons_to_stop(finish: Any, expected: str, server: ChatServer) -> None:
+def test_reasons_to_stop(finish: Any, expected: str | None, server: ChatServer) -> None:
     server.reply = lambda *_: (200, complete("Hi", finish))
     assert ask_one(server).finish == expected
 
@@ -285,6 +313,12 @@ def test_a_wait_that_the_server_asks_for_is_waited(server: ChatServer) -> None:
         ((200, b"<html>"), "query types: the answer is not JSON", 5),
         ((400, {"error": "context of 4096"}), "query types: status 400, .*context of 4096", 1),
         ((200, {"choices": []}), "query types: no chat completion came, at choices: ", 1),
+        (
+            (200, {"error": {"message": "too\nlong"}}),
+            "types: no chat completion came, at error: too long;",
+            1,
+        ),
+        ((200, {"error": "{full}", "choices": []}), "types: no chat completion came, at error: {full};", 1),
         ((200, {"object": "x"}), "query types: no chat completion came, at choices: ", 1),
         ((200, []), "query types: no chat completion came, at ", 1),
         ((200, complete(model="other")), "query types: other answered, not tiny: see --served-model", 1),

@@ -72,10 +72,13 @@ def ask(options: Options, server: ChatServer) -> Path:
 def test_recorded_replies_are_scored_without_a_model(options: Options, tmp_path: Path) -> None:
     file = write_replies(tmp_path / "mine.jsonl", REPLIES)
     outcome = evaluate(options, Request(replies=file))
+    assert ", stop" not in outcome.lines[0]
     summary = read_record(outcome.folder / "three" / "summary.json", EvalSummary)
     assert (summary.engine, summary.tool_or_direct.k, summary.tool_or_direct.n) == ("recorded", 2, 3)
     assert summary.timing.seconds_per_query is None
     assert summary.timing.generated_tokens is None
+    assert summary.strict is not None
+    assert (summary.strict.stop, summary.runaway) == (None, None), "the file does not say how they ended"
     assert outcome.lines[0].endswith("whole 2/3 (67%)")
     assert evaluate(options, Request(replies=file)).up_to_date
     assert not (tmp_path / "artifacts" / "smol" / "replies").exists()
@@ -322,12 +325,12 @@ def test_engines_beside_each_other_show_where_they_differ(
     out = capsys.readouterr().out
     assert f"A: {tmp_path / 'mine'}, recorded a.jsonl, 2/3 decided right" in out
     assert f"B: {tmp_path / 'theirs'}, endpoint {server.url}, 2/3 decided right" in out
-    assert "queries that differ in: decision 0, dialect 2, stop 1, prompt 3, text 1" in out
+    assert "queries that differ in: decision 0, dialect 2, stop 0, prompt 3, text 1" in out
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if "|" in line]
     assert rows[2:] == [
-        ["types", "tool / tool", "hermes / the server's", "stop / stop", "9 / 7"],
-        ["tests", "direct / direct", "none / fenced_json", "stop / stop", "9 / 7"],
-        ["direct", "direct / direct", "none / none", "stop / length", "9 / 7"],
+        ["types", "tool / tool", "hermes / the server's", "? / stop", "9 / 7"],
+        ["tests", "direct / direct", "none / fenced_json", "? / stop", "9 / 7"],
+        ["direct", "direct / direct", "none / none", "? / length", "9 / 7"],
     ]
     assert main(["--json", "--compare", *[str(tmp_path / "mine")] * 2]) == 0
     printed = json.loads(capsys.readouterr().out)

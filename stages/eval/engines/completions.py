@@ -7,15 +7,20 @@ dialect, so that one scorer serves all engines; the reply is marked: nobody saw 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from stages.core.chat import Tool, ToolCall
 from stages.core.dialects import render_calls
 from stages.core.records import RawReply
 from stages.eval.engines import Question, Sampling
+from stages.eval.engines.transport import hide_key
+
+ENDED = ("stop", "tool_calls", "function_call", "eos_token", "stop_sequence", "end_turn")
+CUT = ("length", "max_tokens")
 
 
 class Function(BaseModel):
@@ -29,8 +34,25 @@ class _Call(BaseModel):
     function: Function
 
 
+def _join_parts(content: Any) -> Any:
+    """The text of a content that comes as a list of parts; thoughts and pictures are none of it."""
+    if not isinstance(content, list):
+        return content
+    parts = [part for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
+    return "".join(str(part.get("text") or "") for part in parts)
+
+
+def _refuse_error(error: Any) -> Any:
+    """Raise the error that a server sends instead of a completion, with a status that says all is well."""
+    if error:
+        said = error.get("message") if isinstance(error, Mapping) else None
+        line = " ".join(hide_key(str(said or error)).split())[:200]
+        raise PydanticCustomError("server_error", "{said}", {"said": line})
+    return error
+
+
 class _Message(BaseModel):
-    content: str | None = None
+    content: Annotated[str | None, BeforeValidator(_join_parts)] = None
     tool_calls: list[_Call] | None = None
 
 
@@ -47,6 +69,7 @@ class _Usage(BaseModel):
 class Completion(BaseModel):
     """The part of an answer that is used; servers add keys of their own."""
 
+    error: Annotated[Any, AfterValidator(_refuse_error)] = None
     model: str | None = None
     choices: list[_Choice] = Field(min_length=1)
     usage: _Usage | None = None
@@ -93,6 +116,11 @@ def _write_arguments(function: Mapping[str, Any]) -> str:
     return orjson.dumps(function["arguments"]).decode()
 
 
+def _read_finish(reason: str | None) -> Literal["stop", "length"] | None:
+    """How a reply ended; None where the server does not say, or names what was not the model's doing."""
+    return "stop" if reason in ENDED else "length" if reason in CUT else None
+
+
 def read_completion(answer: Mapping[str, Any], question: Question, dialect: str, seconds: float) -> RawReply:
     """The reply in a valid completion, which is its first choice."""
     completion, choice = Completion.model_validate(answer), answer["choices"][0]
@@ -104,7 +132,7 @@ def read_completion(answer: Mapping[str, Any], question: Question, dialect: str,
         id=question.id,
         text="\n".join(part for part in parts if part),
         tokens=usage.completion_tokens,
-        finish="length" if completion.choices[0].finish_reason in ("length", "max_tokens") else "stop",
+        finish=_read_finish(completion.choices[0].finish_reason),
         seconds=seconds,
         prompt_tokens=usage.prompt_tokens,
         calls_by="server" if called else "model",

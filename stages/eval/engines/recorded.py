@@ -19,7 +19,7 @@ from stages.eval.engines import Costs, EngineName, Keep, Question, Sampling
 class RecordedReply(RawReply):
     """A line of such a file: `id` and `text` will do, and a `replies.jsonl` of ours has more."""
 
-    finish: Literal["stop", "length", "call"] = Field("stop", description="stop unless it is said")
+    finish: Literal["stop", "length", "call"] | None = Field(None, description="unknown unless it is said")
 
 
 @dataclass

@@ -24,8 +24,8 @@ from stages.core.errors import StageError
 KEY_VARIABLE = "FAIR_RETEST_API_KEY"  # a name of our own: no server gets a key that is meant for another one
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # statuses that another try may not meet again
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
 LARGEST_ANSWER = 8_000_000  # bytes; a reply of a million tokens has about half as many
+LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
 
 
 class ServerError(Exception):
@@ -134,14 +134,18 @@ def read_key() -> str | None:
 def _read_seconds(text: str | None) -> float:
     """The seconds of a Retry-After; a date, or nothing, asks for no more than the usual wait."""
     try:
-        seconds = float(text or 0)
+        seconds = max(float(text or 0), 0.0)
+        return seconds if math.isfinite(seconds) else 0.0
     except ValueError:
         return 0.0
-    return max(seconds, 0.0) if math.isfinite(seconds) else 0.0
+
+
+def hide_key(text: str) -> str:
+    """What a server said; where it repeats the key it is not repeated."""
+    key = read_key()
+    return text.replace(key, "***") if key else text
 
 
 def _in_a_line(what: object) -> str:
-    """Anything as a short line; a server that repeats the key is not repeated."""
-    key = read_key()
-    line = " ".join(str(what).split())
-    return (line.replace(key, "***") if key else line)[:200] or type(what).__name__
+    """Anything as a short line."""
+    return " ".join(hide_key(str(what)).split())[:200] or type(what).__name__
