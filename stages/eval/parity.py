@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
+from typing import Any
 
 from tabulate import tabulate
 
-from stages.core.artifact import require_artifact
+from stages.core.artifact import flatten_json, require_artifact
 from stages.core.dialects import parse_any, parse_reply
 from stages.core.errors import StageError
 from stages.core.records import EvalSummary, Manifest, RawReply, Score, read_lines, read_record
@@ -64,7 +66,7 @@ def compare_outputs(folders: Sequence[Path]) -> Comparison:
     differences = {}
     for suite in common:
         sides = [sides[suite] for sides in found]
-        _require_same_queries(suite, sides)
+        _require_comparable(suite, sides)
         table = {query: [describe_reply(side, query) for side in sides] for query in sides[0].replies}
         lines += _describe_suite(suite, sides, table)
         differences[suite] = {name: len(_differing(table, name)) for name in COLUMNS}
@@ -103,8 +105,13 @@ def _read_sides(folder: Path) -> dict[str, Side]:
     return sides
 
 
-def _require_same_queries(suite: str, sides: Sequence[Side]) -> None:
+def _require_comparable(suite: str, sides: Sequence[Side]) -> None:
     for side in sides[1:]:
+        if side.summary.scorer_version != sides[0].summary.scorer_version:
+            raise StageError(
+                f"{sides[0].folder} and {side.folder} were scored by different rules: evaluate both again, "
+                "which scores their kept replies anew"
+            )
         if side.summary.suite_fingerprint != sides[0].summary.suite_fingerprint:
             raise StageError(
                 f"{sides[0].folder} and {side.folder} answered different queries of {suite}: "
@@ -123,6 +130,7 @@ def _describe_suite(suite: str, sides: Sequence[Side], table: Mapping[str, Seque
     letters = [chr(ord("A") + i) for i in range(len(sides))]
     lines = [f"{suite}: {plural(len(table), 'query')}"]
     lines += [f"  {letter}: {_name(side)}" for letter, side in zip(letters, sides, strict=True)]
+    lines += _describe_settings(sides)
     counts = [f"{name} {len(_differing(table, name))}" for name in COLUMNS]
     lines.append(f"  queries that differ in: {', '.join(counts)}")
     shown = [name for name in COLUMNS if name != "text"]
@@ -135,6 +143,26 @@ def _describe_suite(suite: str, sides: Sequence[Side], table: Mapping[str, Seque
         heads = ["query", *(f"{name} {'/'.join(letters)}" for name in shown)]
         lines += tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True).splitlines()
     return lines
+
+
+NO_CAUSE = {"suite", "suite_version"}  # the same by now, or without a bearing on the replies
+
+
+def _describe_settings(sides: Sequence[Side]) -> list[str]:
+    """The settings in which the outputs differ, which may be why their replies do."""
+    told = [flatten_json(side.manifest.recipe.settings) for side in sides]
+    names = sorted({name for settings in told for name in settings} - NO_CAUSE)
+    rows = {name: [_say(settings.get(name)) for settings in told] for name in names}
+    words = [f"{name} {' / '.join(row)}" for name, row in rows.items() if len(set(row)) > 1]
+    if len({side.manifest.recipe.inputs.get("replies") for side in sides}) > 1:
+        words.append("other prompts, or another version of what asks them")
+    return [f"  set up otherwise: {', '.join(words)}"] if words else []
+
+
+def _say(value: Any) -> str:
+    """A setting in a few words; one that is not told is the usual one."""
+    words = ["usual"] if value is None else value if isinstance(value, list) else str(value).split()
+    return shorten(" ".join(map(str, words)) or "none", 60, placeholder="…")
 
 
 def _name(side: Side) -> str:

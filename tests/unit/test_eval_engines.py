@@ -363,6 +363,23 @@ def test_outputs_that_cannot_be_compared_are_refused(
         assert error.count("\n") == 1
 
 
+def test_settings_that_differ_are_said(
+    options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_replies(tmp_path / "a.jsonl", REPLIES)
+    evaluate(replace(options, out=tmp_path / "mine"), Request(replies=file))
+    evaluate(replace(options, out=tmp_path / "same"), Request(replies=file))
+    other = replace(with_setup(options, max_tokens=9), fixes=("json", "parser"), out=tmp_path / "other")
+    evaluate(other, Request(replies=file))
+    capsys.readouterr()
+    assert main(["--compare", str(tmp_path / "mine"), str(tmp_path / "same")]) == 0
+    assert "set up otherwise" not in capsys.readouterr().out
+    assert main(["--compare", str(tmp_path / "mine"), str(tmp_path / "other")]) == 0
+    fixes = f"fixes {' '.join(FAIR)} / json parser"
+    prompts = "other prompts, or another version of what asks them"
+    assert f"  set up otherwise: {fixes}, max_tokens 160 / 9, {prompts}\n" in capsys.readouterr().out
+
+
 # Timing
 
 
