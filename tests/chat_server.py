@@ -45,6 +45,8 @@ class ChatServer:
     pause: float = 0.0
     drip: float = 0.0
     """Seconds before each byte of an answer to a question; 0: it comes whole."""
+    tell_models: Callable[[], Answer] | None = None
+    """Instead of `models`, where each answer is another one."""
     asked: list[Body] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     at_once: int = 0
@@ -62,7 +64,8 @@ def serving(server: ChatServer, port: int = 0) -> Iterator[ChatServer]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._send(*server.models) if self.path == "/v1/models" else self._send(404, {"error": "no"})
+            models = server.tell_models() if server.tell_models else server.models
+            self._send(*models) if self.path == "/v1/models" else self._send(404, {"error": "no"})
 
         def do_POST(self) -> None:
             nonlocal open_requests

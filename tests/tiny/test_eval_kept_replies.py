@@ -1,18 +1,26 @@
-"""What is kept of a model in this process: whole replies where they are wanted."""
+"""What is kept of a model in this process: whole replies where they are wanted, costs, scores without it."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stages.core.records import RawReply, read_lines
+from stages.core.cli import Options, artifacts_root
+from stages.core.errors import StageError
+from stages.core.records import EvalSummary, RawReply, read_lines, read_record
 from stages.eval.__main__ import main
+from stages.eval.engines.generation import Generator
+from stages.eval.score import SCORER_VERSION
+from stages.eval.store import ReplyStore
 from tests.models import BuiltOnce
 from tests.parrot import write_parrot
+from tests.pipeline import Pipeline, run_work
+from tests.small_suite import SUITE
 
 CALL = '<tool_call>{"name":"f" ,"arguments":{} }</tool_call>'
 F = {"type": "function", "function": {"name": "f", "description": "Does it.", "parameters": {}}}
@@ -68,3 +76,70 @@ def test_a_query_that_the_template_refuses_is_named(
     error = capsys.readouterr().err
     assert "eval: the chat template refuses query do (No tools here.): name another one with" in error
     assert error.count("\n") == 1
+
+
+@pytest.fixture
+def options(qwen2_run: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
+    """An evaluation of the quantized model into the default place."""
+    model = qwen2_run.folder("quantize")
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
+    suite = tmp_path / "three.json"
+    suite.write_text(json.dumps(SUITE), "utf-8")
+    options = replace(qwen2_run.options("eval", suites=(str(suite),), max_tokens=5), out=None, data=None)
+    shutil.copytree(model, options.input("quantize"))
+    return options
+
+
+def test_a_run_that_is_stopped_keeps_its_costs(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep = ReplyStore.keep
+    kept: list[Any] = []
+
+    def stop_after_one(*given: Any) -> None:
+        if kept:
+            raise KeyboardInterrupt
+        kept.append(given)
+        keep(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReplyStore, "keep", stop_after_one)
+        with pytest.raises(KeyboardInterrupt):
+            run_work("eval", options)
+    (path,) = artifacts_root().glob("*/replies/*/costs.json")
+    costs = json.loads(path.read_text("utf-8"))
+    begun = costs["suites"]["three"]
+    assert begun["load_seconds"] > 0
+    assert begun["peak_memory_gb"] > 0.1
+    begun["peak_memory_gb"] = 99.0  # as a session that is over would have left it
+    path.write_text(json.dumps(costs), "utf-8")
+    folder = run_work("eval", options).folder / "three"
+    timing = read_record(folder / "summary.json", EvalSummary).timing
+    assert timing.peak_memory_gb == 99.0
+    assert (timing.load_seconds, timing.first_token_seconds) == (
+        begun["load_seconds"], begun["first_token_seconds"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_model_that_is_gone_is_scored_again(
+    kept: bool, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run_work("eval", options).folder / "three"
+    names = ("replies.jsonl", "scores.jsonl")
+    before = [(folder / name).read_bytes() for name in names]
+    timing = read_record(folder / "summary.json", EvalSummary).timing
+    shutil.rmtree(options.input("quantize"))
+    assert run_work("eval", options).up_to_date
+    if not kept:
+        shutil.rmtree(folder.parents[3] / "replies")
+    monkeypatch.setattr("stages.eval.stage.SCORER_VERSION", SCORER_VERSION + 1)
+    monkeypatch.setattr(Generator, "load", None)
+    assert not run_work("eval", options).up_to_date
+    assert [(folder / name).read_bytes() for name in names] == before
+    assert read_record(folder / "summary.json", EvalSummary).timing == timing
+    more = options.preset.eval.model_copy(update={"max_tokens": 6})
+    longer = replace(options, preset=options.preset.model_copy(update={"eval": more}), force=True)
+    with pytest.raises(StageError, match=r"no output of quantize in .*: run .*nox -s quantize"):
+        run_work("eval", longer)
+    elsewhere = replace(options, data=folder / "none")
+    with pytest.raises(StageError, match=r"no output of quantize in .*none: run"):
+        run_work("eval", elsewhere)

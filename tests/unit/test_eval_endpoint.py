@@ -52,9 +52,10 @@ def make_endpoint(server: ChatServer, concurrency: int = 1, **transport: Any) ->
     return Endpoint(Transport(server.url, **settings), "hermes", None, concurrency)
 
 
-def run(options: Options, endpoint: Endpoint) -> Path:
+def run(options: Options, endpoint: Endpoint, **how: Any) -> Path:
     """Evaluate, and return the folder of the one suite."""
-    return evaluate_engine(options, endpoint, load_suites(options.preset.eval.suites)).folder / "three"
+    suites = load_suites(options.preset.eval.suites)
+    return evaluate_engine(options, endpoint, suites, **how).folder / "three"
 
 
 def ask_one(server: ChatServer, **settings: Any) -> RawReply:
@@ -227,7 +228,7 @@ def test_the_key_is_sent_and_never_written(
     assert {headers["Authorization"] for headers in server.headers} == {"Bearer sk-secret-123"}
     server.reply = lambda *_: (401, {"error": "sk-secret-123 is not known"})
     with pytest.raises(StageError, match=r"status 401, .*\*\*\* is not known") as error:
-        run(replace(options, force=True), make_endpoint(server))
+        run(options, make_endpoint(server), ask_again=True)
     assert "secret" not in str(error.value)
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) > 5
@@ -434,6 +435,8 @@ def test_no_server_there(options: Options) -> None:
         (["--endpoint", "http://a/v1", "--concurrency", "0"], "--concurrency 0: use 1 or more"),
         (["--endpoint", "http://a/v1", "--timeout", "0"], "--timeout 0: use a number above 0"),
         (["--endpoint", "http://a/v1", "--stop-at-call"], "--stop-at-call works on a model in this process"),
+        (["--replies", "a", "--suites", "core20", "--ask-again"], "--ask-again asks a model, and --replies"),
+        (["--compare", "a", "b", "--ask-again"], "--ask-again asks a model, and --compare has none"),
         (["--compare", "a"], "--compare lays two or more outputs beside each other: name another one"),
         (["--replies", "a.jsonl"], "--replies a.jsonl answers one suite: name it with --suites"),
         (["--replies", "a", "--suites", "core20", "--samples", "2"], "leave --temperature, --samples, --pro"),

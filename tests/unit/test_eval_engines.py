@@ -61,9 +61,9 @@ def write_replies(path: Path, replies: dict[str, str], **more: Any) -> Path:
     return path
 
 
-def ask(options: Options, server: ChatServer) -> Path:
+def ask(options: Options, server: ChatServer, **how: Any) -> Path:
     endpoint = Endpoint(Transport(server.url, first_wait=0.005), "hermes", None, 1)
-    return evaluate_engine(options, endpoint, load_suites(options.preset.eval.suites)).folder
+    return evaluate_engine(options, endpoint, load_suites(options.preset.eval.suites), **how).folder
 
 
 # Recorded replies
@@ -183,6 +183,8 @@ def test_one_prompt_is_asked_once_whatever_arm_or_suite_asks(
     assert len(server.asked) == 3
     assert "twice: 4 replies of an earlier run used again" in capsys.readouterr().out
     ask(replace(options, force=True), server)
+    assert len(server.asked) == 3
+    ask(options, server, ask_again=True)
     assert len(server.asked) == 6
 
 

@@ -65,6 +65,9 @@ class Engine(Protocol):
     def facts(self) -> dict[str, Any]:
         """What a manifest tells of it; never a key or a password."""
 
+    def served_as(self) -> dict[str, Any]:
+        """What tells its model apart from another one of the same fingerprint, as far as anybody tells."""
+
     def load(self) -> None:
         """Get ready; called before the first question. Raises StageError when that fails."""
 

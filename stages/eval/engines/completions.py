@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from stages.core.chat import Tool, ToolCall
@@ -77,12 +77,39 @@ class Completion(BaseModel):
 
 class _Model(BaseModel):
     id: str
+    created: Any = None
+    root: Any = None
+    parent: Any = None
+    meta: Any = None
 
 
 class ModelList(BaseModel):
     """The answer to /models."""
 
     data: list[_Model]
+
+
+def describe_model(answer: bytes, name: str | None) -> dict[str, Any]:
+    """What the list of /models tells of a model beside its name: when and of what it was made, its size.
+
+    Empty where it tells nothing, and for an answer that is no such list.
+    """
+    try:
+        models = ModelList.model_validate_json(answer).data
+    except ValidationError:
+        return {}
+    model = next((model for model in models if model.id == name), None)
+    if model is None:
+        return {}
+    sizes = model.meta if isinstance(model.meta, dict) else {}
+    told = {
+        "created": model.created,
+        "root": model.root,
+        "parent": model.parent,
+        "size": sizes.get("size"),
+        "parameters": sizes.get("n_params"),
+    }
+    return {key: value for key, value in told.items() if isinstance(value, str | int | float)}
 
 
 def write_request(question: Question, sampling: Sampling, model: str | None) -> dict[str, Any]:

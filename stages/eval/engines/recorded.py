@@ -43,6 +43,10 @@ class Recorded:
         """The file's name."""
         return {"engine": self.name, "file": self.file.name}
 
+    def served_as(self) -> dict[str, Any]:
+        """Nothing: the fingerprint tells all."""
+        return {}
+
     def load(self) -> None:
         """Nothing to load."""
 
