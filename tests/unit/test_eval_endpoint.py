@@ -109,10 +109,8 @@ def test_the_text_of_a_content_in_parts_is_its_reply(server: ChatServer) -> None
 def test_how_a_call_was_written_that_the_server_read_is_unscored(
     server: ChatServer, options: Options
 ) -> None:
-    server.reply = lambda question, _: (
-        200, complete(WRITTEN if question == TESTS else None, "tool_calls",
-                      message={} if question == TESTS else call(CODE))
-    )  # fmt: skip
+    read = complete(None, "tool_calls", message=call(CODE))
+    server.reply = lambda question, _: (200, complete(WRITTEN) if question == TESTS else read)
     folder = run(options, make_endpoint(server))
     formats = [score.strict.format for score in read_lines(folder / "scores.jsonl", Score)]
     assert formats == [None, True, None]
