@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -51,6 +51,10 @@ class ChatServer:
     models: Answer = (200, {"object": "list", "data": [{"id": "tiny", "object": "model"}]})
     dies_after: int | None = None
     pause: float = 0.0
+    drip: float = 0.0
+    """Seconds before each byte of an answer to a question; 0: it comes whole."""
+    tell_models: Callable[[], Answer] | None = None
+    """Instead of `models`, where each answer is another one."""
     asked: list[Body] = field(default_factory=list)
     probed: list[Body] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -69,7 +73,8 @@ def serving(server: ChatServer, port: int = 0) -> Iterator[ChatServer]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._send(*server.models) if self.path == "/v1/models" else self._send(404, {"error": "no"})
+            models = server.tell_models() if server.tell_models else server.models
+            self._send(*models) if self.path == "/v1/models" else self._send(404, {"error": "no"})
 
         def do_POST(self) -> None:
             nonlocal open_requests
@@ -104,7 +109,12 @@ def serving(server: ChatServer, port: int = 0) -> Iterator[ChatServer]:
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data)
+            drip = server.drip if self.command == "POST" else 0.0
+            pieces = [data[i : i + 1] for i in range(len(data))] if drip else [data]
+            with suppress(ConnectionError):  # of a client that does not wait for the end
+                for piece in pieces:
+                    time.sleep(drip)
+                    self.wfile.write(piece)
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

@@ -38,6 +38,7 @@ from stages.core.flags import (
 from stages.core.interrupts import catch_interrupts
 from stages.core.preset import SECTIONS, Preset, load_preset, section_of
 from stages.core.records import Given, Recipe
+from stages.core.words import show_controls
 
 # Stages whose place does not depend on the seed; with --valid-share convert_data draws rows with it.
 SEEDLESS = ("convert_data", "audit")
@@ -207,7 +208,7 @@ def guard(stage: str, body: Callable[[], int]) -> int:
     except StageFailed:
         return 2
     except StageError as error:
-        print(f"{stage}: {error}", file=sys.stderr)
+        print(f"{stage}: {show_controls(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in UNUSABLE_PLACE:

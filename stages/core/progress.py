@@ -16,6 +16,8 @@ import orjson
 import psutil
 from tqdm import tqdm
 
+from stages.core.words import show_controls
+
 LOG_VARIABLE = "FAIR_RETEST_LOG"  # set for the stages of one retest, so that they share its log
 EARLY = 0.1  # share of the work before which no estimate is shown
 LINE_EVERY = 15.0  # seconds between progress lines where there is no terminal
@@ -36,8 +38,8 @@ def stream() -> TextIO:
 
 
 def say(text: str) -> None:
-    """Print one line above any bar."""
-    tqdm.write(text, file=stream())
+    """Print one line above any bar. What a server or a file put into it does not steer the terminal."""
+    tqdm.write(show_controls(text), file=stream())
     stream().flush()
 
 

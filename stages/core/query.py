@@ -163,6 +163,11 @@ class Query(_Record):
             raise ValueError(f"{expected.function} has no parameter {', '.join(sorted(unknown))}")
 
     @property
+    def wants_several(self) -> bool:
+        """Whether an accepted answer has more than one call."""
+        return any(isinstance(one, Calls) and len(one.calls) > 1 for one in self.accept)
+
+    @property
     def code_mode(self) -> bool:
         """Whether it offers `execute_code`, and the accepted calls are of functions in its code."""
         return self.tools is None

@@ -32,7 +32,7 @@ _MARKED = re.compile(
     r"<tools?>\s*[{\[]|<(?:tool_calls|function_?call|TOOLCALL|\|tool_call\|)>|\[TOOL_CALLS\]"
 )
 _BRACKETED = re.compile(r"<\|python_tag\|>|<\|tool_call_start\|>")
-_LISTED = re.compile(r"^\s*\[\s*([\w.]+)\(", re.MULTILINE)
+_LISTED = re.compile(r"^[ \t]*\[\s*([\w.]+)\(", re.MULTILINE)
 _NAMED = re.compile(
     r"""[{,]\s*["'](?:name|function|tool|tool_name|function_name|action)["']\s*:\s*["']([\w.-]+)["']"""
 )

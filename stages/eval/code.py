@@ -24,6 +24,7 @@ class FunctionCall:
     arguments: dict[str, Any]
 
 
+LONGEST_CODE = 100_000  # characters that are parsed: a model that writes more has run away
 UNKNOWN = object()
 """Stands for a value that only running the code would tell."""
 
@@ -35,7 +36,9 @@ def code_of(call: ToolCall) -> str | None:
 
 
 def parse_code(code: str) -> ast.Module | None:
-    """The tree of some Python code; None when it does not parse."""
+    """The tree of some Python code; None when it does not parse, or is longer than any sensible code."""
+    if len(code) > LONGEST_CODE:
+        return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an odd escape in a model's code is not the user's concern

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
+from typing import Any
 
 import orjson
 from tabulate import tabulate
 
-from stages.core.artifact import require_artifact
+from stages.core.artifact import flatten_json, require_artifact
 from stages.core.errors import StageError
 from stages.core.records import EvalSummary, Manifest, RawReply, Score, read_lines, read_record
 from stages.core.words import plural
@@ -130,6 +132,7 @@ def _describe_suite(suite: str, sides: Sequence[Side], table: Mapping[str, Seque
     letters = [chr(ord("A") + i) for i in range(len(sides))]
     lines = [f"{suite}: {plural(len(table), 'query')}"]
     lines += [f"  {letter}: {_name(side)}" for letter, side in zip(letters, sides, strict=True)]
+    lines += _describe_settings(sides)
     counts = [f"{name} {len(_differing(table, name))}" for name in COLUMNS]
     lines.append(f"  queries that differ in: {', '.join(counts)}")
     rows = [
@@ -141,6 +144,26 @@ def _describe_suite(suite: str, sides: Sequence[Side], table: Mapping[str, Seque
         heads = ["query", *(f"{name} {'/'.join(letters)}" for name in SHOWN)]
         lines += tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True).splitlines()
     return lines
+
+
+NO_CAUSE = {"suite", "suite_version"}  # the same by now, or without a bearing on the replies
+
+
+def _describe_settings(sides: Sequence[Side]) -> list[str]:
+    """The settings in which the outputs differ, which may be why their replies do."""
+    told = [flatten_json(side.manifest.recipe.settings) for side in sides]
+    names = sorted({name for settings in told for name in settings} - NO_CAUSE)
+    rows = {name: [_say(settings.get(name)) for settings in told] for name in names}
+    words = [f"{name} {' / '.join(row)}" for name, row in rows.items() if len(set(row)) > 1]
+    if len({side.manifest.recipe.inputs.get("replies") for side in sides}) > 1:
+        words.append("other prompts, or another version of what asks them")
+    return [f"  set up otherwise: {', '.join(words)}"] if words else []
+
+
+def _say(value: Any) -> str:
+    """A setting in a few words; one that is not told is the usual one."""
+    words = ["usual"] if value is None else value if isinstance(value, list) else str(value).split()
+    return shorten(" ".join(map(str, words)) or "none", 60, placeholder="…")
 
 
 def _name(side: Side) -> str:

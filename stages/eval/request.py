@@ -25,6 +25,8 @@ class Request:
     """Seconds that the server may take to answer one request."""
     replies: Path | None = None
     """A JSONL file of replies to score."""
+    ask_again: bool = False
+    """Whether kept replies are forgotten and every query is asked again."""
     compare: tuple[Path, ...] = ()
     """Outputs of eval to lay beside each other; nothing is evaluated."""
 
@@ -63,6 +65,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--replies", type=Path, metavar="FILE", help="score these replies: JSON lines with id and text"
     )
+    group = parser.add_argument_group("kept replies")
+    group.add_argument(
+        "--ask-again",
+        action="store_true",
+        help="forget the replies that are kept and ask every query again; --force alone scores them anew",
+    )
     group = parser.add_argument_group("comparison")
     group.add_argument(
         "--compare",
@@ -82,6 +90,7 @@ def read_request(args: argparse.Namespace, options: Options) -> Request:
         concurrency=args.concurrency,
         timeout=args.timeout,
         replies=args.replies,
+        ask_again=args.ask_again,
         compare=tuple(args.compare),
     )
     engines = {"--endpoint": request.endpoint, "--replies": request.replies, "--compare": request.compare}
@@ -90,6 +99,8 @@ def read_request(args: argparse.Namespace, options: Options) -> Request:
         raise StageError(f"{' and '.join(given)} exclude each other: give one")
     if given and options.data is not None:
         raise StageError(f"{given[0]} asks no model folder: leave --data out")
+    if request.ask_again and (request.replies is not None or request.compare):
+        raise StageError(f"--ask-again asks a model, and {given[0]} has none: leave it out")
     if request.served_model is not None and request.endpoint is None:
         raise StageError("--served-model names a model of --endpoint: give its address too")
     if request.concurrency < 1:

@@ -44,7 +44,7 @@ def score_reply(query: Query, reply: RawReply, dialect: str, run_code: RunCode |
         category=query.category,
         kind=query.kind,
         tools=list(query.functions),
-        strict=_judge(query, strict, signs, cause, code, forgiving=False),
+        strict=_leave_unseen(_judge(query, strict, signs, cause, code, forgiving=False), reply),
         lenient=_judge(query, lenient, signs, forgiven, code_lenient, forgiving=True),
         runaway=signs.cut,
         cause=cause,
@@ -72,6 +72,12 @@ def _judge(
         stop=True if forgiving and reading.calls else signs.ended,
         whole=cause is None,
     )
+
+
+def _leave_unseen(reading: Parsed, reply: RawReply) -> Parsed:
+    """Without a score for how calls were written that a server's own parser read: nobody saw it."""
+    unseen = reply.calls_by == "server" and reading.format is True
+    return reading.model_copy(update={"format": None}) if unseen else reading
 
 
 def _to_json(call: ToolCall) -> dict[str, object]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from stages.core import progress
 from stages.core.artifact import (
@@ -24,6 +27,7 @@ from stages.core.records import (
     RawReply,
     Recipe,
     Timing,
+    read_lines,
     read_record,
     write_lines,
     write_record,
@@ -32,8 +36,9 @@ from stages.core.suite import Suite, load_suites
 from stages.core.words import plural
 from stages.eval.cells import Cell, list_cells, usual_cell
 from stages.eval.clock import summarize_timing
-from stages.eval.engines import GENERATOR_VERSION, Engine, Question
+from stages.eval.engines import GENERATOR_VERSION, Costs, Engine, Question, Sampling
 from stages.eval.engines.endpoint import Endpoint, check_address
+from stages.eval.engines.gone import GoneModel, find_scored_model
 from stages.eval.engines.local import LocalEngine
 from stages.eval.engines.recorded import Recorded
 from stages.eval.engines.transport import Transport
@@ -50,12 +55,16 @@ NO_REQUEST = Request()
 def evaluate(options: Options, request: Request = NO_REQUEST) -> Outcome:
     """Evaluate one arm's model on every suite of its preset."""
     suites = load_suites(options.preset.eval.suites)
-    return evaluate_engine(options, choose_engine(options, request), suites)
+    return evaluate_engine(options, choose_engine(options, request), suites, ask_again=request.ask_again)
 
 
-def evaluate_engine(options: Options, engine: Engine, suites: Sequence[Suite]) -> Outcome:
+def evaluate_engine(
+    options: Options, engine: Engine, suites: Sequence[Suite], *, ask_again: bool = False
+) -> Outcome:
     """Put the suites to an engine; as a sweep where the preset asks for one."""
-    run = _Run(options, engine)
+    run = _Run(options, engine, ask_again=ask_again)
+    if ask_again:
+        run.forget_replies(suites)
     if options.preset.eval.is_sweep:
         return _sweep(run, suites)
     place, cell = options.output("eval"), usual_cell(options.preset)
@@ -69,9 +78,8 @@ def is_current_throughout(options: Options, request: Request = NO_REQUEST) -> bo
     try:
         run, cell = _Run(options, choose_engine(options, request)), usual_cell(options.preset)
         suites = load_suites(options.preset.eval.suites)
-        places = [(options.output("eval") / suite.name, run.recipe(suite, cell)) for suite in suites]
-        return not options.preset.eval.is_sweep and all(
-            is_current(place, recipe, force=options.force) for place, recipe in places
+        return not (options.preset.eval.is_sweep or request.ask_again) and all(
+            run.is_current(suite, cell, options.output("eval") / suite.name) for suite in suites
         )
     except StageError:
         return False
@@ -87,6 +95,8 @@ def choose_engine(options: Options, request: Request) -> Engine:
         kept = kept_models(_store_root(options), transport.url)
         return Endpoint(transport, setup.model.dialect, request.served_model, request.concurrency, kept)
     folder = options.input("quantize")
+    if not folder.exists() and (scored := find_scored_model(options)) is not None:
+        return GoneModel(scored, folder, options.advice("quantize"))
     # A folder that fuse did not write has its own template, unless the preset names another.
     batch, dialect = setup.eval.completion_batch, setup.model.dialect
     if (folder / "config.json").is_file() and read_manifest(folder) is None:
@@ -128,8 +138,9 @@ def needs_scores_alone(folder: Path, wanted: Recipe) -> bool:
 class _Run:
     """One engine under evaluation; it is loaded when the first reply is needed."""
 
-    def __init__(self, options: Options, engine: Engine) -> None:
-        self.options, self.engine = options, engine
+    def __init__(self, options: Options, engine: Engine, *, ask_again: bool = False) -> None:
+        self.options, self.engine, self._ask_again = options, engine, ask_again
+        self._stores: dict[Sampling, ReplyStore] = {}
         self._model = engine.fingerprint()
         # Of a server, of recorded replies and of a folder that no stage wrote nothing of the kind is known.
         self._made = read_manifest(options.input("quantize")) if engine.name == "local" else None
@@ -137,9 +148,11 @@ class _Run:
     def require(self, suite: Suite, cell: Cell, target: Path) -> tuple[EvalSummary, bool]:
         """The summary of a suite, evaluated unless its output is current, and whether it was."""
         recipe = self.recipe(suite, cell)
-        if is_current(target, recipe, force=self.options.force or needs_scores_alone(target, recipe)):
+        if self.is_current(suite, cell, target):
             return read_record(target / "summary.json", EvalSummary), True
         require_disk(target, 0.01, "the replies")
+        if needs_scores_alone(target, recipe) and not self._ask_again:
+            self._adopt_replies(suite, cell, target)
         with build_artifact(target, recipe, given=self.options.given) as build:
             summary = self.evaluate(suite, cell, build.folder)
             build.facts |= self.engine.facts()
@@ -152,7 +165,49 @@ class _Run:
         setup, fixes = self.options.preset.model, self.options.fixes
         if cell.system is not None:
             setup = setup.model_copy(update={"system": cell.system})
-        return [Question(query.id, case_row(query, setup, fixes)) for query in suite.queries]
+        cuts = cell.sampling.stop_at_call
+        return [
+            Question(query.id, case_row(query, setup, fixes), whole=cuts and query.wants_several)
+            for query in suite.queries
+        ]
+
+    @cached_property
+    def _served_as(self) -> dict[str, Any]:
+        """What the engine tells of its model beside the fingerprint, before anything is asked."""
+        return self.engine.served_as()
+
+    def forget_replies(self, suites: Sequence[Suite]) -> None:
+        """Have every query asked again: of all suites, before the first one is asked.
+
+        Where an earlier run was stopped after it had done that, this one goes on with what was left. Raises
+        StageError, and forgets nothing, where there is nobody to ask.
+        """
+        self.engine.load()
+        setup = self.options.preset
+        cells = [*list_cells(setup)] if setup.eval.is_sweep else [usual_cell(setup)]
+        pairs = [(suite, cell) for cell in cells for suite in suites]
+        opened = [(self._store(cell), self.questions(suite, cell), cell, suite) for suite, cell in pairs]
+        begun = any(store.has_forgotten(asked, cell.sampling.sample) for store, asked, cell, _ in opened)
+        if begun and not any(self._find_change(store, asked, cell) for store, asked, cell, _ in opened):
+            return
+        for store, asked, cell, suite in opened:
+            store.forget(asked, cell.sampling.sample)
+            store.forget_costs(suite.name)
+
+    def is_current(self, suite: Suite, cell: Cell, target: Path) -> bool:
+        """Whether an output needs nothing.
+
+        Raises StageError where it is another evaluation's, or where a server has another model by now.
+        """
+        recipe, store, asked = self.recipe(suite, cell), self._store(cell), self.questions(suite, cell)
+        replaced = self.options.force or self._ask_again or needs_scores_alone(target, recipe)
+        current = is_current(target, recipe, force=replaced)
+        if told := self._find_change(store, asked, cell):
+            raise StageError(
+                f"the server has another model under this name ({told}) than when {suite.name} was answered: "
+                "--ask-again asks every query anew"
+            )
+        return current and not store.has_forgotten(asked, cell.sampling.sample)
 
     def recipe(self, suite: Suite, cell: Cell) -> Recipe:
         """What decides the result on a suite."""
@@ -196,22 +251,53 @@ class _Run:
             recorded: list[RawReply] = []
             self.engine.answer(questions, sampling, lambda _, reply: recorded.append(reply), suite.name)
             return recorded, summarize_timing(recorded, self.engine.costs())
-        store, draw = self._open_store(cell), sampling.sample
-        if self.options.force:
-            for question in questions:
-                store.forget(question, draw)
+        store, draw = self._store(cell), sampling.sample
         left = {question.key: question for question in questions if store.find(question, draw) is None}
         if kept := sum(question.key not in left for question in questions):
             progress.say(f"  {suite.name}: {plural(kept, 'reply')} of an earlier run used again")
+
+        def keep(asked: Question, reply: RawReply) -> None:
+            store.keep(asked, draw, reply, self._served_as)
+            store.add_costs(suite.name, self.engine.costs())
+
         if left:
             self.engine.load()
-            self.engine.answer(
-                [*left.values()], sampling, lambda asked, reply: store.keep(asked, draw, reply), suite.name
-            )
-            store.write_costs(self.engine.costs())
+            self.engine.answer([*left.values()], sampling, keep, suite.name)
+            self._require_unchanged([*left.values()], draw, store)
         found = [store.find(question, draw) for question in questions]
         replies = [reply for reply in found if reply is not None]
-        return replies, summarize_timing(replies, store.read_costs())
+        return replies, summarize_timing(replies, store.read_costs(suite.name))
+
+    def _adopt_replies(self, suite: Suite, cell: Cell, target: Path) -> None:
+        """Keep the replies of an output that is about to be scored anew, where they are kept no more."""
+        store, draw = self._store(cell), cell.sampling.sample
+        made = {reply.id: reply for reply in read_lines(target / "replies.jsonl", RawReply)}
+        gone = [q for q in self.questions(suite, cell) if q.id in made and not store.knows(q, draw)]
+        if gone and self.engine.name != "recorded":
+            for question in gone:
+                store.keep(question, draw, made[question.id])
+            timing = read_record(target / "summary.json", EvalSummary).timing
+            store.add_costs(suite.name, Costs(**timing.model_dump(include=set(Costs.model_fields))))
+
+    def _find_change(self, store: ReplyStore, asked: Sequence[Question], cell: Cell) -> str:
+        """What the server tells otherwise of its model than when it gave the kept replies."""
+        return store.find_change(asked, cell.sampling.sample, self._served_as)
+
+    def _require_unchanged(self, asked: Sequence[Question], draw: int, store: ReplyStore) -> None:
+        """Raise StageError, and keep no reply, where the server changed its model while it was asked."""
+        if told := store.find_change(asked, draw, self.engine.served_as()):
+            store.forget(asked, draw)
+            raise StageError(
+                f"the server changed its model while it was asked ({told}): its replies are not used, "
+                "the same command asks again"
+            )
+
+    def _store(self, cell: Cell) -> ReplyStore:
+        """The store of a cell, which other draws and suites share: opened once."""
+        shared = replace(cell.sampling, sample=0)
+        if shared not in self._stores:
+            self._stores[shared] = self._open_store(cell)
+        return self._stores[shared]
 
     def _open_store(self, cell: Cell) -> ReplyStore:
         """The kept replies of this engine and sampling; the prompt and the draw are looked up in it."""

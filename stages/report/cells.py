@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from stages.core.records import Rate
-from stages.core.words import plural
+from stages.core.words import plural, show_controls
 from stages.report.intervals import Count, rate_interval, ratio_interval
 
 NONE = "–"
@@ -51,11 +51,6 @@ def fenced(text: str) -> str:
     fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", shown))])
     rest = f"\n\n(cut: {plural(left, 'more character')})" if left > 0 else ""
     return f"{fence}text\n{shown}\n{fence}{rest}"
-
-
-def show_controls(text: str) -> str:
-    """Shapeless characters, such as ESC or text-direction marks, as \\x1b; line breaks and tabs stay."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def rate_cell(rate: Rate | None) -> str:

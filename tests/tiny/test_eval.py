@@ -27,7 +27,9 @@ from stages.eval.__main__ import main
 from stages.eval.engines import Question, Sampling
 from stages.eval.engines.generation import Generator, common_prefix
 from stages.eval.engines.local import LocalEngine
+from stages.eval.request import Request
 from stages.eval.score import SCORER_VERSION
+from stages.eval.stage import evaluate
 from tests.models import END_OF_TEXT, IM_END, KINDS, BuiltOnce, Kind
 from tests.parrot import write_parrot
 from tests.pipeline import Pipeline, run_work, stock_functions
@@ -355,7 +357,15 @@ def with_max_tokens(options: Options, tokens: int) -> Preset:
 
 @pytest.mark.parametrize(
     ("change", "used"),
-    [("tools", 0), ("system", 0), ("max_tokens", 0), ("query", 2), ("model", 0), ("force", 0)],
+    [
+        ("tools", 0),
+        ("system", 0),
+        ("max_tokens", 0),
+        ("query", 2),
+        ("model", 0),
+        ("force", 3),
+        ("ask again", 0),
+    ],
 )
 def test_replies_to_another_question_are_not_used_again(
     change: str, used: int, options: Options, qwen2_run: Pipeline, capsys: pytest.CaptureFixture[str]
@@ -378,9 +388,9 @@ def test_replies_to_another_question_are_not_used_again(
     elif change == "model":
         other = replace(other, data=qwen2_run.folder("fuse"))
     else:
-        other = replace(other, force=True)
+        other = replace(options, force=True)
     capsys.readouterr()
-    run_work("eval", other)
+    evaluate(other, Request(ask_again=change == "ask again"))
     out = capsys.readouterr().out
     assert ("of an earlier run used again" in out) == bool(used)
     if used:

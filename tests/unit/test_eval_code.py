@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from stages.core.chat import ToolCall
 from stages.core.tools import EXECUTE_CODE, FUNCTIONS, as_code_mode
-from stages.eval.code import UNKNOWN, FunctionCall, functions_called
+from stages.eval.code import LONGEST_CODE, UNKNOWN, FunctionCall, functions_called
 
 
 def read(code: str) -> list[FunctionCall]:
@@ -113,6 +114,13 @@ def test_an_odd_escape_is_read_without_a_warning() -> None:
 )
 def test_other_calls_call_nothing(other: ToolCall) -> None:
     assert functions_called(other) == []
+
+
+def test_a_code_without_end_is_not_parsed() -> None:
+    assert read("typecheck('src')\n" + "#" * LONGEST_CODE) == []
+    started = time.perf_counter()
+    assert read("typecheck('src')\n" * 1_000_000) == []
+    assert time.perf_counter() - started < 1.0, "the tree alone would take several seconds, and gigabytes"
 
 
 def test_code_is_never_run(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from stages.core.cli import Options
 from stages.core.errors import INTERRUPTED, StageError
 from stages.core.fixes import FAIR
 from stages.core.preset import load_preset
-from stages.core.records import EvalSummary, Manifest, RawReply, Score, read_lines, read_record
+from stages.core.records import EvalSummary, Manifest, Rate, RawReply, Score, read_lines, read_record
 from stages.core.suite import load_suites
 from stages.core.tools import EXECUTE_CODE
 from stages.eval.__main__ import main
@@ -52,9 +52,10 @@ def make_endpoint(server: ChatServer, concurrency: int = 1, **transport: Any) ->
     return Endpoint(Transport(server.url, **settings), "hermes", None, concurrency)
 
 
-def run(options: Options, endpoint: Endpoint) -> Path:
+def run(options: Options, endpoint: Endpoint, **how: Any) -> Path:
     """Evaluate, and return the folder of the one suite."""
-    return evaluate_engine(options, endpoint, load_suites(options.preset.eval.suites)).folder / "three"
+    suites = load_suites(options.preset.eval.suites)
+    return evaluate_engine(options, endpoint, suites, **how).folder / "three"
 
 
 def ask_one(server: ChatServer, **settings: Any) -> RawReply:
@@ -95,6 +96,29 @@ def test_calls_that_the_server_read_are_written_in_the_dialect_and_marked(server
     assert reply.served["finish_reason"] == "tool_calls"
 
 
+def test_the_text_of_a_content_in_parts_is_its_reply(server: ChatServer) -> None:
+    parts = [{"type": "text", "text": "A gen"}, {"type": "image_url"}, {"type": "text", "text": "erator."}]
+    thought = {"type": "reasoning", "text": "Hm."}
+    server.reply = lambda *_: (200, complete(message={"content": [thought, *parts]}))
+    reply = ask_one(server)
+    assert reply.text == "A generator."
+    assert reply.served is not None
+    assert reply.served["message"]["content"] == [thought, *parts], "as it came"
+
+
+def test_how_a_call_was_written_that_the_server_read_is_unscored(
+    server: ChatServer, options: Options
+) -> None:
+    read = complete(None, "tool_calls", message=call(CODE))
+    server.reply = lambda question, _: (200, complete(WRITTEN) if question == TESTS else read)
+    folder = run(options, make_endpoint(server))
+    formats = [score.strict.format for score in read_lines(folder / "scores.jsonl", Score)]
+    assert formats == [None, True, None]
+    summary = read_record(folder / "summary.json", EvalSummary)
+    assert summary.strict is not None
+    assert summary.strict.format == Rate(k=1, n=1)
+
+
 def test_raw_content_is_kept_as_it_came(server: ChatServer) -> None:
     server.reply = lambda *_: (200, complete(f" {WRITTEN}\n"))
     reply = ask_one(server)
@@ -108,10 +132,13 @@ def test_raw_content_is_kept_as_it_came(server: ChatServer) -> None:
         ("tool_calls", "stop"),
         ("length", "length"),
         ("max_tokens", "length"),
-        (None, "stop"),
+        ("eos_token", "stop"),
+        (None, None),
+        ("content_filter", None),
+        ("abort", None),
     ],
 )
-def test_reasons_to_stop(finish: Any, expected: str, server: ChatServer) -> None:
+def test_reasons_to_stop(finish: Any, expected: str | None, server: ChatServer) -> None:
     server.reply = lambda *_: (200, complete("Hi", finish))
     assert ask_one(server).finish == expected
 
@@ -199,7 +226,7 @@ def test_the_key_is_sent_and_never_written(
     assert {headers["Authorization"] for headers in server.headers} == {"Bearer sk-secret-123"}
     server.reply = lambda *_: (401, {"error": "sk-secret-123 is not known"})
     with pytest.raises(StageError, match=r"status 401, .*\*\*\* is not known") as error:
-        run(replace(options, force=True), make_endpoint(server))
+        run(options, make_endpoint(server), ask_again=True)
     assert "secret" not in str(error.value)
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) > 5
@@ -285,6 +312,12 @@ def test_a_wait_that_the_server_asks_for_is_waited(server: ChatServer) -> None:
         ((200, b"<html>"), "query types: the answer is not JSON", 5),
         ((400, {"error": "context of 4096"}), "query types: status 400, .*context of 4096", 1),
         ((200, {"choices": []}), "query types: no chat completion came, at choices: ", 1),
+        (
+            (200, {"error": {"message": "too\nlong"}}),
+            "types: no chat completion came, at error: too long;",
+            1,
+        ),
+        ((200, {"error": "{full}", "choices": []}), "types: no chat completion came, at error: {full};", 1),
         ((200, {"object": "x"}), "query types: no chat completion came, at choices: ", 1),
         ((200, []), "query types: no chat completion came, at ", 1),
         ((200, complete(model="other")), "query types: other answered, not tiny: see --served-model", 1),
@@ -558,6 +591,8 @@ def test_which_of_two_models_a_silent_server_has_is_not_guessed(
         (["--endpoint", "http://a/v1", "--concurrency", "0"], "--concurrency 0: use 1 or more"),
         (["--endpoint", "http://a/v1", "--timeout", "0"], "--timeout 0: use a number above 0"),
         (["--endpoint", "http://a/v1", "--stop-at-call"], "--stop-at-call works on a model in this process"),
+        (["--replies", "a", "--suites", "core20", "--ask-again"], "--ask-again asks a model, and --replies"),
+        (["--compare", "a", "b", "--ask-again"], "--ask-again asks a model, and --compare has none"),
         (["--compare", "a"], "--compare lays two or more outputs beside each other: name another one"),
         (["--replies", "a.jsonl"], "--replies a.jsonl answers one suite: name it with --suites"),
         (["--replies", "a", "--suites", "core20", "--samples", "2"], "leave --temperature, --samples, --pro"),

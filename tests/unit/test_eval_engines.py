@@ -71,9 +71,9 @@ def write_replies(path: Path, replies: dict[str, str], **more: Any) -> Path:
     return path
 
 
-def ask(options: Options, server: ChatServer) -> Path:
+def ask(options: Options, server: ChatServer, **how: Any) -> Path:
     endpoint = Endpoint(Transport(server.url, first_wait=0.005), "hermes", None, 1)
-    return evaluate_engine(options, endpoint, load_suites(options.preset.eval.suites)).folder
+    return evaluate_engine(options, endpoint, load_suites(options.preset.eval.suites), **how).folder
 
 
 # Recorded replies
@@ -82,10 +82,13 @@ def ask(options: Options, server: ChatServer) -> Path:
 def test_recorded_replies_are_scored_without_a_model(options: Options, tmp_path: Path) -> None:
     file = write_replies(tmp_path / "mine.jsonl", REPLIES)
     outcome = evaluate(options, Request(replies=file))
+    assert ", stop" not in outcome.lines[0]
     summary = read_record(outcome.folder / "three" / "summary.json", EvalSummary)
     assert (summary.engine, summary.tool_or_direct.k, summary.tool_or_direct.n) == ("recorded", 2, 3)
     assert summary.timing.seconds_per_query is None
     assert summary.timing.generated_tokens is None
+    assert summary.strict is not None
+    assert (summary.strict.stop, summary.runaway) == (None, None), "the file does not say how they ended"
     assert outcome.lines[0].endswith("whole 2/3 (67%)")
     assert evaluate(options, Request(replies=file)).up_to_date
     assert not (tmp_path / "artifacts" / "smol" / "replies").exists()
@@ -190,6 +193,8 @@ def test_one_prompt_is_asked_once_whatever_arm_or_suite_asks(
     assert len(server.asked) == 3
     assert "twice: 4 replies of an earlier run used again" in capsys.readouterr().out
     ask(replace(options, force=True), server)
+    assert len(server.asked) == 3
+    ask(options, server, ask_again=True)
     assert len(server.asked) == 6
 
 
@@ -332,12 +337,12 @@ def test_engines_beside_each_other_show_where_they_differ(
     out = capsys.readouterr().out
     assert f"A: {tmp_path / 'mine'}, recorded a.jsonl, 2/3 decided right" in out
     assert f"B: {tmp_path / 'theirs'}, endpoint {server.url}, 2/3 decided right" in out
-    assert "queries that differ in: decision 0, calls 0, dialect 2, stop 1, prompt 3, text 1" in out
+    assert "queries that differ in: decision 0, calls 0, dialect 2, stop 0, prompt 3, text 1" in out
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if "|" in line]
     assert rows[2:] == [
-        ["types", "tool / tool", "hermes / the server's", "stop / stop", "9 / 7"],
-        ["tests", "direct / direct", "none / fenced_json", "stop / stop", "9 / 7"],
-        ["direct", "direct / direct", "none / none", "stop / length", "9 / 7"],
+        ["types", "tool / tool", "hermes / the server's", "? / stop", "9 / 7"],
+        ["tests", "direct / direct", "none / fenced_json", "? / stop", "9 / 7"],
+        ["direct", "direct / direct", "none / none", "? / length", "9 / 7"],
     ]
     assert main(["--json", "--compare", *[str(tmp_path / "mine")] * 2]) == 0
     printed = json.loads(capsys.readouterr().out)
@@ -424,6 +429,23 @@ def test_outputs_that_cannot_be_compared_are_refused(
         error = capsys.readouterr().err
         assert words in error
         assert error.count("\n") == 1
+
+
+def test_settings_that_differ_are_said(
+    options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_replies(tmp_path / "a.jsonl", REPLIES)
+    evaluate(replace(options, out=tmp_path / "mine"), Request(replies=file))
+    evaluate(replace(options, out=tmp_path / "same"), Request(replies=file))
+    other = replace(with_setup(options, max_tokens=9), fixes=("json", "parser"), out=tmp_path / "other")
+    evaluate(other, Request(replies=file))
+    capsys.readouterr()
+    assert main(["--compare", str(tmp_path / "mine"), str(tmp_path / "same")]) == 0
+    assert "set up otherwise" not in capsys.readouterr().out
+    assert main(["--compare", str(tmp_path / "mine"), str(tmp_path / "other")]) == 0
+    fixes = f"fixes {' '.join(FAIR)} / json parser"
+    prompts = "other prompts, or another version of what asks them"
+    assert f"  set up otherwise: {fixes}, max_tokens 160 / 9, {prompts}\n" in capsys.readouterr().out
 
 
 # Timing

@@ -43,6 +43,11 @@ def test_lines_go_where_they_are_told_to(capfd: pytest.CaptureFixture[str]) -> N
     assert capfd.readouterr() == ("to stdout\nback\n", "to stderr\n")
 
 
+def test_a_line_does_not_steer_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    progress.say("a name\x1b[2J\x1b]0;title\x07 of a server")
+    assert capfd.readouterr().out == "a name\\x1b[2J\\x1b]0;title\\x07 of a server\n"
+
+
 def test_without_a_terminal_there_is_a_line_now_and_then(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

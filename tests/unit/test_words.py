@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stages.core.words import another, plural
+from stages.core.words import another, plural, show_controls
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,7 @@ def test_plural(count: int, noun: str, words: str) -> None:
 )
 def test_another(noun: str, words: str) -> None:
     assert another(noun) == words
+
+
+def test_what_has_no_shape_is_shown_by_its_number() -> None:
+    assert show_controls("a\x1b[2J\r\u202e\ud800é\tb\n") == "a\\x1b[2J\\r\\u202e\\ud800é\tb\n"

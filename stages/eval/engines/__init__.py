@@ -21,16 +21,21 @@ class Question:
 
     id: str
     row: Mapping[str, Any]
+    whole: bool = False
+    """Its reply is not cut off behind a call, whatever the sampling says: several may be right."""
 
     @property
     def key(self) -> str:
         """SHA-256 of the prompt: its messages and tools."""
-        return fingerprint_json(self.row)
+        return fingerprint_json({"row": self.row, "whole": True} if self.whole else self.row)
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a reply is drawn; `sample` numbers the draws of one prompt, and is their seed."""
+    """How a reply is drawn; `sample` numbers the draws of one prompt, and is their seed.
+
+    `stop_at_call` ends a reply behind its first call, where the question wants no more.
+    """
 
     max_tokens: int
     temperature: float = 0.0
@@ -59,6 +64,9 @@ class Engine(Protocol):
 
     def facts(self) -> dict[str, Any]:
         """What a manifest tells of it; never a key or a password."""
+
+    def served_as(self) -> dict[str, Any]:
+        """What tells its model apart from another one of the same fingerprint, as far as anybody tells."""
 
     def load(self) -> None:
         """Get ready; called before the first question. Raises StageError when that fails."""

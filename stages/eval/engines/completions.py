@@ -8,16 +8,20 @@ So is one whose calls the parser could not read: it is a reply with a call that 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from stages.core.chat import Tool, ToolCall
 from stages.core.dialects import render_calls
 from stages.core.records import RawReply
 from stages.eval.engines import Question, Sampling
-from stages.eval.engines.transport import ServerError
+from stages.eval.engines.transport import ServerError, hide_key
+
+ENDED = ("stop", "tool_calls", "function_call", "eos_token", "stop_sequence", "end_turn")
+CUT = ("length", "max_tokens")
 
 
 class Function(BaseModel):
@@ -31,8 +35,25 @@ class _Call(BaseModel):
     function: Function
 
 
+def _join_parts(content: Any) -> Any:
+    """The text of a content that comes as a list of parts; thoughts and pictures are none of it."""
+    if not isinstance(content, list):
+        return content
+    parts = [part for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
+    return "".join(str(part.get("text") or "") for part in parts)
+
+
+def _refuse_error(error: Any) -> Any:
+    """Raise the error that a server sends instead of a completion, with a status that says all is well."""
+    if error:
+        said = error.get("message") if isinstance(error, Mapping) else None
+        line = " ".join(hide_key(str(said or error)).split())[:200]
+        raise PydanticCustomError("server_error", "{said}", {"said": line})
+    return error
+
+
 class _Message(BaseModel):
-    content: str | None = None
+    content: Annotated[str | None, BeforeValidator(_join_parts)] = None
     tool_calls: list[Any] | None = None
 
 
@@ -49,6 +70,7 @@ class _Usage(BaseModel):
 class Completion(BaseModel):
     """The part of an answer that is used; servers add keys of their own."""
 
+    error: Annotated[Any, AfterValidator(_refuse_error)] = None
     model: str | None = None
     choices: list[_Choice] = Field(min_length=1)
     usage: _Usage | None = None
@@ -56,12 +78,39 @@ class Completion(BaseModel):
 
 class _Model(BaseModel):
     id: str
+    created: Any = None
+    root: Any = None
+    parent: Any = None
+    meta: Any = None
 
 
 class ModelList(BaseModel):
     """The answer to /models."""
 
     data: list[_Model]
+
+
+def describe_model(answer: bytes, name: str | None) -> dict[str, Any]:
+    """What the list of /models tells of a model beside its name: when and of what it was made, its size.
+
+    Empty where it tells nothing, and for an answer that is no such list.
+    """
+    try:
+        models = ModelList.model_validate_json(answer).data
+    except ValidationError:
+        return {}
+    model = next((model for model in models if model.id == name), None)
+    if model is None:
+        return {}
+    sizes = model.meta if isinstance(model.meta, dict) else {}
+    told = {
+        "created": model.created,
+        "root": model.root,
+        "parent": model.parent,
+        "size": sizes.get("size"),
+        "parameters": sizes.get("n_params"),
+    }
+    return {key: value for key, value in told.items() if isinstance(value, str | int | float)}
 
 
 def write_request(question: Question, sampling: Sampling, model: str | None) -> dict[str, Any]:
@@ -95,12 +144,17 @@ def _write_arguments(function: Mapping[str, Any]) -> str:
     return orjson.dumps(function["arguments"]).decode()
 
 
+def _read_finish(reason: str | None) -> Literal["stop", "length"] | None:
+    """How a reply ended; None where the server does not say, or names what was not the model's doing."""
+    return "stop" if reason in ENDED else "length" if reason in CUT else None
+
+
 def read_completion(answer: Mapping[str, Any], question: Question, dialect: str, seconds: float) -> RawReply:
     """The reply in a valid completion, which is its first choice."""
     completion, choice = Completion.model_validate(answer), answer["choices"][0]
     message, usage = completion.choices[0].message, completion.usage or _Usage()
     reason = completion.choices[0].finish_reason
-    called, cut = message.tool_calls or [], reason in ("length", "max_tokens")
+    called, cut = message.tool_calls or [], reason in CUT
     tools = [Tool.from_json(tool) for tool in question.row.get("tools") or ()]
     calls = [_write_call(call, dialect, tools) for call in called[:-1]]
     calls += [_write_call(call, dialect, tools, cut=cut) for call in called[-1:]]
@@ -108,7 +162,7 @@ def read_completion(answer: Mapping[str, Any], question: Question, dialect: str,
         id=question.id,
         text="\n".join(part for part in [message.content or "", *calls] if part),
         tokens=usage.completion_tokens,
-        finish="length" if cut else "stop",
+        finish=_read_finish(reason),
         seconds=seconds,
         prompt_tokens=usage.prompt_tokens,
         # Without any call, that reason tells of one that the server's parser dropped.

@@ -25,6 +25,7 @@ from stages.eval.engines import Costs, EngineName, Keep, Question, Sampling
 from stages.eval.engines.completions import (
     Completion,
     ModelList,
+    describe_model,
     read_completion,
     read_refusal,
     write_request,
@@ -42,6 +43,9 @@ from stages.eval.engines.transport import (
 
 class NoServer(StageError):
     """Nobody answers at the address."""
+
+
+MOMENT = 1.1  # seconds: a clock that counts whole ones has moved on
 
 
 @dataclass
@@ -82,6 +86,10 @@ class Endpoint:
     def facts(self) -> dict[str, Any]:
         """The address and the model's name there."""
         return {"engine": self.name, "url": self.transport.url, "served_model": self.served_model}
+
+    def served_as(self) -> dict[str, Any]:
+        """What the server's list tells of the model beside its name; empty where nobody can be asked."""
+        return asyncio.run(self._describe_model())
 
     def load(self) -> None:
         """See that the server has the model. Raises StageError when it has not, or does not answer."""
@@ -126,6 +134,19 @@ class Endpoint:
                 ) from None
             except (ServerError, ValidationError):
                 return None
+
+    async def _describe_model(self) -> dict[str, Any]:
+        async with self.transport.open() as client:
+            try:
+                told = describe_model(await self.transport.get(client, "/models"), self.served_model)
+                if "created" in told:
+                    # Some tell when the model was made, others (mlx_lm.server) what time it is.
+                    await asyncio.sleep(MOMENT)
+                    again = describe_model(await self.transport.get(client, "/models"), self.served_model)
+                    told = {key: value for key, value in told.items() if again.get(key) == value}
+                return told
+            except ServerError:
+                return {}
 
     async def _answer_all(
         self, questions: Sequence[Question], sampling: Sampling, keep: Keep, label: str

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+from jinja2 import TemplateError
 from mlx_lm.generate import BatchGenerator
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
@@ -64,8 +65,11 @@ class Generator:
         return cls(model, load_tokenizer(folder, setup), stops, batch, dialect, seconds)
 
     def answer(self, questions: Sequence[Question], sampling: Sampling, keep: Keep, label: str) -> None:
-        """Answer the questions, `batch` at the same time; one that ends makes room for the next."""
-        texts = [render_row(question.row, self.tokenizer, prompt=True) for question in questions]
+        """Answer the questions, `batch` at the same time; one that ends makes room for the next.
+
+        Raises StageError when the chat template refuses a question.
+        """
+        texts = [write_prompt(question, self.tokenizer) for question in questions]
         prompts = [encode_text(text, self.tokenizer) for text in texts]
         clock = WorkClock([question.id for question in questions])
         prefix = common_prefix(prompts)
@@ -129,7 +133,8 @@ class Generator:
             current = writing[response.uid]
             current.tokens.append(response.token)
             finish = response.finish_reason
-            if finish is None and sampling.stop_at_call and self._has_call(current.tokens):
+            may_stop = sampling.stop_at_call and not current.question.whole
+            if finish is None and may_stop and self._has_call(current.tokens):
                 generator.remove([response.uid])
                 finish = "call"
             if finish is not None:
@@ -211,6 +216,18 @@ def _sampler(sampling: Sampling, prompt: str) -> Callable[[mx.array], mx.array] 
         return mx.random.categorical(logprobs / sampling.temperature, key=now)
 
     return draw
+
+
+def write_prompt(question: Question, tokenizer: Tokenizer) -> str:
+    """The text of a prompt. Raises StageError when the chat template refuses it."""
+    try:
+        return render_row(question.row, tokenizer, prompt=True)
+    except (TemplateError, TypeError, ValueError, KeyError) as error:  # transformers checks the tools itself
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise StageError(
+            f"the chat template refuses query {question.id} ({reason}): name another one with "
+            "--chat-template, or leave the query out of its suite"
+        ) from None
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:

@@ -48,6 +48,10 @@ class LocalEngine:
         """Nothing that the lineage of the model would not tell."""
         return {"engine": self.name}
 
+    def served_as(self) -> dict[str, Any]:
+        """Nothing: the fingerprint tells all."""
+        return {}
+
     def load(self) -> None:
         """Load the model, once. Raises StageError when the folder names no stop token."""
         self._require_generator()

@@ -19,7 +19,7 @@ from stages.eval.engines import Costs, EngineName, Keep, Question, Sampling
 class RecordedReply(RawReply):
     """A line of such a file: `id` and `text` will do, and a `replies.jsonl` of ours has more."""
 
-    finish: Literal["stop", "length", "call"] | None = Field("stop", description="stop unless it is said")
+    finish: Literal["stop", "length", "call"] | None = Field(None, description="unknown unless it is said")
 
 
 @dataclass
@@ -42,6 +42,10 @@ class Recorded:
     def facts(self) -> dict[str, Any]:
         """The file's name."""
         return {"engine": self.name, "file": self.file.name}
+
+    def served_as(self) -> dict[str, Any]:
+        """Nothing: the fingerprint tells all."""
+        return {}
 
     def load(self) -> None:
         """Nothing to load."""

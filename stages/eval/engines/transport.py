@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -23,6 +25,7 @@ from stages.core.errors import StageError
 KEY_VARIABLE = "FAIR_RETEST_API_KEY"  # a name of our own: no server gets a key that is meant for another one
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # statuses that another try may not meet again
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LARGEST_ANSWER = 8_000_000  # bytes; a reply of a million tokens has about half as many
 LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
 LONGEST_ERROR = 4000  # characters of a server's error that are kept
 UNREAD = re.compile(  # how servers say that they could not read what their model wrote
@@ -112,7 +115,7 @@ class Transport:
     ) -> bytes:
         content = None if body is None else orjson.dumps(body)
         try:
-            response = await client.request(method, self.url + path, content=content)
+            response = await self._fetch(client, method, self.url + path, content)
         except httpx2.TimeoutException:
             raise PassingError(f"no answer within {self.timeout:g} s") from None
         except (httpx2.RemoteProtocolError, httpx2.ReadError) as error:
@@ -131,6 +134,23 @@ class Transport:
             raise BrokenAnswer("the answer is not JSON") from None
         return response.content
 
+    async def _fetch(
+        self, client: httpx2.AsyncClient, method: str, url: str, content: bytes | None
+    ) -> httpx2.Response:
+        """The answer, whole within the time and the size that one may have; its text is taken for UTF-8."""
+        body = bytearray()
+        try:
+            # The client's own limit is for each read: a server that says a byte now and then would pass it.
+            async with asyncio.timeout(self.timeout), client.stream(method, url, content=content) as answer:
+                async for part in answer.aiter_bytes():
+                    body += part
+                    if len(body) > LARGEST_ANSWER:
+                        raise ServerError(f"the answer has more than {LARGEST_ANSWER // 10**6} MB")
+        except TimeoutError:
+            raise PassingError(f"no answer within {self.timeout:g} s") from None
+        waits = {name: value for name, value in answer.headers.items() if name.lower() == "retry-after"}
+        return httpx2.Response(answer.status_code, headers=waits, content=bytes(body))
+
 
 def read_key() -> str | None:
     """The key of the environment, None without one. Raises StageError for one that no header can hold."""
@@ -143,7 +163,8 @@ def read_key() -> str | None:
 def _read_seconds(text: str | None) -> float:
     """The seconds of a Retry-After; a date, or nothing, asks for no more than the usual wait."""
     try:
-        return max(float(text or 0), 0.0)
+        seconds = max(float(text or 0), 0.0)
+        return seconds if math.isfinite(seconds) else 0.0
     except ValueError:
         return 0.0
 
