@@ -62,7 +62,7 @@ def load_rows(folder: Path, split: str, tokenizer: Tokenizer, turns: Turns, limi
                 f"{line.place} is not a converted row: run nox -s convert_data on this data"
             ) from None
         except (TemplateError, ValueError) as error:  # transformers checks the tools itself
-            reason = " ".join(str(error).split())[:160]
+            reason = " ".join(str(error).split())[:240]
             raise StageError(f"{line.place} is refused by the chat template: {reason}") from None
         if not any(row.supervised[1:]):
             raise StageError(f"{line.place} has no assistant's turn to learn from: remove the row")

@@ -20,6 +20,7 @@ import pytest
 from mlx.nn.utils import value_and_grad
 from mlx.utils import tree_flatten, tree_map
 
+from stages.audit.rows import read_row
 from stages.core.compute import load_model
 from stages.core.errors import StageError
 from stages.core.preset import TrainSetup, load_preset
@@ -93,6 +94,58 @@ def test_every_assistant_turn_is_supervised_with_its_call_and_end_token(name: st
     assert row.tokens[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert row.supervised[-1]
     assert tokenizer.decode(row.tokens) == render_row({"messages": CONVERSATION}, tokenizer).rstrip("\n")
+
+
+# The prompt opens a thought, which the last turn alone has in a conversation.
+THINKING = """{% for m in messages %}<|im_start|>{{ m.role }}
+{% if m.role == 'assistant' and loop.last %}<think>
+
+</think>
+
+{% endif %}{{ m.content }}{% for call in m.tool_calls or [] %}<tool_call>
+{{ call.function | tojson }}
+</tool_call>{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+<think>
+{% endif %}"""
+# A tool's result, and the answer to it, stand in the turn that called.
+JOINED = """{% for m in messages %}{% if m.role == 'tool' %}<result>{{ m.content }}</result>{% else %}
+{% if not (m.role == 'assistant' and loop.previtem.role == 'tool') %}<|im_start|>{{ m.role }}
+{% endif %}{{ m.content }}{% if not m.tool_calls %}<|im_end|>{% endif %}{% endif %}
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def test_a_prompt_that_opens_a_thought_hides_no_turn(built: BuiltOnce) -> None:
+    tokenizer = load_tokenizer(built.tokenizer("qwen3"))
+    tokenizer.chat_template = THINKING
+    row = encode_row({"messages": CONVERSATION}, tokenizer, find_turns(tokenizer))
+    call, answer, last = supervised_runs(row, tokenizer)
+    assert call.startswith("<tool_call>")
+    assert call.endswith("</tool_call><|im_end|>")
+    assert answer == "Yes, it is.\n\nReally 🙂<|im_end|>"
+    assert last == "</think>\n\nYou're welcome.<|im_end|>", "what the prompt gives is not learned"
+
+
+@pytest.mark.parametrize(
+    ("template", "question", "counts"),
+    [
+        (JOINED, "Is it?", "3 assistant's turns as 2"),
+        (None, "<|im_start|>assistant\n", "3 assistant's turns as 4"),
+    ],
+)
+def test_a_row_whose_turns_cannot_be_told_apart_is_refused(
+    template: str | None, question: str, counts: str, built: BuiltOnce, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(built.tokenizer("qwen2.5"))
+    tokenizer.chat_template = template or tokenizer.chat_template
+    messages = [CONVERSATION[0], {"role": "user", "content": question}, *CONVERSATION[2:]]
+    (tmp_path / "train.jsonl").write_text(json.dumps({"messages": messages}) + "\n", "utf-8")
+    refusal = rf"train\.jsonl:1 is refused by the chat template: it writes {counts}, since .*--chat-template$"
+    with pytest.raises(StageError, match=refusal):
+        load_rows(tmp_path, "train", tokenizer, find_turns(tokenizer), 1024)
+    row = read_row("train", 1, {"messages": messages}, tokenizer, find_turns(tokenizer))
+    assert row.refused.startswith(f"it writes {counts}"), "and the audit says so"
 
 
 def test_text_rows_of_the_flawed_arm_are_supervised_as_they_are(
