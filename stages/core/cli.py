@@ -31,6 +31,7 @@ from stages.core.errors import INTERRUPTED, StageError
 from stages.core.fixes import FixSet, arm_name, arm_slug, parse_fixes
 from stages.core.flags import (
     ROW_FLAGS,
+    SEED_LIMIT,
     ShowHelp,
     add_section,
     folder,
@@ -274,8 +275,8 @@ def read_options(args: argparse.Namespace) -> Options:
     known = {name for setup in SECTIONS.values() for name in setup.model_fields}
     overrides = {k: v for k, v in vars(args).items() if k in known and v is not None}
     seed = args.seed or 0
-    if seed < 0:
-        raise StageError(f"--seed {seed}: use 0 or a positive number")
+    if not 0 <= seed < SEED_LIMIT:
+        raise StageError(f"--seed {seed}: use 0 or a positive number" + " below 2**63" * (seed > 0))
     return Options(
         preset=load_preset(args.model, overrides),
         fixes=parse_fixes("fair" if args.fixes is None else args.fixes),
@@ -322,21 +323,27 @@ def run_work(stage: str, work: Work, options: Options, *, computes: bool = False
     return 0
 
 
+def stop_signals() -> list[signal.Signals]:
+    """What tells this process to stop: SIGINT, SIGTERM, and a terminal that is closed, but for nohup."""
+    closed = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGINT, signal.SIGTERM, *closed]
+
+
 def catch_interrupts() -> None:
-    """Let SIGINT and SIGTERM raise KeyboardInterrupt, also where a shell started us with them ignored.
+    """Let `stop_signals` raise KeyboardInterrupt, also where a shell started us with SIGINT ignored.
 
     Only the first one counts: a terminal signals the whole group and a parent often once more, and
     the second must not break what the first one cleans up.
     """
-    signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in stop_signals():
+        signal.signal(number, _interrupt)
 
 
 @contextmanager
 def deferred_interrupts() -> Iterator[threading.Event]:
     """Within the block a signal to stop only sets the event: the block saves its work and raises itself."""
     wanted = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in stop_signals()}
     for number in before:
         signal.signal(number, lambda _signal, _frame: wanted.set())
     try:
@@ -347,6 +354,6 @@ def deferred_interrupts() -> Iterator[threading.Event]:
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in stop_signals():
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
