@@ -64,6 +64,31 @@ def is_current(folder: Path, recipe: Recipe, *, force: bool) -> bool:
     )
 
 
+def refuse_busy(folder: Path, recipe: Recipe, *, force: bool) -> None:
+    """Raise StageError now for what would stop `build_artifact`, with `resume`, after hours of preparing.
+
+    That is another process at work on the artifact, or an unfinished one of another recipe when `force`
+    is off. Nothing is created.
+    """
+    partial = unfinished_folder(folder)
+    path = partial.with_suffix(".lock")
+    if path.exists():
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StageError(f"another process is writing {folder.resolve()}: wait for it to end") from None
+        lock.release()
+    if not force:
+        _refuse_other(partial, recipe)
+
+
+def unfinished_folder(folder: Path) -> Path:
+    """The hidden sibling in which an artifact is built."""
+    folder = folder.resolve()
+    return folder.parent / f".{folder.name}.partial"
+
+
 @contextmanager
 def build_artifact(
     folder: Path,
@@ -84,7 +109,7 @@ def build_artifact(
     and `force` is off.
     """
     folder = folder.resolve()
-    partial = folder.parent / f".{folder.name}.partial"
+    partial = unfinished_folder(folder)
     own_parent = not folder.parent.exists()
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.parent / f".{folder.name}.lock")
@@ -218,17 +243,22 @@ def git_commit() -> str:
 def _open_partial(partial: Path, recipe: Recipe, *, resume: bool, force: bool) -> None:
     mark = partial / "recipe.json"
     if resume and mark.is_file():
-        begun = read_record(mark, Recipe)
-        if begun == recipe:
-            return
         if not force:
-            raise StageError(
-                f"an unfinished run with {_difference(begun, recipe)} is in {partial}: "
-                "finish it with those options, or discard it with --force"
-            )
+            _refuse_other(partial, recipe)
+        if read_record(mark, Recipe) == recipe:
+            return
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     write_record(mark, recipe)
+
+
+def _refuse_other(partial: Path, recipe: Recipe) -> None:
+    mark = partial / "recipe.json"
+    if mark.is_file() and (begun := read_record(mark, Recipe)) != recipe:
+        raise StageError(
+            f"an unfinished run with {_difference(begun, recipe)} is in {partial}: "
+            "finish it with those options, or discard it with --force"
+        )
 
 
 def _replace(partial: Path, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,6 +79,18 @@ def load_rows(folder: Path, split: str, tokenizer: Tokenizer, turns: Turns, limi
     if not rows:
         raise StageError(f"{path} is empty: nothing to train on")
     return rows
+
+
+def count_alike(rows: Sequence[Encoded], share: float = 0.9) -> tuple[int, int]:
+    """The tokens that at least this share of the rows begins with, and how many rows begin otherwise."""
+    alike, length = [(row.tokens, row.supervised.index(True) - 1) for row in rows], 0
+    while True:
+        counts = Counter(tokens[length] for tokens, limit in alike if length < limit)
+        token, count = next(iter(counts.most_common(1)), (0, 0))
+        if count < share * len(rows):
+            return length, len(rows) - len(alike)
+        alike = [(ids, limit) for ids, limit in alike if length < limit and ids[length] == token]
+        length += 1
 
 
 @dataclass(frozen=True)
