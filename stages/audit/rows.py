@@ -118,7 +118,7 @@ def read_row(split: str, line: int, data: Mapping[str, Any], tokenizer: Tokenize
     """One row, rendered and encoded as training does it. KeyError or TypeError when it is none."""
     stored = stored_turns(data)
     try:
-        text = render_row(data, tokenizer)
+        text, encoded = render_row(data, tokenizer), encode_row(data, tokenizer, turns)
     except (TemplateError, TypeError, ValueError) as error:
         return Row(split, line, data, stored, "", (), Encoded([], [], []), str(error) or type(error).__name__)
     spans = [text[start:end].removesuffix(turns.closing) for start, end in assistant_spans(text, turns)]
@@ -126,7 +126,7 @@ def read_row(split: str, line: int, data: Mapping[str, Any], tokenizer: Tokenize
     spoken = spans or [turn.text for turn in stored if turn.role == "assistant"]
     tools = [*CALLABLE, *(data.get("tools") or ())]
     replies = tuple(parse_any(reply, tools) for reply in spoken)
-    return Row(split, line, data, stored, text, replies, encode_row(data, tokenizer, turns))
+    return Row(split, line, data, stored, text, replies, encoded)
 
 
 def stored_turns(data: Mapping[str, Any]) -> tuple[Turn, ...]:

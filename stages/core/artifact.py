@@ -81,6 +81,31 @@ def is_current(folder: Path, recipe: Recipe, *, force: bool) -> bool:
     )
 
 
+def refuse_busy(folder: Path, recipe: Recipe, *, force: bool) -> None:
+    """Raise StageError now for what would stop `build_artifact`, with `resume`, after hours of preparing.
+
+    That is another process at work on the artifact, or an unfinished one of another recipe when `force`
+    is off. Nothing is created.
+    """
+    partial = unfinished_folder(folder)
+    path = partial.with_suffix(".lock")
+    if path.exists():
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StageError(f"another process is writing {folder.resolve()}: wait for it to end") from None
+        lock.release()
+    if not force:
+        _refuse_other(partial, recipe)
+
+
+def unfinished_folder(folder: Path) -> Path:
+    """The hidden sibling in which an artifact is built."""
+    folder = folder.resolve()
+    return folder.parent / f".{folder.name}.partial"
+
+
 @contextmanager
 def build_artifact(
     folder: Path,
@@ -101,7 +126,7 @@ def build_artifact(
     and `force` is off.
     """
     folder = folder.resolve()
-    partial = folder.parent / f".{folder.name}.partial"
+    partial = unfinished_folder(folder)
     own_parent = not folder.parent.exists()
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.parent / f".{folder.name}.lock")
@@ -256,10 +281,7 @@ def _open_partial(partial: Path, recipe: Recipe, *, resume: bool, force: bool) -
         if begun == recipe:
             return
         if begun and not force:
-            raise StageError(
-                f"an unfinished run with {_difference(begun, recipe)} is in {partial}: "
-                "finish it with those options, or discard it with --force"
-            )
+            raise _other_run(partial, begun, recipe)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     write_record(mark, recipe)
@@ -273,6 +295,19 @@ def _read_begun(mark: Path, *, force: bool) -> Recipe | None:
         if force:
             return None
         raise StageError(f"{error}: discard what is unfinished there with --force") from None
+
+
+def _refuse_other(partial: Path, recipe: Recipe) -> None:
+    mark = partial / "recipe.json"
+    if mark.is_file() and (begun := _read_begun(mark, force=False)) and begun != recipe:
+        raise _other_run(partial, begun, recipe)
+
+
+def _other_run(partial: Path, begun: Recipe, recipe: Recipe) -> StageError:
+    return StageError(
+        f"an unfinished run with {_difference(begun, recipe)} is in {partial}: "
+        "finish it with those options, or discard it with --force"
+    )
 
 
 def _replace(partial: Path, folder: Path) -> None:

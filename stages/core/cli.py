@@ -27,6 +27,7 @@ from stages.core.errors import INTERRUPTED, StageError, StageFailed
 from stages.core.fixes import FixSet, arm_name, arm_slug, parse_fixes, takes_option
 from stages.core.flags import (
     ROW_FLAGS,
+    SEED_LIMIT,
     SINGLE_OPTIONS,
     ShowHelp,
     add_section,
@@ -293,9 +294,9 @@ def add_common_flags(
 
 
 def require_seed(seed: int) -> None:
-    """Raise StageError for a negative seed."""
-    if seed < 0:
-        raise StageError(f"--seed {seed}: use 0 or a positive number")
+    """Raise StageError for a seed that is negative or too large."""
+    if not 0 <= seed < SEED_LIMIT:
+        raise StageError(f"--seed {seed}: use 0 or a positive number" + " below 2**63" * (seed > 0))
 
 
 def read_options(args: argparse.Namespace) -> Options:

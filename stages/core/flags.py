@@ -18,6 +18,8 @@ from stages.core.preset import (
     section_of,
 )
 
+SEED_LIMIT = 2**63  # below it MLX, NumPy and JSON take every seed
+
 
 def whole_number(text: str) -> int:
     """The type of a flag that takes an int."""
@@ -61,6 +63,8 @@ def seed_list(text: str) -> tuple[int, ...]:
     seeds = tuple(whole_number(part) for part in comma_list(text))
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise argparse.ArgumentTypeError(f"{text!r}: name each seed once, as in 0,1,2")
+    if max(seeds) >= SEED_LIMIT:
+        raise argparse.ArgumentTypeError(f"{text!r}: use seeds below 2**63")
     return seeds
 
 

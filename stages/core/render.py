@@ -31,6 +31,8 @@ class Turns:
 
     opening: str
     closing: str
+    given: str = ""
+    """What a generation prompt writes behind the opening, such as the start of a thought: not the model's."""
 
 
 @dataclass(frozen=True)
@@ -88,21 +90,27 @@ def find_turns(tokenizer: Tokenizer) -> Turns:
         raise StageError(
             f"the chat template refuses a system, a user and an assistant turn: {error}"
         ) from None
-    opening = prompted[len(asked) :] if prompted.startswith(asked) else ""
+    prompt = prompted[len(asked) :] if prompted.startswith(asked) else ""
+    # A prompt may go on with a thought that earlier turns no longer have, or never had.
+    opening = _common_marks(prompt, answered[len(asked) :]) if answered.startswith(asked) else prompt
     after_last = answered.rsplit("a2", 1)[-1]
     after_first = answered.split("a1", 1)[-1] if "a1" in answered else ""
-    closing = _common_prefix(after_last, after_first).rstrip("\n") or after_last.rstrip("\n")
+    closing = _common_marks(after_last, after_first).rstrip("\n") or after_last.rstrip("\n")
     if not opening or not closing:
         raise StageError(
             "the chat template marks no start or no end of an assistant's turn: pass another template"
         )
-    return Turns(opening, closing)
+    return Turns(opening, closing, prompt.removeprefix(opening))
 
 
 def encode_row(row: Mapping[str, Any], tokenizer: Tokenizer, turns: Turns) -> Encoded:
-    """Tokens of a row, supervised where the assistant speaks: its words, its calls, its end token."""
+    """Tokens of a row, supervised where the assistant speaks: its words, its calls, its end token.
+
+    Raises ValueError where the template's text does not have a turn of its own for every one in the row.
+    """
     text = render_row(row, tokenizer).rstrip("\n")
     spans = assistant_spans(text, turns)
+    _require_all_turns(row, spans)
     written = [_call_start(text[start:end].removesuffix(turns.closing)) for start, end in spans]
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     supervised, calls, span = [], [], 0
@@ -116,6 +124,18 @@ def encode_row(row: Mapping[str, Any], tokenizer: Tokenizer, turns: Turns) -> En
     return Encoded(list(encoding["input_ids"]), supervised, calls)
 
 
+def _require_all_turns(row: Mapping[str, Any], spans: Sequence[tuple[int, int]]) -> None:
+    """Else a turn would go unlearned, or a tool's or user's text be learned, and nobody would see it."""
+    if "text" in row:
+        return
+    turns = sum(message["role"] == "assistant" for message in row["messages"])
+    if len(spans) != turns:
+        raise ValueError(
+            f"it writes {turns} assistant's turns as {len(spans)}, since it joins some or a text holds its "
+            "marks: remove the row, or take another --chat-template"
+        )
+
+
 def _call_start(spoken: str) -> int | None:
     """Where in an assistant's turn its calls begin, behind reasoning and prose; None without a call."""
     reply = parse_any(spoken)
@@ -127,10 +147,11 @@ def _call_start(spoken: str) -> int | None:
 
 
 def assistant_spans(text: str, turns: Turns) -> list[tuple[int, int]]:
-    """Character ranges of the assistant's turns, each with its closing mark."""
+    """Character ranges of what the assistant says in its turns, each with its closing mark."""
     spans, at = [], 0
     while (found := text.find(turns.opening, at)) >= 0:
         start = found + len(turns.opening)
+        start += len(turns.given) if text.startswith(turns.given, start) else 0
         end = text.find(turns.closing, start)
         at = len(text) if end < 0 else end + len(turns.closing)
         spans.append((start, at))
@@ -139,3 +160,9 @@ def assistant_spans(text: str, turns: Turns) -> list[tuple[int, int]]:
 
 def _common_prefix(a: str, b: str) -> str:
     return a[: next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))]
+
+
+def _common_marks(a: str, b: str) -> str:
+    """The common prefix, less a tag that differs behind its first letters."""
+    same = _common_prefix(a, b)
+    return same[: same.rfind("<")] if same.rfind("<") > same.rfind(">") else same

@@ -7,8 +7,9 @@ was stopped goes on from its last checkpoint as if it had never stopped.
 FOLDER/seedN with `--out FOLDER`).
 
 `--ranks N` shares the work between N processes of this machine, `--hosts 10.0.0.1,10.0.0.2` between
-machines that mlx.launch reaches over ssh (`--backend ring`, `mpi` or `nccl`); each needs this project,
-the data and the model in the same places. The losses are those of one process.
+machines that mlx.launch reaches over ssh without a password (`--backend ring`, `mpi` or `nccl`); each
+needs this project, the same packages, data and model, in the same places. The losses are those of one
+process. The first machine writes the output.
 
 Reads: the output of convert_data (`train.jsonl`, `valid.jsonl`) and the base model.
 Writes: `adapters.safetensors` and `adapter_config.json` in mlx-lm's format, `log.jsonl` with the

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from stages import train as package
 from stages.core.blas import needs_blas
 from stages.core.cli import Options, Outcome, build_parser, guard, is_finished, read_options, run_stage
-from stages.train.launch import choose_launch, in_group, launch_ranks, read_place, stay_quiet, watch_launcher
+from stages.train.launch import choose_launch, in_group, launch_ranks, read_place, stay_quiet
+from stages.train.lifeline import watch_launcher
 from stages.train.recipe import make_recipe
 from stages.train.seeds import read_seeds, train_seeds
 
@@ -23,9 +24,8 @@ def _run(argv: Sequence[str] | None) -> int:
     if seeds is not None:
         return train_seeds(seeds, words)
     place, words = read_place(words)
-    if in_group():
-        watch_launcher()
-    else:
+    watch_launcher()
+    if not in_group():
         options = read_options(build_parser("train", package.__doc__ or "", ["train"]).parse_args(words))
         launch = choose_launch(options, place, on_cpu=needs_blas())
         if launch is not None and not is_finished("train", options, make_recipe):
@@ -52,10 +52,8 @@ def _work(options: Options) -> Outcome:
 
     try:
         return train(options)
-    except LostRank:
-        sys.exit(
-            "train: another process of this run has ended; finished work is kept, the same command goes on"
-        )
+    except LostRank as error:
+        sys.exit(f"train: {error}")
 
 
 if __name__ == "__main__":

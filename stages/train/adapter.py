@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
@@ -22,14 +23,11 @@ def load_trainable(base: Path, setup: TrainSetup) -> Model:
     whole = setup.fine_tune_type == "full"
     model, _ = load_model(base, dequantize=whole)
     _require_known_build(model)
-    if setup.num_layers > len(model.layers):
-        raise StageError(
-            f"--num-layers {setup.num_layers} is more than the model's {len(model.layers)} layers"
-        )
+    require_layers(setup, len(model.layers))
     model.freeze()
     if whole:
         for layer in model.layers[-setup.num_layers :]:
-            layer.unfreeze()
+            unfreeze_layer(layer)
     else:
         _add_adapter(model, setup)
     model.train()
@@ -42,6 +40,30 @@ def load_trainable(base: Path, setup: TrainSetup) -> Model:
         f"  {kind} on {setup.num_layers} of {len(model.layers)} layers: {trained / 1e6:.2f} M parameters"
     )
     return model
+
+
+def unfreeze_layer(layer: Model) -> None:
+    """Train a whole layer, in float32: 16 bits round small updates away, or the gradient to no number."""
+    layer.set_dtype(mx.float32)
+    mx.eval(layer.parameters())
+    layer.unfreeze()
+
+
+def require_layers(setup: TrainSetup, layers: int) -> None:
+    """Raise StageError when more layers are to be trained than the model has."""
+    if setup.num_layers > layers:
+        raise StageError(f"--num-layers {setup.num_layers} is more than the model's {layers} layers")
+
+
+def count_layers(base: Path) -> int | None:
+    """The layers that a model folder's config names; None where only loading the model can tell."""
+    try:
+        config = json.loads((base / "config.json").read_text("utf-8"))
+    except ValueError:
+        return None  # which loading explains
+    parts = [config, config.get("text_config")] if isinstance(config, dict) else []
+    counts = [part.get("num_hidden_layers") for part in parts if isinstance(part, dict)]
+    return next((count for count in counts if isinstance(count, int)), None)
 
 
 def _require_known_build(model: Model) -> None:

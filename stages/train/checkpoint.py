@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 from pydantic import Field
 
 from stages.core.compute import Model, load_arrays
+from stages.core.errors import StageError
 from stages.core.records import Record, read_record, write_record
 from stages.train.ranks import Ranks
 
@@ -29,6 +31,7 @@ class State(Record):
     best_calls: float = Field(0.0, description="its share of exact calls")
     waiting: int = Field(0, description="validations since then")
     validated: int | None = Field(None, description="step of the last validation")
+    ended: bool = Field(False, description="whether no step is left to do")
 
 
 @dataclass
@@ -42,30 +45,43 @@ class Checkpoints:
     def _root(self) -> Path:
         return self.folder / "checkpoints"
 
+    @property
+    def exist(self) -> bool:
+        """Whether there is one to go on from."""
+        return bool(self._finished())
+
     def save(self, state: State, model: Model, optimizer: Any) -> None:
-        """Write adapter, optimizer and random state; a checkpoint appears whole or not at all."""
+        """Write adapter and optimizer; a checkpoint appears whole or not at all, also when power fails."""
         name = f"{state.step:07d}"
         partial, final = self._root / f".{name}.partial", self._root / name
-        shutil.rmtree(partial, ignore_errors=True)
+        for left in self._root.glob(".*.partial"):  # it may be what filled the disk
+            shutil.rmtree(left)
         partial.mkdir(parents=True)
         save_adapter(model, partial / "adapters.safetensors")
-        mx.save_safetensors(str(partial / "optimizer.safetensors"), get_state(optimizer))
+        save_arrays(partial / "optimizer.safetensors", get_state(optimizer))
         write_record(partial / "state.json", state)
+        for path in (*partial.iterdir(), partial):
+            _sync(path)
         shutil.rmtree(final, ignore_errors=True)
         partial.replace(final)
+        _sync(self._root)
         self._keep_last()
 
     def resume(self, model: Model, optimizer: Any) -> State | None:
-        """Load the last checkpoint into model, optimizer and random state; None when there is none."""
+        """Load the last checkpoint into model and optimizer; None when there is none.
+
+        Raises StageError for one that cannot be read, or is of another model or optimizer.
+        """
         finished = self._finished()
         if not finished:
             return None
         last = finished[-1]
-        model.load_weights(str(last / "adapters.safetensors"), strict=False)
+        state = read_record(last / "state.json", State)
+        load_adapter(model, last / "adapters.safetensors")
         saved = last / "optimizer.safetensors"
-        if saved.exists():  # gone when a run was killed after its last step
-            set_state(optimizer, load_arrays(saved))
-        return read_record(last / "state.json", State)
+        if saved.exists() or not state.ended:  # it goes when a run that has ended is put in place
+            set_state(optimizer, _load_fitting(saved, get_state(optimizer)))
+        return state
 
     def save_best(self, model: Model) -> None:
         """Keep the model's adapter as the best one so far."""
@@ -73,11 +89,12 @@ class Checkpoints:
         best.mkdir(exist_ok=True)
         partial = best / ".partial.safetensors"
         save_adapter(model, partial)
+        _sync(partial)
         partial.replace(best / "adapters.safetensors")
 
     def load_best(self, model: Model) -> None:
         """Put the best adapter into the model."""
-        model.load_weights(str(self.folder / "best" / "adapters.safetensors"), strict=False)
+        load_adapter(model, self.folder / "best" / "adapters.safetensors")
 
     def drop_optimizers(self) -> None:
         """After the run: the adapters stay, what only a resume needs goes."""
@@ -124,24 +141,68 @@ def _from_leader(ranks: Ranks, tree: Any) -> dict[str, mx.array]:
 
 
 def get_state(optimizer: Any) -> dict[str, mx.array]:
-    """The arrays that decide how a run goes on beside its adapter: the optimizer's and the random key."""
+    """The arrays that decide how a run goes on beside its adapter; what it draws depends on the step."""
     flat: Any = tree_flatten(optimizer.state)
-    state: Any = mx.random.state
-    return dict(flat) | {"random": state[0]}
+    return dict(flat)
 
 
 def set_state(optimizer: Any, arrays: dict[str, mx.array]) -> None:
     """Put back what `get_state` gave."""
-    _set_random_key(arrays["random"])
-    optimizer.state = tree_unflatten([(name, a) for name, a in arrays.items() if name != "random"])
-
-
-def _set_random_key(key: mx.array) -> None:
-    """MLX's key is the two 32-bit halves of a seed, and its state can only be set by a seed."""
-    high, low = np.array(key).tolist()
-    mx.random.seed(high << 32 | low)
+    optimizer.state = tree_unflatten(list(arrays.items()))
 
 
 def save_adapter(model: Model, path: Path) -> None:
-    """The trained parameters in mlx-lm's adapter format."""
-    mx.save_safetensors(str(path), dict(tree_flatten(model.trainable_parameters())))
+    """The trained parameters in mlx-lm's adapter format. Raises StageError where the disk is full."""
+    save_arrays(path, _adapter_of(model))
+
+
+def load_adapter(model: Model, path: Path) -> None:
+    """Put a saved adapter into the model. Raises StageError where a name, a shape or a file is wrong."""
+    model.load_weights(list(_load_fitting(path, _adapter_of(model)).items()), strict=False)
+
+
+def save_arrays(path: Path, arrays: dict[str, mx.array]) -> None:
+    """Write a safetensors file. Raises StageError where that cannot be done, as on a full disk."""
+    try:
+        mx.save_safetensors(str(path), arrays)
+    except (RuntimeError, ValueError) as error:
+        raise StageError(
+            f"cannot write {path} ({_one_line(error)}): free some space; what was saved before is kept, "
+            "the same command goes on"
+        ) from None
+
+
+def _adapter_of(model: Model) -> dict[str, mx.array]:
+    flat: Any = tree_flatten(model.trainable_parameters())
+    return dict(flat)
+
+
+def _load_fitting(path: Path, own: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    """Saved arrays that have the names and shapes of our own: MLX would leave out what does not fit."""
+    try:
+        saved = load_arrays(path)
+        mx.eval(saved)
+    except (RuntimeError, ValueError, FileNotFoundError) as error:
+        raise StageError(
+            f"cannot read {path} ({_one_line(error)}): remove its folder to go on from the checkpoint before "
+            "it, or the whole unfinished run to begin again"
+        ) from None
+    if {name: a.shape for name, a in saved.items()} != {name: a.shape for name, a in own.items()}:
+        raise StageError(
+            f"{path} is not what this run trains, as after a change of mlx-lm: go on with the versions that "
+            "began, or remove the whole unfinished run to begin again"
+        )
+    return saved
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold what was written to a file, or into a folder's list of names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,10 +1,9 @@
-"""Start the ranks of a run: here with `--ranks N`, on other machines with `--hosts A,B` by mlx.launch."""
+"""Start the ranks of a run: here with `--ranks N`, on other machines with `--hosts A,B`."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -16,19 +15,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from stages.core.cli import Options, Parser
 from stages.core.cpu.blocks import THREADS, count_cores
 from stages.core.errors import StageError
 from stages.core.progress import LOG_VARIABLE
+from stages.train.hosts import launch_there
+from stages.train.lifeline import (
+    LAUNCHER,
+    MPI_VARIABLES,
+    SAVING,
+    Process,
+    exit_code,
+    forward_signals,
+    open_lifeline,
+    signal_all,
+)
 
 POLL = 0.1  # seconds
-SAYING, SAVING = 5.0, 60.0  # seconds that the other ranks get to end when one has, before they must
-Process = subprocess.Popen[bytes] | subprocess.Popen[str]
-_ENDED_BADLY = re.compile(r"Node with rank \d+ (?:exited with code (?P<code>\d+)|was killed)")
-LAUNCHER = "FAIR_RETEST_LAUNCHER"  # of a rank here: the pipe that closes when its launcher ends
-VARIABLES = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")  # of the ring, NCCL and MPI launchers
+SAYING = 5.0  # seconds that the other ranks get to say why they end when one has
+VARIABLES = ("MLX_RANK", *MPI_VARIABLES)  # of the ring and NCCL, and of the MPI launchers
 
 
 @dataclass(frozen=True)
@@ -78,23 +84,6 @@ def in_group() -> bool:
     return any(name in os.environ for name in VARIABLES)
 
 
-def watch_launcher() -> None:
-    """Stop when the process that started this rank here is gone, however it ended.
-
-    First politely; a rank that waits for another one hears no signal, and ends all the same.
-    """
-    if LAUNCHER not in os.environ:
-        return
-
-    def wait() -> None:
-        os.read(int(os.environ[LAUNCHER]), 1)  # ends when the launcher's end of the pipe is closed
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(SAVING)
-        os._exit(130)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 @contextmanager
 def stay_quiet() -> Iterator[None]:
     """In a process that does not lead its group: nothing on stdout or in the log, which are the leader's."""
@@ -109,26 +98,9 @@ def stay_quiet() -> Iterator[None]:
 def launch_ranks(launch: Launch, argv: Sequence[str]) -> int:
     """Run this stage in several processes; the exit code of the first that failed, or 0."""
     command = [sys.executable, "-m", "stages.train", *argv]
-    return _launch_there(launch, command) if launch.hosts else launch_here(launch.ranks, command)
-
-
-def _launch_there(launch: Launch, command: list[str]) -> int:
-    """Let mlx.launch do it, which tells how a rank ended in its messages alone."""
-    start = "from mlx._distributed_utils.launch import main; main()"
-    launcher = [
-        *(sys.executable, "-c", start, "--hosts", str(launch.hosts), "--backend", launch.backend),
-        *("--", *command),
-    ]
-    code = 0
-    process = subprocess.Popen(launcher, stderr=subprocess.PIPE, text=True)
-    with process, forward_signals([process]):
-        for line in process.stderr or ():
-            found = _ENDED_BADLY.search(line)
-            if found is None:
-                sys.stderr.write(line)
-            else:
-                code = code or int(found["code"] or 1)
-    return code or process.returncode
+    if launch.hosts:
+        return launch_there([name.strip() for name in launch.hosts.split(",")], launch.backend, command)
+    return launch_here(launch.ranks, command)
 
 
 def launch_here(count: int, command: list[str]) -> int:
@@ -136,9 +108,7 @@ def launch_here(count: int, command: list[str]) -> int:
     with ExitStack() as stack:
         hosts = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "hosts.json"
         hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in _free_ports(count)]), "utf-8")
-        alive, closed_at_end = os.pipe()
-        stack.callback(os.close, closed_at_end)
-        stack.callback(os.close, alive)
+        alive = stack.enter_context(open_lifeline())
         shared = os.environ | {
             "MLX_HOSTFILE": str(hosts),
             THREADS: str(max(count_cores() // count, 1)),
@@ -162,45 +132,17 @@ def _wait(ranks: list[Process], told: threading.Event) -> int:
     """Wait for all. When one ends badly the others would wait for it for ever: they are stopped.
 
     A mistake in the options or the data ends all of them, and rank 0 has to say so first. Ranks that
-    were `told` to stop have the same time.
+    were `told` to stop are not told again: the second signal could meet a process that is just leaving.
     """
     failed_at, measures = None, [(SAYING, signal.SIGTERM), (SAVING, signal.SIGKILL)]
     while any(rank.poll() is None for rank in ranks):
         time.sleep(POLL)
         if failed_at is None and (told.is_set() or any(rank.poll() for rank in ranks)):
-            failed_at = time.monotonic()
+            failed_at, measures = time.monotonic(), measures[told.is_set() :]
         if failed_at is not None and measures and time.monotonic() - failed_at > measures[0][0]:
-            _signal(ranks, measures.pop(0)[1])
+            signal_all(ranks, measures.pop(0)[1])
     codes = [rank.returncode for rank in ranks]
     return next((exit_code(code) for code in codes if code), 0)
-
-
-def exit_code(code: int) -> int:
-    """A process's return code as a shell has it: 128 and the number of the signal that ended it."""
-    return code if code >= 0 else 128 - code
-
-
-def _signal(ranks: list[Process], number: int) -> None:
-    for rank in ranks:
-        if rank.poll() is None:
-            rank.send_signal(number)
-
-
-@contextmanager
-def forward_signals(ranks: list[Process]) -> Iterator[threading.Event]:
-    """What would stop this process stops the ranks, which save their work first; the event is set then."""
-    told = threading.Event()
-
-    def forward(number: int, _frame: FrameType | None) -> None:
-        told.set()
-        _signal(ranks, number)
-
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield told
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _free_ports(count: int) -> list[int]:

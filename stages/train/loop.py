@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx.nn.utils import value_and_grad
 from mlx.utils import tree_map
 
@@ -85,6 +86,8 @@ class Run:
     def step(self, index: int, *, stop: Callable[[], bool] = bool) -> tuple[Losses, int, bool]:
         """One optimizer step: its losses, the tokens of its rows, and whether any rank was told to stop."""
         gradient, weight, tokens, losses = None, 0.0, 0, Losses()
+        # Dropout depends on the step, so that a resumed run draws the same, and on the rank.
+        mx.random.seed(draw_seed(self.seed, index, self.ranks.rank))
         for numbers in self.rows_of(index):
             tokens += sum(len(self.train[i].tokens) for i in numbers)
             rows = [self.train[i] for i in self.ranks.share(numbers)]
@@ -110,10 +113,14 @@ class Run:
         """Stop before an update that would ruin the adapter."""
         if not math.isfinite(value):
             lines = ", ".join(str(i + 1) for rows in self.rows_of(index) for i in rows)
+            kept = (
+                ", with --force or another --out; the last good checkpoint is kept"
+                if self.checkpoints.exist
+                else "; no checkpoint was due yet"
+            )
             raise StageError(
-                f"the {what} is {value} in step {index + 1}, rows {lines} of train.jsonl: lower "
-                "--learning-rate or set --clip-norm 1, with --force or another --out; the last good "
-                "checkpoint is kept"
+                f"the {what} is {value} in step {index + 1}, rows {lines} of the training split: lower "
+                f"--learning-rate or set --clip-norm 1{kept}"
             )
 
     def validate(self, stop: Callable[[], bool] = bool) -> Losses | None:
@@ -145,6 +152,11 @@ class Run:
         return count_validation(self.split, self.trunk.prefix, hidden, batch)
 
 
+def draw_seed(seed: int, step: int, rank: int) -> int:
+    """A seed for what is drawn in one step on one rank, from the run's seed."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
+
+
 def train_adapter(run: Run, trackers: Any = None) -> State:
     """Run all steps, from the last checkpoint if there is one, and leave the chosen adapter in the model."""
     setup, state = run.setup, share_state(run.checkpoints, run.model, run.optimizer, run.ranks)
@@ -164,7 +176,8 @@ def train_adapter(run: Run, trackers: Any = None) -> State:
                 stopped = _is_due(state, setup)  # it was cut short, and is done when the run goes on
             ended = _has_ended(state, setup) and not _is_due(state, setup)
             if log and state.step > begun and (state.step % setup.save_every == 0 or ended or stopped):
-                state = state.model_copy(update={"seconds": log.seconds, "log_bytes": log.size})
+                reached = {"seconds": log.seconds, "log_bytes": log.size, "ended": ended}
+                state = state.model_copy(update=reached)
                 run.checkpoints.save(state, run.model, run.optimizer)
             if ended:
                 break

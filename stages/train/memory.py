@@ -41,15 +41,20 @@ def choose_checkpointing(
     if lean > free:
         raise StageError(
             f"training needs about {lean:.1f} GB of memory beside the model, and {free:.1f} GB is free, even "
-            "with gradient checkpointing: lower --batch-size (and raise --grad-accumulation) or --num-layers"
+            f"with gradient checkpointing: lower {_what_helps(setup)}"
         )
     if setup.dropout:
         raise StageError(
             f"training needs about {plain:.1f} GB of memory beside the model, {free:.1f} GB is free: "
-            "lower --batch-size, or set --dropout 0, which allows gradient checkpointing"
+            f"lower {_what_helps(setup)}, or set --dropout 0, which allows gradient checkpointing"
         )
     progress.say(f"  gradient checkpointing brings it down to about {lean:.1f} GB")
     return setup.model_copy(update={"grad_checkpoint": True})
+
+
+def _what_helps(setup: TrainSetup) -> str:
+    fewer = "" if setup.batch_size == 1 else "--batch-size (and raise --grad-accumulation) or "
+    return f"{fewer}--num-layers"
 
 
 def estimate_gb(model: Model, setup: TrainSetup, rows: list[Encoded], *, checkpoint: bool) -> float:
@@ -63,7 +68,9 @@ def estimate_gb(model: Model, setup: TrainSetup, rows: list[Encoded], *, checkpo
     batch = make_batch([rows[i] for i in longest], prefix)
     trained = model.layers[-setup.num_layers :]
     widths = [_widths(layer) for layer in trained]
+    # Layers that are trained whole compute in float32, the others' states stay as they are.
     item, hidden = _item_size(model), int(model.model.norm.weight.size)
+    top_item = 4 if setup.fine_tune_type == "full" else item
     positions = batch.inputs.size + prefix
     kept = max(widths) + hidden * len(trained) if checkpoint else sum(widths)
     below = (sum(lengths) - prefix * len(rows)) * hidden * item
@@ -71,8 +78,8 @@ def estimate_gb(model: Model, setup: TrainSetup, rows: list[Encoded], *, checkpo
     logits = min(working_memory(), 2 * all_logits) if accelerator() == "cpu" else 3 * all_logits
     adapter: Any = tree_flatten(model.trainable_parameters())
     total = (
-        3 * sum(array.nbytes for _, array in adapter)
-        + SLACK * kept * positions * item
+        (3 + (setup.grad_accumulation > 1)) * sum(array.nbytes for _, array in adapter)
+        + SLACK * kept * positions * top_item
         + (below if below <= kept_limit() else 0)
         + logits
     )

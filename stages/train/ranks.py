@@ -16,13 +16,14 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from stages.train.launch import LAUNCHER, VARIABLES
+from stages.train.launch import VARIABLES
+from stages.train.lifeline import shares_machine
 
 T = TypeVar("T")
 
 
 class LostRank(Exception):
-    """Another process of the group is gone."""
+    """Another process of the group is gone, or was never found; the message is for the user."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,18 @@ class Ranks:
 
     @classmethod
     def join(cls) -> Ranks:
-        """Connect to the group that this process was started in."""
+        """Connect to the group that this process was started in. Raises LostRank where that fails."""
         if not any(name in os.environ for name in VARIABLES):
             return cls()
-        group = mx.distributed.init(strict=True)
-        return cls(group.rank(), group.size(), group, here=group.size() if LAUNCHER in os.environ else 1)
+        try:
+            group = mx.distributed.init(strict=True)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:160]
+            raise LostRank(
+                f"cannot reach the other processes of this run ({reason}): see that all hosts are up, that "
+                "their addresses are right, and that no other run uses the same ports"
+            ) from None
+        return cls(group.rank(), group.size(), group, here=group.size() if shares_machine() else 1)
 
     @property
     def leads(self) -> bool:
@@ -89,6 +97,8 @@ class Ranks:
         total: mx.array = mx.distributed.all_sum(array, group=self.group)
         try:
             mx.eval(total)
-        except RuntimeError as error:  # the backend's own: a connection that is gone
-            raise LostRank(str(error)) from None
+        except RuntimeError:  # the backend's own: a connection that is gone
+            raise LostRank(
+                "another process of this run has ended; finished work is kept, the same command goes on"
+            ) from None
         return total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,7 +61,7 @@ def load_rows(folder: Path, split: str, tokenizer: Tokenizer, turns: Turns, limi
                 f"{line.place} is not a converted row: run nox -s convert_data on this data"
             ) from None
         except (TemplateError, ValueError) as error:  # transformers checks the tools itself
-            reason = " ".join(str(error).split())[:160]
+            reason = " ".join(str(error).split())[:240]
             raise StageError(f"{line.place} is refused by the chat template: {reason}") from None
         if not any(row.supervised[1:]):
             raise StageError(f"{line.place} has no assistant's turn to learn from: remove the row")
@@ -83,6 +84,18 @@ def spread(rows: Sequence[Encoded], count: int) -> list[Encoded]:
     if not 0 < count < len(rows):
         return list(rows)
     return [rows[len(rows) * i // count] for i in range(count)]
+
+
+def count_alike(rows: Sequence[Encoded], share: float = 0.9) -> tuple[int, int]:
+    """The tokens that at least this share of the rows begins with, and how many rows begin otherwise."""
+    alike, length = [(row.tokens, row.supervised.index(True) - 1) for row in rows], 0
+    while True:
+        counts = Counter(tokens[length] for tokens, limit in alike if length < limit)
+        token, count = next(iter(counts.most_common(1)), (0, 0))
+        if count < share * len(rows):
+            return length, len(rows) - len(alike)
+        alike = [(ids, limit) for ids, limit in alike if length < limit and ids[length] == token]
+        length += 1
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from stages.core.cli import Parser
 from stages.core.errors import StageError
 from stages.core.flags import folder, seed_list
-from stages.train.launch import exit_code, forward_signals
+from stages.train.lifeline import LAUNCHER, exit_code, forward_signals, open_lifeline
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,11 @@ def train_seeds(seeds: Seeds, argv: Sequence[str]) -> int:
         command = [sys.executable, "-m", "stages.train", *argv, "--seed", str(seed)]
         if seeds.out is not None:
             command += ["--out", str(seeds.out / f"seed{seed}")]
-        process = subprocess.Popen(command)
-        with forward_signals([process]):
-            code = process.wait()
+        with open_lifeline() as alive:
+            told = os.environ | {LAUNCHER: str(alive)}
+            process = subprocess.Popen(command, env=told, pass_fds=[alive])
+            with forward_signals([process]):
+                code = process.wait()
         if code:
             return exit_code(code)
     return 0

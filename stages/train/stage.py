@@ -5,71 +5,85 @@ from __future__ import annotations
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from stages.core import progress
-from stages.core.artifact import build_artifact, is_current
+from stages.core.artifact import (
+    build_artifact,
+    fingerprint_json,
+    is_current,
+    package_versions,
+    refuse_busy,
+    unfinished_folder,
+)
 from stages.core.cli import Options, Outcome, artifacts_root, finished
 from stages.core.compute import Model, device_peak_gb
 from stages.core.errors import StageError
 from stages.core.models import find_model
-from stages.core.platform import GB, require_disk
+from stages.core.platform import GB, accelerator, require_disk
 from stages.core.preset import TrainSetup
+from stages.core.records import Recipe
 from stages.core.render import Encoded, find_turns
+from stages.core.splits import read_lines
 from stages.core.stops import turn_end_ids
 from stages.core.tokenizer import Tokenizer, load_tokenizer, template_hash
-from stages.train.adapter import load_trainable, write_config
-from stages.train.checkpoint import State, save_adapter
+from stages.train.adapter import count_layers, load_trainable, require_layers, write_config
+from stages.train.checkpoint import Checkpoints, State, save_adapter
 from stages.train.loop import Run, train_adapter
 from stages.train.memory import choose_checkpointing
 from stages.train.ranks import Ranks
 from stages.train.recipe import make_recipe
-from stages.train.rows import load_rows, spread
-from stages.train.trackers import finish_trackers, start_trackers
+from stages.train.rows import count_alike, load_rows, spread
+from stages.train.trackers import refuse_trackers, start_trackers
 
-CACHE_LIMIT = 1 << 28  # bytes of freed buffers that MLX may keep; shapes vary from step to step
+CACHE_LIMIT = 1 << 28  # bytes of freed buffers that MLX keeps on a CPU: shapes vary from step to step
+WORTH_SAYING = 16  # tokens that a shared beginning could be longer
 RECORDS = ("log.jsonl", "checkpoints", "best")  # of the way to the adapter, with times in them
 
 
 def train(options: Options) -> Outcome:
     """Train one arm's adapter with one seed."""
     data, target, setup = options.input("convert_data"), options.output("train"), options.preset.train
+    refuse_contradictions(setup)
+    refuse_trackers(setup.report_to)
     recipe, base = make_recipe(options), find_model(options.preset, artifacts_root())
     ranks = Ranks.join()
     current = ranks.leads and is_current(target, recipe, force=options.force)
     if ranks.sum_numbers([current])[0]:
         return finished(target)
-    refuse_contradictions(setup)
+    refuse_difference(ranks, recipe)
+    if ranks.leads:
+        refuse_busy(target, recipe, force=may_discard(options, target))
+    refuse_sizes(setup, base, data)
+    mx.random.seed(options.seed)
+    if accelerator() == "cpu":
+        mx.set_cache_limit(CACHE_LIMIT)
+    model = load_trainable(base, setup)
+    require_disk(target, checkpoints_gb(model, setup), "training with its checkpoints")
     tokenizer = load_tokenizer(base, options.preset.model)
     turns = find_turns(tokenizer)
     train_rows = load_rows(data, "train", tokenizer, turns, setup.max_seq_length)
     valid_rows = load_rows(data, "valid", tokenizer, turns, setup.max_seq_length)
     valid_rows = spread(valid_rows, setup.val_batches * setup.batch_size)
-    if setup.batch_size > len(train_rows):
-        raise StageError(
-            f"batch size {setup.batch_size} is larger than the {len(train_rows)} rows: lower --batch-size"
-        )
+    refuse_choice(setup, valid_rows)
     _show_supervision(train_rows, tokenizer)
-    place = artifacts_root() / "logs" / f"{options.preset.name}-{options.arm}-seed{options.seed}"
-    trackers = start_trackers(setup.report_to, place, recipe.settings) if ranks.leads else None
-    mx.random.seed(options.seed)
-    mx.set_cache_limit(CACHE_LIMIT)
-    model = load_trainable(base, setup)
-    require_disk(target, checkpoints_gb(model, setup), "training with its checkpoints")
     setup = choose_checkpointing(model, setup, train_rows, ranks)
     run_in = partial(Run, model, setup, options.seed, train_rows, valid_rows, ranks=ranks)
     if not ranks.leads:
         _train(run_in(target), None)
         return Outcome(target)
+    place = artifacts_root() / "logs" / f"{options.preset.name}-{options.arm}-seed{options.seed}"
+    force = may_discard(options, target)
     with build_artifact(
-        target, recipe, given=options.given, resume=True, force=options.force, records=RECORDS
+        target, recipe, given=options.given, resume=True, force=force, records=RECORDS
     ) as build:
         run = run_in(build.folder)
-        state = _train(run, trackers)
-        finish_trackers(trackers)
+        with start_trackers(setup.report_to, place, recipe.settings) as trackers:
+            state = _train(run, trackers)
         save_adapter(model, build.folder / "adapters.safetensors")
         run.checkpoints.drop_optimizers()
         write_config(build.folder, base, setup)
@@ -88,10 +102,49 @@ def train(options: Options) -> Outcome:
     return Outcome(target, lines=(best,), facts=finished(target).facts)
 
 
+def may_discard(options: Options, target: Path) -> bool:
+    """Whether an unfinished run with other options may go: one that has saved nothing always may."""
+    return options.force or not Checkpoints(unfinished_folder(target), keep=1).exist
+
+
 def refuse_contradictions(setup: TrainSetup) -> None:
     """Raise StageError for options that do not go together."""
     if setup.grad_checkpoint and setup.dropout:
         raise StageError("--grad-checkpoint would draw dropout anew in the backward pass: set --dropout 0")
+    if setup.patience and setup.choose_by == "last":
+        raise StageError(
+            f"--patience {setup.patience} ends a run after its worst validations, and --choose-by last keeps "
+            "what it ends with: add --choose-by loss or calls"
+        )
+
+
+def refuse_difference(ranks: Ranks, recipe: Recipe) -> None:
+    """Raise StageError, on all ranks, when one of them has other data or versions than rank 0."""
+    if ranks.size == 1:
+        return
+    parts = {"settings": recipe.settings, **recipe.inputs, "package versions": package_versions()}
+    own = [bytes.fromhex(fingerprint_json(value)) for value in parts.values()]
+    sent = ranks.numbers_from_leader([byte for digest in own for byte in digest])
+    first = [bytes(map(int, sent[i : i + len(own[0])])) for i in range(0, len(sent), len(own[0]))]
+    differ = ranks.sum_numbers([a != b for a, b in zip(own, first, strict=True)])
+    if any(differ):
+        names = ", ".join(name for name, count in zip(parts, differ, strict=True) if count)
+        raise StageError(f"the hosts differ in: {names}; give all of them the same, or leave one out")
+
+
+def refuse_sizes(setup: TrainSetup, base: Path, data: Path) -> None:
+    """Raise StageError for more layers than the model's, or a batch larger than the data."""
+    if layers := count_layers(base):
+        require_layers(setup, layers)
+    rows = sum(1 for _ in read_lines(data, "train"))
+    if 0 < rows < setup.batch_size:
+        raise StageError(f"batch size {setup.batch_size} is larger than the {rows} rows: lower --batch-size")
+
+
+def refuse_choice(setup: TrainSetup, valid: list[Encoded]) -> None:
+    """Raise StageError for a choice by calls among which there is none."""
+    if setup.choose_by == "calls" and not any(max(row.calls) >= 0 for row in valid):
+        raise StageError("--choose-by calls: no row of valid has a call, use loss or last, or other rows")
 
 
 def checkpoints_gb(model: Model, setup: TrainSetup) -> float:
@@ -105,6 +158,13 @@ def _train(run: Run, trackers: Any) -> State:
     progress.say(
         f"  all rows begin with the same {run.trunk.size} tokens; {run.plan.steps_per_epoch} batches an epoch"
     )
+    rows = [*run.train, *run.valid]
+    alike, others = count_alike(rows)
+    if others and alike > run.trunk.size + WORTH_SAYING:
+        progress.say(
+            f"  {others} of {len(rows)} rows begin in another way; without them it would be {alike} tokens, "
+            "which are computed once for all rows"
+        )
     run.verify()
     return train_adapter(run, trackers)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from stages.core.errors import StageError
 
 PROJECT = "fair-retest"
+TRACKERS = ("wandb", "swanlab", "trackio")
 
 
 class Trackio:
@@ -46,19 +48,32 @@ class Trackio:
             trackio.finish()
 
 
-def finish_trackers(callbacks: Any) -> None:
-    """Let those end that want to be told; the others end with the process."""
-    if isinstance(callbacks, Trackio):
-        callbacks.finish()
+def refuse_trackers(names: Sequence[str]) -> None:
+    """Raise StageError for a tracker that is unknown or not installed, and start none."""
+    for name in names:
+        if name not in TRACKERS:
+            raise StageError(f"--report-to {name}: use {', '.join(TRACKERS)}")
+        found = find_spec(name)
+        if found is None or found.origin is None:  # a folder of that name, with what a tracker wrote
+            raise StageError(f"--report-to {name}: install {name} where train runs, or leave it out")
 
 
-def start_trackers(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> Any:
-    """The callbacks of the named trackers, None without any; a run has the name of `folder`.
+@contextmanager
+def start_trackers(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> Iterator[Any]:
+    """The callbacks of the named trackers, None without any, for the block; a run has the name of `folder`.
 
-    wandb and swanlab write below `folder`. Raises StageError for a tracker that is unknown or not installed.
+    wandb and swanlab write below `folder`, and end with the process. Raises StageError for a tracker that
+    cannot be used.
     """
-    if not names:
-        return None
+    callbacks = _make_callbacks(names, folder, config) if names else None
+    try:
+        yield callbacks
+    finally:
+        if isinstance(callbacks, Trackio):
+            callbacks.finish()
+
+
+def _make_callbacks(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> Any:
     from mlx_lm.tuner.callbacks import get_reporting_callbacks
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from stages.core.render import Encoded
 from stages.train.rows import BatchPlan, shared_prefix
 from tests.bench.task import Figures, Task, as_row, join_rows
 
-EPOCHS = 1.5  # of a run with the preset smol; what is computed once for the run is shared by so many
+EPOCHS = 1.3  # of a run with the preset smol; what is computed once for the run is shared by so many
 SAME = 1e-4  # nats by which the losses of a step may differ
 STEPS = 20
 

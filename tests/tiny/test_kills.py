@@ -26,6 +26,11 @@ def test_ten_kills_at_random_moments(llama_run: Pipeline, artifacts: Path, tmp_p
 
     moments, command = random.Random(7), train_arguments(llama_run, tmp_path / "killed", **RUN)
     partial, killed = tmp_path / ".killed.partial" / "checkpoints", 0
+    for pause in (0.3, 2.0):  # while packages, the model or rows are loaded, with nothing saved yet
+        run = start_stage("train", command, artifacts)
+        time.sleep(pause)
+        run.kill()
+        run.communicate(timeout=60)
     while killed < KILLS:
         run = start_stage("train", command, artifacts)
         goes_on = 3 * killed  # so that each start gets further than the last, and none to the end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 
 import mlx.core as mx
@@ -37,6 +38,25 @@ def test_a_stop_ends_all_seeds(qwen2_run: Pipeline, artifacts: Path, tmp_path: P
     code, _, error = stop_after(process, begun, signal.SIGTERM)
     assert (code, error.count("train: interrupted")) == (130, 1)
     assert not list((tmp_path / "set").glob("*seed1*"))
+
+
+def test_a_seed_ends_with_the_process_that_started_it(
+    qwen2_run: Pipeline, artifacts: Path, tmp_path: Path
+) -> None:
+    """Which was killed, and could tell it nothing; the work is saved."""
+    options = SHORT | {"iters": 500, "save_every": 100, "eval_every": 3}
+    command = [*train_arguments(qwen2_run, tmp_path / "set", **options), "--seeds", "0,1"]
+    process = start_stage("train", command, artifacts)
+    assert process.stdout is not None
+    while "step 3: validation loss" not in (line := process.stdout.readline()):
+        assert line, "it ended before"
+    process.kill()
+    process.communicate(timeout=60)
+    give_up = time.monotonic() + 60
+    while list((tmp_path / "set").glob(".seed0.lock")):
+        assert time.monotonic() < give_up, "the seed goes on"
+        time.sleep(0.05)
+    assert len(list((tmp_path / "set" / ".seed0.partial" / "checkpoints").glob("[0-9]*"))) == 1
 
 
 def test_options() -> None:

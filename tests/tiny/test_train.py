@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -20,6 +22,7 @@ import pytest
 from mlx.nn.utils import value_and_grad
 from mlx.utils import tree_flatten, tree_map
 
+from stages.audit.rows import read_row
 from stages.core.compute import load_model
 from stages.core.errors import StageError
 from stages.core.preset import TrainSetup, load_preset
@@ -28,7 +31,7 @@ from stages.core.render import Encoded, encode_row, find_turns, render_row
 from stages.core.tokenizer import load_tokenizer, read_template
 from stages.train.__main__ import main
 from stages.train.adapter import load_trainable
-from stages.train.checkpoint import Checkpoints, State
+from stages.train.checkpoint import Checkpoints, State, load_adapter
 from stages.train.loop import Run
 from stages.train.loss import plain_loss, weighted_loss
 from stages.train.rows import load_rows, make_batch, shared_prefix
@@ -93,6 +96,58 @@ def test_every_assistant_turn_is_supervised_with_its_call_and_end_token(name: st
     assert row.tokens[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert row.supervised[-1]
     assert tokenizer.decode(row.tokens) == render_row({"messages": CONVERSATION}, tokenizer).rstrip("\n")
+
+
+# The prompt opens a thought, which the last turn alone has in a conversation.
+THINKING = """{% for m in messages %}<|im_start|>{{ m.role }}
+{% if m.role == 'assistant' and loop.last %}<think>
+
+</think>
+
+{% endif %}{{ m.content }}{% for call in m.tool_calls or [] %}<tool_call>
+{{ call.function | tojson }}
+</tool_call>{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+<think>
+{% endif %}"""
+# A tool's result, and the answer to it, stand in the turn that called.
+JOINED = """{% for m in messages %}{% if m.role == 'tool' %}<result>{{ m.content }}</result>{% else %}
+{% if not (m.role == 'assistant' and loop.previtem.role == 'tool') %}<|im_start|>{{ m.role }}
+{% endif %}{{ m.content }}{% if not m.tool_calls %}<|im_end|>{% endif %}{% endif %}
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def test_a_prompt_that_opens_a_thought_hides_no_turn(built: BuiltOnce) -> None:
+    tokenizer = load_tokenizer(built.tokenizer("qwen3"))
+    tokenizer.chat_template = THINKING
+    row = encode_row({"messages": CONVERSATION}, tokenizer, find_turns(tokenizer))
+    call, answer, last = supervised_runs(row, tokenizer)
+    assert call.startswith("<tool_call>")
+    assert call.endswith("</tool_call><|im_end|>")
+    assert answer == "Yes, it is.\n\nReally 🙂<|im_end|>"
+    assert last == "</think>\n\nYou're welcome.<|im_end|>", "what the prompt gives is not learned"
+
+
+@pytest.mark.parametrize(
+    ("template", "question", "counts"),
+    [
+        (JOINED, "Is it?", "3 assistant's turns as 2"),
+        (None, "<|im_start|>assistant\n", "3 assistant's turns as 4"),
+    ],
+)
+def test_a_row_whose_turns_cannot_be_told_apart_is_refused(
+    template: str | None, question: str, counts: str, built: BuiltOnce, tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(built.tokenizer("qwen2.5"))
+    tokenizer.chat_template = template or tokenizer.chat_template
+    messages = [CONVERSATION[0], {"role": "user", "content": question}, *CONVERSATION[2:]]
+    (tmp_path / "train.jsonl").write_text(json.dumps({"messages": messages}) + "\n", "utf-8")
+    refusal = rf"train\.jsonl:1 is refused by the chat template: it writes {counts}, since .*--chat-template$"
+    with pytest.raises(StageError, match=refusal):
+        load_rows(tmp_path, "train", tokenizer, find_turns(tokenizer), 1024)
+    row = read_row("train", 1, {"messages": messages}, tokenizer, find_turns(tokenizer))
+    assert row.refused.startswith(f"it writes {counts}"), "and the audit says so"
 
 
 def test_text_rows_of_the_flawed_arm_are_supervised_as_they_are(
@@ -338,12 +393,58 @@ def test_what_a_kill_left_among_the_checkpoints(
         (root / half).mkdir(parents=True)
         (root / half / "adapters.safetensors").touch()
     for step in (3, 4, 5):
-        state = State(step=step, seconds=1.0)
+        state = State(step=step, seconds=1.0, ended=True)
         checkpoints.save(state, run.model, run.optimizer)
     assert sorted(p.name for p in root.iterdir()) == ["0000004", "0000005"]
     checkpoints.drop_optimizers()
     assert checkpoints.resume(run.model, run.optimizer) == state
     checkpoints.drop_optimizers()
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(
+    built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path
+) -> None:
+    """MLX itself would load what fits, and go on with a fresh LoRA under an old optimizer."""
+    run = prepare_run("llama", 1, built, qwen2_run, tmp_path)
+    run.checkpoints.save(State(step=1), run.model, run.optimizer)
+    saved = tmp_path / "checkpoints" / "0000001"
+    assert run.checkpoints.resume(run.model, run.optimizer) == State(step=1)
+    for name in ("adapters.safetensors", "optimizer.safetensors"):
+        whole = (saved / name).read_bytes()
+        arrays: dict[str, Any] = dict(mx.load(str(saved / name)))  # type: ignore[arg-type]
+        first = sorted(arrays)[0]
+        others = {n: a for n, a in arrays.items() if n != first}
+        reshaped = mx.concatenate([mx.contiguous(arrays[first]).reshape(-1), mx.zeros(1)])
+        for wrong in (others | {first + "x": arrays[first]}, others, arrays | {first: reshaped}):
+            mx.save_safetensors(str(saved / name), wrong)
+            with pytest.raises(StageError, match=rf"{name} is not what this run trains, as after .*remove"):
+                run.checkpoints.resume(run.model, run.optimizer)
+        (saved / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(StageError, match=rf"cannot read \S+{name} \(.*remove its folder"):
+            run.checkpoints.resume(run.model, run.optimizer)
+        (saved / name).write_bytes(whole)
+    (saved / "optimizer.safetensors").unlink()
+    with pytest.raises(StageError, match=r"cannot read \S+optimizer.safetensors"):
+        run.checkpoints.resume(run.model, run.optimizer)
+
+
+def test_a_full_disk_is_one_line(built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path) -> None:
+    """A limit of this process on the size of its files stands for the disk: the kernel refuses to write."""
+    run = prepare_run("llama", 1, built, qwen2_run, tmp_path)
+    run.checkpoints.save(State(step=1), run.model, run.optimizer)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, before[1]))
+    try:
+        with pytest.raises(
+            StageError, match=r"^cannot write \S+safetensors \(.*\): free some space; .* goes on$"
+        ):
+            run.checkpoints.save(State(step=2), run.model, run.optimizer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert run.checkpoints.resume(run.model, run.optimizer) == State(step=1)
+    run.checkpoints.save(State(step=3), run.model, run.optimizer)
+    left = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    assert sorted(left) == ["0000001", "0000003"], "what could not be written is gone"
 
 
 def test_training_learns_and_a_second_call_does_nothing(qwen2_run: Pipeline) -> None:
@@ -379,6 +480,32 @@ def test_stock_mlx_lm_loads_the_adapter(name: str, request: pytest.FixtureReques
     found = load_model(run.model)[0](tokens)
     assert float(mx.abs(found - base).max()) < 1e-4
     changed = float(mx.abs(expected - base).max())
+    assert changed > 1e-2
+    assert float(mx.abs(ours(tokens) - expected).max()) < 1e-2 * changed
+
+
+def test_an_adapter_of_stock_mlx_lm_is_read_back(
+    built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path
+) -> None:
+    base, rows = built.model("llama"), encode_pipeline_rows(qwen2_run)
+    words = ["--train", "--iters", "1", "--batch-size", "1", "--num-layers", "1", "--max-seq-length", "32"]
+    places = {"model": base, "data": qwen2_run.folder("convert_data"), "adapter-path": tmp_path / "adapter"}
+    words += [word for name, place in places.items() for word in (f"--{name}", str(place))]
+    words += ["--learning-rate", "1e-2", "--val-batches", "1"]
+    command = [sys.executable, "-m", "mlx_lm", "lora", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ours = load_trainable(base, make_setup(num_layers=1, rank=8, scale=20.0))  # as mlx-lm has them
+    tokens = mx.array([[token % 49152 for token in rows[0].tokens[:24]]])
+    before = ours(tokens)
+    load_adapter(ours, tmp_path / "adapter" / "adapters.safetensors")
+    ours.eval()
+    with stock_functions():
+        stock = mlx_lm.load(str(base), adapter_path=str(tmp_path / "adapter"))[0]
+        stock.set_dtype(mx.float32)
+        expected = stock(tokens)
+        mx.eval(expected)
+    changed = float(mx.abs(expected - before).max())
     assert changed > 1e-2
     assert float(mx.abs(ours(tokens) - expected).max()) < 1e-2 * changed
 
@@ -470,7 +597,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
     monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
     arguments = train_arguments(llama_run, tmp_path / "out", learning_rate=1e30, save_every=1, num_layers=1)
     pattern = (
-        r"the (loss|norm of the gradient) is (nan|inf) in step 2, rows \d+, \d+ of train\.jsonl: lower "
+        r"the (loss|norm of the gradient) is (nan|inf) in step 2, rows \d+, \d+ of the training split: lower "
         r"--learning-rate or set --clip-norm 1, with --force or another --out; the last "
         "good checkpoint is kept"
     )

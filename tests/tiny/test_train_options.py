@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 from functools import partial
 from pathlib import Path
@@ -13,25 +14,29 @@ import mlx.core as mx
 import mlx_lm
 import numpy as np
 import pytest
+from filelock import FileLock
 from mlx.nn.utils import value_and_grad
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.generate import generate_step
 from mlx_lm.sample_utils import make_sampler
 
+from stages.core.cli import Options
 from stages.core.compute import load_model
 from stages.core.errors import StageError
-from stages.core.records import LossPoint, read_lines
+from stages.core.records import LossPoint, read_lines, write_record
 from stages.core.render import Encoded
 from stages.core.tokenizer import load_tokenizer
 from stages.fuse.stage import fuse_adapter
-from stages.train.adapter import load_trainable
-from stages.train.loop import Run, train_adapter
+from stages.train.adapter import load_trainable, unfreeze_layer
+from stages.train.checkpoint import State
+from stages.train.loop import Run, draw_seed, train_adapter
 from stages.train.loss import Losses, count_losses, count_validation, weighted_loss
 from stages.train.memory import choose_checkpointing, estimate_gb
 from stages.train.optimizer import clip_gradient
 from stages.train.ranks import Ranks
-from stages.train.rows import make_batch
-from stages.train.trackers import start_trackers
+from stages.train.recipe import make_recipe
+from stages.train.rows import count_alike, make_batch, shared_prefix
+from stages.train.trackers import refuse_trackers, start_trackers
 from tests.pipeline import Pipeline, run_work, stock_functions
 from tests.tiny.test_train import encode_pipeline_rows, make_setup
 
@@ -249,14 +254,124 @@ def test_keys_that_cannot_be_trained(keys: str, reason: str, qwen2_run: Pipeline
         load_trainable(qwen2_run.model, make_setup(lora_keys=keys.split(",")))
 
 
-def test_a_tracker_that_does_not_exist(tmp_path: Path) -> None:
-    assert start_trackers((), tmp_path, {}) is None
-    with pytest.raises(StageError, match=r"^--report-to tensorbord: "):
-        start_trackers(("tensorbord",), tmp_path, {})
-    with pytest.raises(StageError, match=r"^--report-to wandb: wandb is not installed"):
-        start_trackers(("wandb",), tmp_path, {})
-    with pytest.raises(StageError, match=r"^--report-to trackio: No module named 'trackio'$"):
-        start_trackers(("trackio",), tmp_path, {})
+def test_a_tracker_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with start_trackers((), tmp_path, {}) as callbacks:
+        assert callbacks is None
+    refuse_trackers(())
+    with pytest.raises(StageError, match=r"^--report-to tensorbord: use wandb, swanlab, trackio$"):
+        refuse_trackers(("tensorbord",))
+    (tmp_path / "wandb").mkdir()  # as wandb itself leaves where it ran
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("wandb", "trackio"):
+        with pytest.raises(StageError, match=rf"^--report-to {name}: install {name} where train runs"):
+            refuse_trackers((name,))
+
+
+# What is refused before hours of work
+
+
+def refuse_run(options: Options, out: Path, reason: str) -> None:
+    before = sorted(out.parent.iterdir())
+    with pytest.raises(StageError, match=reason):
+        run_work("train", type(options)(**vars(options) | {"out": out}))
+    assert sorted(out.parent.iterdir()) == before, "a refusal leaves nothing behind"
+
+
+def test_what_is_wrong_is_said_before_the_rows_are_read(qwen2_run: Pipeline, tmp_path: Path) -> None:
+    """The last row is broken, which would come first if rows were read first."""
+    data = tmp_path / "data"
+    shutil.copytree(qwen2_run.folder("convert_data"), data)
+    with (data / "train.jsonl").open("a") as file:
+        file.write("no row\n")
+    place = tmp_path / "runs"
+    place.mkdir()
+
+    def options(**overrides: Any) -> Options:
+        made = qwen2_run.options("train", **overrides)
+        return type(made)(**vars(made) | {"data": data})
+
+    refuse_run(options(batch_size=15), place / "out", r"^batch size 15 is larger than the 14 rows")
+    refuse_run(options(num_layers=3), place / "out", r"^--num-layers 3 is more than the model's 2 layers")
+    refuse_run(options(lora_keys=["mlp.up"]), place / "out", r"^--lora-keys mlp.up names no module")
+    refuse_run(options(report_to=["wandb"]), place / "out", r"^--report-to wandb: install wandb")
+    refuse_run(
+        options(patience=2), place / "out", r"^--patience 2 ends a run .* add --choose-by loss or calls$"
+    )
+    with FileLock(place / ".out.lock"):
+        refuse_run(options(), place / "out", r"^another process is writing \S+/out: wait for it to end$")
+    begun = place / ".out.partial" / "checkpoints" / "0000002"
+    begun.mkdir(parents=True)
+    write_record(begun / "state.json", State(step=2))
+    write_record(begun.parents[1] / "recipe.json", make_recipe(options(iters=9)))
+    refuse_run(
+        options(), place / "out", r"^an unfinished run with iters=9 \(now 4\) is in \S+/\.out\.partial: "
+    )
+    recipe = make_recipe(options())
+    others = recipe.model_copy(update={"inputs": recipe.inputs | {"data": "0" * 64}})
+    write_record(begun.parents[1] / "recipe.json", others)
+    refuse_run(options(), place / "out", r"^an unfinished run with other data is in \S+\.out\.partial: ")
+    refuse_run(options(), place / "other", r"train\.jsonl:14 is not a converted row")
+
+
+def test_a_run_that_saved_nothing_blocks_no_other(qwen2_run: Pipeline, tmp_path: Path) -> None:
+    options = qwen2_run.options("train", learning_rate=1e30, num_layers=1, save_every=100)
+    reason = r"in step 2, rows .*: lower --learning-rate or set --clip-norm 1; no checkpoint was due yet$"
+    with pytest.raises(StageError, match=reason):
+        run_work("train", type(options)(**vars(options) | {"out": tmp_path / "out"}))
+    assert (tmp_path / ".out.partial" / "log.jsonl").is_file()
+    options = qwen2_run.options("train", iters=1, num_layers=1)
+    assert not run_work("train", type(options)(**vars(options) | {"out": tmp_path / "out"})).up_to_date
+
+
+def test_a_choice_by_calls_needs_calls(qwen2_run: Pipeline, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(qwen2_run.folder("convert_data"), data)
+    lines = (data / "train.jsonl").read_text("utf-8").splitlines(keepends=True)
+    (data / "valid.jsonl").write_text("".join(line for line in lines if "tool_calls" not in line), "utf-8")
+    options = qwen2_run.options("train", choose_by="calls")
+    options = type(options)(**vars(options) | {"data": data})
+    refuse_run(options, tmp_path / "out", r"^--choose-by calls: no row of valid has a call")
+
+
+# What is drawn and computed
+
+
+def test_dropout_depends_on_the_step_and_the_rank_alone(qwen2_run: Pipeline, tmp_path: Path) -> None:
+    """So that a resumed run draws what the first would have drawn, however often its ranks drew before."""
+    losses = []
+    for drawn in (0, 3):
+        run = make_run(qwen2_run, tmp_path, dropout=0.5, num_layers=1, learning_rate=1e-2)
+        run.step(0)
+        for _ in range(drawn):
+            mx.eval(mx.random.normal((4,)))
+        losses += [run.step(1)[0].total]
+    assert losses[0] == losses[1]
+    seeds = {draw_seed(seed, step, rank) for seed in range(3) for step in range(50) for rank in range(4)}
+    assert len(seeds) == 600
+    assert max(seeds) < 2**64
+
+
+def test_whole_layers_are_trained_in_float32(qwen3_moe_run: Pipeline) -> None:
+    """In bfloat16 an update of 1e-5 rounds away."""
+    model = load_model(qwen3_moe_run.model, dequantize=True)[0]
+    model.set_dtype(mx.bfloat16)
+    model.freeze()
+    unfreeze_layer(model.layers[-1])
+    learned = dict(tree_flatten(model.trainable_parameters()))
+    assert {array.dtype for array in learned.values()} == {mx.float32}
+    assert model.layers[0].self_attn.q_proj.weight.dtype == mx.bfloat16
+    names = dict(tree_flatten(model.parameters()))
+    assert learned.keys() == {name for name in names if name.startswith("model.layers.1.")}
+
+
+def test_rows_that_begin_in_another_way_are_counted(qwen2_run: Pipeline) -> None:
+    rows = encode_pipeline_rows(qwen2_run)
+    size = len(shared_prefix(rows))
+    assert count_alike(rows) == (size, 0)
+    odd = Encoded([7, *rows[0].tokens], [False, *rows[0].supervised], [-1, *rows[0].calls])
+    assert len(shared_prefix([*rows, odd])) == 0
+    assert count_alike([*rows, odd]) == (size, 1)
+    assert count_alike([*rows, odd], share=1.0) == (0, 0)
 
 
 def test_sums_add_up_and_go_through_numbers() -> None:

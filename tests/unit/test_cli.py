@@ -56,7 +56,7 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     """Logs stay in the test's folder, and what a command does to signals stays in the test."""
     monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
     monkeypatch.delenv(progress.LOG_VARIABLE, raising=False)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield tmp_path
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -128,7 +128,7 @@ def test_every_option_of_a_preset_has_a_flag(option: str) -> None:
     assert options.preset == SMOL
 
 
-@given(rate=st.floats(1e-12, 1e6), seed=st.integers(0, 2**63))
+@given(rate=st.floats(1e-12, 1e6), seed=st.integers(0, 2**63 - 1))
 def test_numbers_are_read_back_exactly(rate: float, seed: int) -> None:
     options = read("--learning-rate", str(rate), "--seed", str(seed))
     assert (options.preset.train.learning_rate, options.seed) == (rate, seed)
@@ -140,6 +140,7 @@ def test_numbers_are_read_back_exactly(rate: float, seed: int) -> None:
         (["--model", "9b"], "unknown model '9b'"),
         (["--fixes", "jason"], "unknown fix jason"),
         (["--seed", "-1"], "--seed -1: use 0 or a positive number"),
+        (["--seed", str(2**63)], f"--seed {2**63}: use 0 or a positive number below 2**63"),
         (["--seed", "many"], "argument --seed: 'many' is not a whole number; --help lists the options"),
         (["--iters", "0"], "--iters 0: use 1 or more"),
         (["--iters", "1.5"], "argument --iters: '1.5' is not a whole number"),
@@ -400,6 +401,15 @@ def test_a_signal_that_came_before_the_start_is_answered(tmp_path: Path) -> None
     assert (process.returncode, out) == (130, "")
     assert error.startswith("convert_data: interrupted; ")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_closed_terminal_interrupts_but_for_nohup() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    catch_interrupts()
+    assert guard("train", lambda: send(signal.SIGHUP)) == 130
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    catch_interrupts()
+    assert guard("train", lambda: send(signal.SIGHUP)) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
