@@ -24,6 +24,7 @@ from typing import Any
 
 import orjson
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict
 
 from stages.core.errors import StageError
 from stages.core.platform import peak_memory_gb
@@ -31,8 +32,18 @@ from stages.core.records import Given, Manifest, Recipe, read_record, write_reco
 from stages.core.words import another, plural
 
 MANIFEST = "manifest.json"
+_RECIPE, _ENDING = "recipe.json", "ending.json"  # of an unfinished build
 PACKAGES = ("mlx", "mlx-lm", "transformers", "tokenizers", "numpy", "pydantic", "orjson", "scipy")
 STRIDE, SAMPLE = 16 << 20, 64 << 10  # of a weight file: every so many bytes, so many are read
+
+
+class Ending(BaseModel):
+    """What is said of a build whose files are all written, kept until it is finished."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lines: tuple[str, ...]
+    facts: dict[str, Any]
 
 
 @dataclass
@@ -41,6 +52,20 @@ class Build:
 
     folder: Path
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ending(self) -> Ending | None:
+        """What an interrupted build left with `keep_ending`: only working files are still in the folder."""
+        path = self.folder / _ENDING
+        return read_record(path, Ending) if path.is_file() else None
+
+    def keep_ending(self, ending: Ending) -> None:
+        """Note that all files are written: from here on nothing of the work is done again."""
+        write_record(self.folder / _ENDING, ending)
+
+    def discard(self) -> None:
+        """Throw away what an interrupted build would go on with."""
+        _discard(self.folder)
 
 
 def is_current(folder: Path, recipe: Recipe, *, force: bool) -> bool:
@@ -111,7 +136,8 @@ def build_artifact(
         )
         write_record(partial / MANIFEST, manifest)
         _replace(partial, folder)
-        (folder / "recipe.json").unlink()
+        for name in (_ENDING, _RECIPE):
+            (folder / name).unlink(missing_ok=True)
     except BaseException:
         if not resume:
             shutil.rmtree(partial, ignore_errors=True)
@@ -159,7 +185,7 @@ def fingerprint_folder(folder: Path, records: Collection[str] = ()) -> str:
     kept = {
         name: path
         for name, path in named.items()
-        if name.partition("/")[0] not in (MANIFEST, "recipe.json", *records)
+        if name.partition("/")[0] not in (MANIFEST, _RECIPE, _ENDING, *records)
     }
     digest = hashlib.sha256()
     with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter
@@ -216,7 +242,7 @@ def git_commit() -> str:
 
 
 def _open_partial(partial: Path, recipe: Recipe, *, resume: bool, force: bool) -> None:
-    mark = partial / "recipe.json"
+    mark = partial / _RECIPE
     if resume and mark.is_file():
         begun = read_record(mark, Recipe)
         if begun == recipe:
@@ -226,9 +252,15 @@ def _open_partial(partial: Path, recipe: Recipe, *, resume: bool, force: bool) -
                 f"an unfinished run with {_difference(begun, recipe)} is in {partial}: "
                 "finish it with those options, or discard it with --force"
             )
-    shutil.rmtree(partial, ignore_errors=True)
+    _discard(partial)
     partial.mkdir(parents=True)
     write_record(mark, recipe)
+
+
+def _discard(partial: Path) -> None:
+    """Remove an unfinished folder, the recipe first: without it nothing goes on from what is left."""
+    (partial / _RECIPE).unlink(missing_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _replace(partial: Path, folder: Path) -> None:

@@ -273,6 +273,41 @@ def test_a_run_stopped_while_shards_are_put_together_goes_on(
     require_same(contents(tmp_path / "out"), contents(tmp_path / "whole"))
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        *("stages.convert_data.stage.measure_tokens", "stages.convert_data.stage.write_card"),
+        *("shutil.rmtree", "stages.core.artifact.fingerprint_folder", "stages.core.artifact._replace"),
+    ],
+)
+def test_a_run_stopped_when_all_rows_are_written_goes_on(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, request = tmp_path / "data", Request(dedup=True, workers=1)
+    data.mkdir()
+    (data / "train.jsonl").write_bytes((CORPUS / "train.jsonl").read_bytes() + 3 * (GOOD + b"\n") + b"oops")
+    (data / "valid.jsonl").write_bytes((CORPUS / "valid.jsonl").read_bytes())
+    monkeypatch.setattr(pieces, "SMALLEST", 200_000)
+    outcome = convert(data, tmp_path / "whole", request)
+
+    def stop(path: object = None, *_: object, **__: object) -> None:
+        if step == "shutil.rmtree":
+            if not isinstance(path, Path) or path.name != "pieces":
+                return
+            for file in path.glob("*/summary.json"):
+                file.unlink()  # as far as it came
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step, stop)
+        with pytest.raises(KeyboardInterrupt):
+            convert(data, tmp_path / "out", request)
+    assert not (tmp_path / "out").exists()
+    again = convert(data, tmp_path / "out", request)
+    assert (again.lines, again.facts) == (outcome.lines, outcome.facts)
+    require_same(contents(tmp_path / "out"), contents(tmp_path / "whole"))
+
+
 def test_a_worker_that_dies_is_said_and_what_is_done_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
