@@ -273,6 +273,35 @@ def test_a_call_format_in_other_words_is_said() -> None:
     assert taken.changes == (TAKEN_OUT, LEFT_OVER)
 
 
+def nested(levels: int) -> str:
+    inner = '{"items":' * levels + "1" + "}" * levels
+    return f'{{"name": "f", "parameters": {{"properties": {{"a": {inner}}}}}}}'
+
+
+@pytest.mark.parametrize(
+    ("tool", "why"),
+    [
+        ('{"name": "f", "parameters": {"properties": {"a": {"maximum": 99999999999999999999}}}}', "64-bit"),
+        ('{"name": "f", "description": "\\ud800"}', "JSON cannot hold"),
+        ('{"name": "f", "parameters": {"properties": {"a": {"default": Infinity}}}}', "not finite"),
+        (nested(300), "levels deep"),
+        (nested(700), "levels deep"),
+        (json.dumps({"name": "f", "parameters": nested(300)[28:-1]}), "JSON cannot hold"),
+    ],
+)
+def test_definitions_that_no_row_can_hold_are_a_reason(tool: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        convert(chat("So.", f"<tools>{tool}</tools>"), OWN)
+    if "9999" not in tool:  # which a column's reader takes for a float
+        with pytest.raises(ValueError, match=why):
+            convert({**chat("So."), "tools": tool}, OWN)
+
+
+def test_a_type_nested_without_end_is_read_all_the_same() -> None:
+    written = {"name": "f", "parameters": {"a": {"type": "list[" * 900 + "int" + "]" * 900}}}
+    assert read_definitions([written]).box.schemas["f"]["properties"]["a"]["type"] == "array"
+
+
 def test_definitions_that_cannot_be_read_are_a_reason() -> None:
     for text in (
         "<tools>{oops</tools>",
