@@ -281,7 +281,10 @@ def _blocks_of(item: object) -> Iterable[bytes]:
         return item.blocks
     if isinstance(item, bytes):
         return (item.removesuffix(b"\n"),)
-    return (orjson.dumps(item, default=str),)
+    try:
+        return (orjson.dumps(item, default=str, option=orjson.OPT_NON_STR_KEYS),)
+    except TypeError:
+        return (repr(item).encode("utf-8", "backslashreplace"),)
 
 
 def _escape(blocks: Iterable[bytes]) -> Iterator[bytes]:
