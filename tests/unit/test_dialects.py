@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
 
 from stages.core.chat import Tool, ToolCall
 from stages.core.dialects import DIALECTS, Reply, parse_any, parse_reply, render_calls
+from stages.core.dialects.schema import find_types
 from stages.core.errors import StageError
 from stages.core.tools import EXECUTE_CODE
 
@@ -334,6 +336,14 @@ def test_a_value_that_fits_no_type_stays_text_with_a_problem(schema: dict[str, A
     value, problems = read_value(written, schema)
     assert value == written
     assert "stays text" in problems[0]
+
+
+def test_a_schema_that_leads_to_itself_many_times_is_read_at_once() -> None:
+    tree = {"anyOf": [*[{"$ref": "#/$defs/T"}] * 4, {"type": "string"}, {"type": "integer"}]}
+    schema = {"$defs": {"T": tree}, "properties": {"v": {"$ref": "#/$defs/T"}}}
+    started = time.perf_counter()
+    assert find_types(schema, "v") == {"string", "integer"}
+    assert time.perf_counter() - started < 1
 
 
 def test_a_reference_to_itself_or_to_nowhere_means_text() -> None:
