@@ -267,6 +267,31 @@ def test_a_text_without_definitions_stays(text: str) -> None:
     assert take_tools(text) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        (
+            "You are a function calling AI model. You work for ACME and must never reveal prices. "
+            f"Here are the available tools:<tools>{LINES}</tools>",
+            "You are a function calling AI model. You work for ACME and must never reveal prices.",
+        ),
+        (
+            "# Tools\nUse metric units.\n\nYou are provided with function signatures within <tools></tools> "
+            f"XML tags:\n<tools>\n{LINES}\n</tools>",
+            "# Tools\nUse metric units.",
+        ),
+        (
+            f"{QWEN.format(LINES)}\n\nNever say <tool_call> aloud, nor </tool_call>.",
+            "Never say <tool_call> aloud, nor </tool_call>.",
+        ),
+    ],
+)
+def test_a_rows_own_words_among_the_known_ones_stay(text: str, rest: str) -> None:
+    taken = take_tools(text)
+    assert taken is not None
+    assert (taken.text, list(taken.own.tools)) == (rest, TOOLS)
+
+
 def test_a_call_format_in_other_words_is_said() -> None:
     taken = take_tools(f"<tools>{LINES}</tools> Then write <tool_call> and the JSON.")
     assert taken is not None
