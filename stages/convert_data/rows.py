@@ -193,11 +193,15 @@ class Converted:
         return row
 
 
-def convert_row(raw: Any, context: ConvertContext) -> Converted:
-    """Convert one row.
+class Rounded(ValueError):
+    """A number that was an integer beyond 64 bits, unless it was written as a float."""
 
-    Raises ValueError with the reason when it cannot be done without a loss, and ToolsUnclear when the
-    whole data set has to be looked at first.
+
+def convert_row(raw: Any, context: ConvertContext, *, exact: bool = False) -> Converted:
+    """Convert one row; `exact` says that no integer of it was made a float when it was read.
+
+    Raises ValueError with the reason when it cannot be done without a loss (Rounded where that depends on
+    `exact`), and ToolsUnclear when the whole data set has to be looked at first.
     """
     source = read_row(raw)
     turns, own, changes = _take_own_tools(source)
@@ -207,11 +211,12 @@ def convert_row(raw: Any, context: ConvertContext) -> Converted:
     if "json" not in context.fixes:
         return _keep_legacy(raw, source, turns, offer, context)
     draft = _Draft(context, offer, changes)
+    draft.from_text, draft.exact = _is_text(raw, source), exact
     for turn in turns:
         role, text = turn[0], turn[1]
         if role == "assistant":
             draft.add_answer(turn)
-        elif role == "tool" or "<tool_response>" in text:
+        elif _holds_results(role, text, draft.from_text):
             draft.add_results(turn)
         elif role == "user":
             draft.questions.append(text)
@@ -242,6 +247,18 @@ def _take_own_tools(source: SourceRow) -> tuple[list[SourceTurn], Definitions, l
     return turns, own, changes
 
 
+def _is_text(raw: Any, source: SourceRow) -> bool:
+    """Whether the row came as one text, in which tags are marks and no data."""
+    return source.shape == "text" or (source.shape == "prompt" and isinstance(raw["prompt"], str))
+
+
+def _holds_results(role: str, text: str, from_text: bool) -> bool:
+    """Whether a turn is a tool's, or a user's with results in tags; who asks about the tag has none."""
+    if role != "user" or "<tool_response>" not in text:
+        return role == "tool"
+    return _RESULT_OPEN.match(text) is not None or (from_text and "</tool_response>" in text)
+
+
 def _name_pattern(turns: list[SourceTurn]) -> str:
     """The order of roles; rounds of calls and results that go on and on count as one."""
     name = "-".join([turn[0] for turn in turns])
@@ -252,7 +269,8 @@ class _Draft:
     """A row in the making."""
 
     __slots__ = (
-        *("answered", "changes", "context", "dialects", "disordered", "first_result", "last_result"),
+        *("answered", "changes", "context", "dialects", "disordered", "exact", "first_result", "from_text"),
+        "last_result",
         *("later_systems", "next_id", "offer", "questions", "system", "tools", "turns", "undefined"),
         *("untyped", "unwritable", "waiting"),
     )
@@ -261,6 +279,7 @@ class _Draft:
         self.context = context
         self.offer = offer
         self.changes = changes
+        self.from_text = self.exact = False
         self.system: str | None = None
         """The text of a system turn that comes first; it is not among `turns`."""
         self.later_systems = 0
@@ -303,6 +322,8 @@ class _Draft:
             if reply.calls:
                 read = self._take_calls(reply, given)
                 message["content"] = text = _words_beside(reply)
+                if any(piece.strip() for piece in reply.pieces[1:]):
+                    self.changes.append("prose behind a call moved before it")
             elif given:
                 self.dialects.append("messages")
             if "<" in text:
@@ -372,7 +393,7 @@ class _Draft:
             if type(value) is not str:
                 arguments = self._drop_foreign_nulls(call) if structured else arguments
                 for each in arguments.values():
-                    _check_value(each)
+                    _check_value(each, exact=self.exact or not structured)
                 break
         number = self.next_id
         self.next_id += 1
@@ -410,8 +431,8 @@ class _Draft:
 
     def add_results(self, turn: SourceTurn) -> None:
         """A turn that holds the result of a call, or several in tags."""
-        if "<tool_response>" not in turn.text:
-            _refuse_legacy_tags(turn.text, "tool")
+        if "<tool_response>" not in turn.text or not (self.from_text or _RESULT_OPEN.match(turn.text)):
+            self._refuse_tags(turn.text)
             self._add_result(turn.text, turn.answers, turn.name)
             return
         text, at = turn.text, 0
@@ -423,10 +444,15 @@ class _Draft:
             if not self.waiting:
                 raise ValueError("a tool result without a call before it")
             result = text[opening.end() : closing.start()].removesuffix("\n").removesuffix("\r")
-            _refuse_legacy_tags(result, "tool")
+            self._refuse_tags(result)
             self._add_result(result, turn.answers, None)
             at = closing.end()
         self.changes.append("tool result made a tool turn")
+
+    def _refuse_tags(self, result: str) -> None:
+        """In a text a tag in a result may be a call that was not taken apart; elsewhere it is data."""
+        if self.from_text:
+            _refuse_legacy_tags(result, "tool")
 
     def _add_result(self, text: str, answers: str | None, name: str | None) -> None:
         place = 0
@@ -543,8 +569,17 @@ def digest_questions(questions: list[str]) -> bytes:
 
 def _words_beside(reply: Reply) -> str:
     """What a turn says beside its calls, the reasoning before them included."""
-    words = reply.content.strip()
+    words = reply.content.strip() if len(reply.pieces) < 2 else _join_pieces(reply)
     return f"<think>\n{reply.reasoning}\n</think>\n\n{words}".strip() if reply.reasoning else words
+
+
+def _join_pieces(reply: Reply) -> str:
+    """The prose around calls, a newline between where two words would become one."""
+    words = ""
+    for piece in reply.pieces:
+        glued = words and piece and not (words[-1].isspace() or piece[0].isspace())
+        words += f"\n{piece}" if glued else piece
+    return words.strip()
 
 
 def _refuse_legacy_tags(text: str, role: str) -> None:
@@ -552,8 +587,8 @@ def _refuse_legacy_tags(text: str, role: str) -> None:
         raise ValueError(f"{found[0]} is left in a turn of the {role}")
 
 
-def _check_value(value: Any) -> None:
-    """Raise ValueError for a value that JSON cannot hold, or that was rounded when it was read."""
+def _check_value(value: Any, *, exact: bool) -> None:
+    """Raise ValueError for a value that JSON cannot hold, and Rounded for one that may have been rounded."""
     waiting = [value]
     while waiting:
         item = waiting.pop()
@@ -563,8 +598,8 @@ def _check_value(value: Any) -> None:
             waiting += item
         elif isinstance(item, float) and not math.isfinite(item):
             raise ValueError("an argument that JSON cannot hold: a number that is not finite")
-        elif isinstance(item, float) and abs(item) >= _BEYOND_64_BITS and item.is_integer():
-            raise ValueError(f"an argument that JSON cannot hold: {item:.17g} is beyond 64 bits and rounded")
+        elif not exact and isinstance(item, float) and abs(item) >= _BEYOND_64_BITS:
+            raise Rounded(f"an argument that JSON cannot hold: {item:.17g} is beyond 64 bits and rounded")
 
 
 # Without the fix json
@@ -584,11 +619,11 @@ def _keep_legacy(
         line = orjson.dumps(row) + b"\n"
     except TypeError as error:
         raise ValueError(f"text or a number that JSON cannot hold: {error}") from None
-    # A number that is not finite is written as null, and nothing else can come back different.
-    if b"null" in line and orjson.loads(line) != row:
-        raise ValueError("a number that JSON cannot hold: it is not finite")
+    if b"null" in line:  # as which a number that is not finite is written
+        _check_value(row, exact=True)
     said = orjson.dumps([[turn.role, turn.text, *map(_keep_call, turn.calls)] for turn in source.turns])
-    asked = [t.text for t in turns if t.role == "user" and "<tool_response>" not in t.text]
+    is_text = _is_text(raw, source)
+    asked = [t.text for t in turns if t.role == "user" and not _holds_results("user", t.text, is_text)]
     converted = Converted(
         line,
         source.shape,

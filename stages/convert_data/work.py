@@ -25,7 +25,8 @@ from stages.convert_data.card import SplitCard, Tally
 from stages.convert_data.inference import Census, load_census, save_census
 from stages.convert_data.pieces import Piece, Span, read_rows
 from stages.convert_data.rendering import Target, write_text
-from stages.convert_data.rows import NO_DIGEST, ConvertContext, Converted, convert_row
+from stages.convert_data.rows import NO_DIGEST, ConvertContext, Converted, Rounded, convert_row
+from stages.convert_data.shapes import load_json
 from stages.convert_data.sources import Unreadable
 from stages.core.errors import StageError
 
@@ -143,7 +144,7 @@ def _convert_span(span: Span, results: _Results, work: Work) -> None:
             raw, nulls = _decode(item)
             if raw is BLANK:
                 continue
-            converted = convert_row(raw, context)
+            converted = _convert(raw, item, context)
         except ValueError as error:
             results.reject(span, number, str(error), item)
         else:
@@ -153,6 +154,16 @@ def _convert_span(span: Span, results: _Results, work: Work) -> None:
             keep(split, before + number, converted)
             if work.target is not None:
                 results.keep_text(split, converted, span, number)
+
+
+def _convert(raw: Any, item: Any, context: ConvertContext) -> Converted:
+    """The row, converted. Numbers that may have been rounded are read once more, to the last digit."""
+    if not isinstance(item, bytes):
+        return convert_row(raw, context, exact=True)  # Parquet's columns have types
+    try:
+        return convert_row(raw, context)
+    except Rounded:
+        return convert_row(load_json(item.decode()), context, exact=True)
 
 
 def _decode(item: Any) -> tuple[Any, int]:

@@ -354,6 +354,36 @@ def test_every_row_is_in_exactly_one_file(tmp_path: Path, monkeypatch: pytest.Mo
     assert card["converted"] == len(lines) - len(bad)
 
 
+@pytest.mark.parametrize("as_text", [False, True])
+def test_a_long_integer_is_refused_and_a_large_float_is_not(as_text: bool, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    numbers = ("6.02214076e23", "1e300", "99999999999999999999", "18446744073709551615")
+    rows = []
+    for number in numbers:
+        arguments = f'{{"n": {number}}}'
+        call = (
+            f'{{"function": {{"name": "f", "arguments": {json.dumps(arguments) if as_text else arguments}}}}}'
+        )
+        rows.append(f'{{"messages": [{{"role": "assistant", "tool_calls": [{call}]}}]}}')
+    (tmp_path / "data" / "train.jsonl").write_text("\n".join(rows))
+    convert(tmp_path / "data", tmp_path / "out", Request(valid_share=0))
+    (rejected,) = read_rows(tmp_path / "out" / "rejected.jsonl")
+    assert (rejected["line"], "JSON cannot hold" in rejected["reason"]) == (3, True)
+    kept = read_rows(tmp_path / "out" / "train.jsonl")
+    found = [row["messages"][-1]["tool_calls"][0]["function"]["arguments"]["n"] for row in kept]
+    assert found == [6.02214076e23, 1e300, 2**64 - 1]
+
+
+def test_a_rejected_row_of_parquet_is_kept_whatever_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    text, counts = json.loads(GOOD)["text"], pa.map_(pa.int64(), pa.string())
+    table = {"text": pa.array([text, "no turns"]), "counts": pa.array([[(1, "a")], [(2, "b")]], counts)}
+    pq.write_table(pa.table(table), tmp_path / "data" / "train.parquet")
+    convert(tmp_path / "data", tmp_path / "out", Request(valid_share=0))
+    (rejected,) = read_rows(tmp_path / "out" / "rejected.jsonl")
+    assert json.loads(rejected["row"]) == {"text": "no turns", "counts": {"2": "b"}}
+
+
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [

@@ -41,6 +41,8 @@ class Reply:
     the calls certain. Empty: the text was clean."""
     reasoning: str = ""
     """The text of a leading `<think>` block. Calls in it are not calls."""
+    pieces: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """The content as it stood before, between and behind the calls."""
 
 
 @dataclass(slots=True)
@@ -151,10 +153,11 @@ class _Draft:
         if len(self.dialects) > 1:
             self.problems.append(Recovered("", f"calls in several dialects: {', '.join(self.dialects)}"))
         dialect = self.dialects[0] if self.dialects else None
-        content = "".join(self.parts) + tail
-        if self.calls and "```" in content:
-            content = _EMPTY_FENCE.sub("", content)
-        return Reply(content, self.calls, dialect, self.problems, self.reasoning)
+        pieces = (*self.parts, tail)
+        content = "".join(pieces)
+        if self.calls and "```" in content and (bare := _EMPTY_FENCE.sub("", content)) != content:
+            content, pieces = bare, (bare,)
+        return Reply(content, self.calls, dialect, self.problems, self.reasoning, pieces)
 
 
 def _find_stray(text: str, start: int) -> str:
