@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stages.core.chat import Tool, ToolCall
-from stages.core.dialects import DIALECTS, Reply, parse_any, parse_reply, render_calls
+from stages.core.dialects import DIALECTS, Reply, Toolbox, parse_any, parse_reply, render_calls
 from stages.core.dialects.schema import find_types
 from stages.core.errors import StageError
 from stages.core.tools import EXECUTE_CODE
@@ -760,3 +760,9 @@ def test_a_strict_reader_says_that_it_saw_a_call_it_cannot_read() -> None:
         assert (reply.calls, reply.content, reply.dialect) == ([], text, None)
         assert reply.problems
     assert "closes nothing" in parse_reply("f()\n</tool_call>", "hermes").problems[0]
+
+
+def test_a_toolbox_is_read_once_for_many_calls() -> None:
+    box = Toolbox([WEATHER_TOOL])
+    assert "get_weather" in render_calls([WEATHER], "qwen3_coder", box)
+    assert "schemas" in vars(box), "the given one was used, and no copy of it"

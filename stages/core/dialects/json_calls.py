@@ -51,7 +51,7 @@ def read_value(text: str, pos: int) -> tuple[Any, int, str]:
 
 
 def _mend_json(text: str) -> tuple[Any, str] | None:
-    """The value and the mistake of JSON with trailing commas, raw line breaks and escapes that it does not know.
+    """The value and the mistake of JSON with trailing commas, raw line breaks and escapes of other languages.
 
     Python would read its strings otherwise: `\\/` is a stroke in JSON alone.
     """

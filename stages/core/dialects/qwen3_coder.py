@@ -29,8 +29,8 @@ from stages.core.dialects.scanning import (
     read_reply,
     unwrap,
 )
-from stages.core.dialects.schema import read_typed
-from stages.core.dialects.toolbox import Tools
+from stages.core.dialects.schema import TEXT, read_typed
+from stages.core.dialects.toolbox import Toolbox, Tools
 
 NAME = "qwen3_coder"
 GAP = 2
@@ -40,6 +40,7 @@ FUNCTION_CLOSE = "</function>"
 PARAMETER_OPEN = "<parameter="
 PARAMETER_CLOSE = "</parameter>"
 
+_NAME = re.compile(r"\w[\w.\-]*+")
 _OPENINGS = re.compile(f"{CALL_OPEN}|{FUNCTION_START}|{THINK_TAGS}")
 _START = re.compile(FUNCTION_START)
 _FUNCTION = re.compile(r"""<function(?:=([^<>\n]++)|\s+name=(["'])([^<>\n"']++)\2)>""")
@@ -92,9 +93,9 @@ def render(calls: Sequence[ToolCall], tools: Tools = None) -> str:
             pieces.append(f"{PARAMETER_OPEN}{key}>\n{_write_value(call, key, value)}\n{PARAMETER_CLOSE}\n")
         pieces.append(f"{FUNCTION_CLOSE}\n{CALL_CLOSE}")
         blocks.append("".join(pieces))
-    known = tuple(tools or ())
+    known = tools if isinstance(tools, Toolbox) else Toolbox(tools or ())
     text = "\n".join(blocks)
-    if not _reads_back(text, calls, known):
+    if not all(_is_plain(call, known) for call in calls) and not _reads_back(text, calls, known):
         for block, call in zip(blocks, calls, strict=True):
             if not _reads_back(block, [call], known):
                 raise ValueError(_describe_unwritable(block, call, known))
@@ -117,12 +118,25 @@ def _write_value(call: ToolCall, key: str, value: Any) -> str:
     return written if isinstance(value, dict | list) else str(value)
 
 
-def _reads_back(text: str, calls: Sequence[ToolCall], tools: Sequence[Any]) -> bool:
+def _is_plain(call: ToolCall, tools: Toolbox) -> bool:
+    """Whether nothing in a call could be read otherwise: text under text, and no tag in it."""
+    if _NAME.fullmatch(call.name) is None:
+        return False
+    for key, value in call.arguments.items():
+        if not isinstance(value, str) or "<" in value or _NAME.fullmatch(key) is None:
+            return False
+        types = tools.find_types(call.name, key)
+        if types and types != TEXT:
+            return False
+    return True
+
+
+def _reads_back(text: str, calls: Sequence[ToolCall], tools: Toolbox) -> bool:
     read = parse(text, tools)
     return len(read.calls) == len(calls) and not read.content and all(map(_is_same, read.calls, calls))
 
 
-def _describe_unwritable(block: str, call: ToolCall, tools: Sequence[Any]) -> str:
+def _describe_unwritable(block: str, call: ToolCall, tools: Toolbox) -> str:
     read = parse(block, tools).calls
     back = read[0].arguments if len(read) == 1 and read[0].name == call.name else {}
     wrong = [k for k, v in call.arguments.items() if not (k in back and _same_value(back[k], v))]
