@@ -10,10 +10,10 @@ import math
 import re
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from hashlib import blake2b
 from typing import Any
 
 import orjson
+from xxhash import xxh3_128, xxh3_128_digest
 
 from stages.convert_data.instructions import IN_USER_TURN, take_tools
 from stages.convert_data.shapes import SourceRow, SourceTurn, read_row
@@ -133,16 +133,13 @@ class Offer:
     @cached_property
     def salt(self) -> bytes:
         """What sets apart the digests of rows with other tools."""
-        return blake2b(self.shown.encoded, digest_size=16).digest()
+        return xxh3_128_digest(self.shown.encoded)
 
 
 @lru_cache(maxsize=4096)
-def _begin_digest(salt: bytes) -> blake2b:
+def _begin_digest(salt: bytes) -> xxh3_128:
     """A digest to be copied: to begin one anew takes longer than to digest a row."""
-    return blake2b(digest_size=16, salt=salt)
-
-
-_BEGUN = blake2b(digest_size=16)
+    return xxh3_128(salt)
 
 
 Kind = tuple[tuple[str, ...], ...]
@@ -560,11 +557,7 @@ def digest_questions(questions: list[str]) -> bytes:
     if not questions:
         return NO_DIGEST
     text = normalise_to_bytes("\n".join(questions) if len(questions) > 1 else questions[0])
-    if not text:
-        return NO_DIGEST
-    digest = _BEGUN.copy()
-    digest.update(text)
-    return digest.digest()
+    return xxh3_128_digest(text) if text else NO_DIGEST
 
 
 def _words_beside(reply: Reply) -> str:
@@ -628,7 +621,7 @@ def _keep_legacy(
         line,
         source.shape,
         _name_pattern(source.turns),
-        (blake2b(said, digest_size=16).digest(), digest_questions(asked)),
+        (xxh3_128_digest(said), digest_questions(asked)),
         raw,
     )
     undecided = offer.code_mode and context.tools is None and "tools" in context.fixes
