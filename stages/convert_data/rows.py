@@ -236,6 +236,8 @@ def _take_own_tools(source: SourceRow) -> tuple[list[SourceTurn], Definitions, l
         if (taken := take_tools(turn.text)) is None:
             continue
         turns = [*turns[:place], turn._replace(text=taken.text), *turns[place + 1 :]]
+        if own.tools and own.tools != taken.own.tools:
+            changes.append("tools of the system text left out for those of the column")
         own = own if own.tools else taken.own
         changes += taken.changes
         break

@@ -256,6 +256,14 @@ def test_what_a_structured_result_holds_is_data() -> None:
     assert "</function> is left in a turn of the tool" in reason(text)
 
 
+def test_an_empty_list_beside_a_text_and_space_before_it_are_no_reason() -> None:
+    raw = text_row(("user", "Why?"), ("assistant", "So."))
+    expected = convert(raw).row
+    assert convert({**raw, "messages": [], "conversations": []}).row == expected
+    assert convert({"text": f"\n {raw['text']}"}).row == expected
+    assert reason({"messages": [], "text": None}) == "no messages"
+
+
 def test_words_around_a_call_do_not_grow_together() -> None:
     call = render_calls([ToolCall("execute_code", {"code": "1"})], "hermes")
     for text, content, moved in (

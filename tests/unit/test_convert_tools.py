@@ -372,6 +372,14 @@ def test_definitions_in_a_users_turn_are_llamas_or_none() -> None:
 EMPTY: tuple[Any, ...] = ([], "[]", "", None)
 
 
+def test_other_tools_in_the_column_than_in_the_text_are_said() -> None:
+    system = f"Be brief.\n\n{QWEN.format(LINES)}"
+    left_out = "tools of the system text left out for those of the column"
+    for tools, said in ((TOOLS, False), ([OTHER.to_json()], True)):
+        converted = convert({**chat("So.", system), "tools": tools}, OWN)
+        assert (converted.row["tools"], left_out in converted.changes) == (tools, said)
+
+
 def test_an_empty_list_of_tools_is_none() -> None:
     context = ConvertContext(SETUP, FAIR, (SEARCH,), given=True)
     for empty in EMPTY:
