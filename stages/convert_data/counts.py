@@ -224,7 +224,19 @@ def take_sample(kind: str, row: Converted) -> Sample:
 
 
 def _show(value: Any) -> str:
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2, default=repr).decode()
+    try:
+        return orjson.dumps(
+            value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS, default=repr
+        ).decode()
+    except TypeError:  # half of a surrogate pair, or nested deeper than orjson writes
+        return _describe(value)
+
+
+def _describe(value: Any) -> str:
+    try:
+        return repr(value).encode("utf-8", "backslashreplace").decode()
+    except RecursionError:
+        return "(nested too deeply to be shown)"
 
 
 def _cut(text: str) -> str:

@@ -38,19 +38,39 @@ _SAYS_ALL = frozenset(("hermes", "fenced_json"))  # JSON has a form for every ca
 _BEYOND_64_BITS = 2.0**64
 
 
+def is_text(raw: Any, source: SourceRow) -> bool:
+    """Whether the row came as one text, in which tags are marks and no data."""
+    return source.shape == "text" or (source.shape == "prompt" and isinstance(raw["prompt"], str))
+
+
+def holds_results(role: str, text: str, from_text: bool) -> bool:
+    """Whether a turn is a tool's, or a user's with results in tags; who asks about the tag has none."""
+    if role != "user" or "<tool_response>" not in text:
+        return role == "tool"
+    return _RESULT_OPEN.match(text) is not None or (from_text and "</tool_response>" in text)
+
+
+class Rounded(ValueError):
+    """A number that was an integer beyond 64 bits, unless it was written as a float."""
+
+
 class Draft:
     """What is known of a row so far. Its turns are added in their order, then it is finished."""
 
     __slots__ = (
-        *("answered", "changes", "context", "dialects", "disordered", "first_result", "last_result"),
+        *("answered", "changes", "context", "dialects", "disordered", "exact", "first_result", "from_text"),
+        "last_result",
         *("later_systems", "next_id", "offer", "questions", "system", "tools", "turns", "undefined"),
         *("untyped", "unwritable", "waiting", "written"),
     )
 
-    def __init__(self, context: ConvertContext, offer: Offer, changes: list[str]) -> None:
+    def __init__(
+        self, context: ConvertContext, offer: Offer, changes: list[str], *, from_text: bool, exact: bool
+    ) -> None:
         self.context = context
         self.offer = offer
         self.changes = changes
+        self.from_text, self.exact = from_text, exact
         self.system: str | None = None
         """The text of a system turn that comes first; it is not among `turns`."""
         self.later_systems = 0
@@ -94,6 +114,8 @@ class Draft:
             if reply.calls:
                 read = self._take_calls(reply, given)
                 message["content"] = text = _words_beside(reply)
+                if any(piece.strip() for piece in reply.pieces[1:]):
+                    self.changes.append("prose behind a call moved before it")
             elif given:
                 self.dialects.append("messages")
             if "<" in text:
@@ -163,7 +185,7 @@ class Draft:
             if type(value) is not str:
                 arguments = self._drop_foreign_nulls(call) if structured else arguments
                 for each in arguments.values():
-                    _check_value(each)
+                    check_value(each, exact=self.exact or not structured)
                 break
         number = self.next_id
         self.next_id += 1
@@ -201,8 +223,8 @@ class Draft:
 
     def add_results(self, turn: SourceTurn) -> None:
         """A turn that holds the result of a call, or several in tags."""
-        if "<tool_response>" not in turn.text:
-            _refuse_legacy_tags(turn.text, "tool")
+        if "<tool_response>" not in turn.text or not (self.from_text or _RESULT_OPEN.match(turn.text)):
+            self._refuse_tags(turn.text)
             self._add_result(turn.text, turn.answers, turn.name)
             return
         text, at = turn.text, 0
@@ -214,10 +236,15 @@ class Draft:
             if not self.waiting:
                 raise ValueError("a tool result without a call before it")
             result = text[opening.end() : closing.start()].removesuffix("\n").removesuffix("\r")
-            _refuse_legacy_tags(result, "tool")
+            self._refuse_tags(result)
             self._add_result(result, turn.answers, None)
             at = closing.end()
         self.changes.append("tool result made a tool turn")
+
+    def _refuse_tags(self, result: str) -> None:
+        """In a text a tag in a result may be a call that was not taken apart; elsewhere it is data."""
+        if self.from_text:
+            _refuse_legacy_tags(result, "tool")
 
     def _add_result(self, text: str, answers: str | None, name: str | None) -> None:
         place = 0
@@ -320,8 +347,17 @@ class Draft:
 
 def _words_beside(reply: Reply) -> str:
     """What a turn says beside its calls, the reasoning before them included."""
-    words = reply.content.strip()
+    words = reply.content.strip() if len(reply.pieces) < 2 else _join_pieces(reply)
     return f"<think>\n{reply.reasoning}\n</think>\n\n{words}".strip() if reply.reasoning else words
+
+
+def _join_pieces(reply: Reply) -> str:
+    """The prose around calls, a newline between where two words would become one."""
+    words = ""
+    for piece in reply.pieces:
+        glued = words and piece and not (words[-1].isspace() or piece[0].isspace())
+        words += f"\n{piece}" if glued else piece
+    return words.strip()
 
 
 def _refuse_legacy_tags(text: str, role: str) -> None:
@@ -329,8 +365,8 @@ def _refuse_legacy_tags(text: str, role: str) -> None:
         raise ValueError(f"{found[0]} is left in a turn of the {role}")
 
 
-def _check_value(value: Any) -> None:
-    """Raise ValueError for a value that JSON cannot hold, or that was rounded when it was read."""
+def check_value(value: Any, *, exact: bool) -> None:
+    """Raise ValueError for a value that JSON cannot hold, and Rounded for one that may have been rounded."""
     waiting = [value]
     while waiting:
         item = waiting.pop()
@@ -340,5 +376,5 @@ def _check_value(value: Any) -> None:
             waiting += item
         elif isinstance(item, float) and not math.isfinite(item):
             raise ValueError("an argument that JSON cannot hold: a number that is not finite")
-        elif isinstance(item, float) and abs(item) >= _BEYOND_64_BITS and item.is_integer():
-            raise ValueError(f"an argument that JSON cannot hold: {item:.17g} is beyond 64 bits and rounded")
+        elif not exact and isinstance(item, float) and abs(item) >= _BEYOND_64_BITS:
+            raise Rounded(f"an argument that JSON cannot hold: {item:.17g} is beyond 64 bits and rounded")

@@ -22,25 +22,31 @@ IN_USER_TURN = "Given the following functions"
 """How Llama 3.1 begins the first user's turn, where its template defines the tools."""
 
 _BLOCK = re.compile(r"<tools>\s*+(?=[\[{]|<function>\s*+<name>)")
-_HEADS = tuple(
-    re.compile(pattern + r"\s*\Z", re.DOTALL)
-    for pattern in (
-        r"# Tools\s.{0,900}?(?:XML tags|functions|tools):",
-        r"You have access to the following (?:functions|tools):",
-        r"Tools:",
-        r"You are a function[- ]calling AI (?:model|assistant)\..{0,2000}?",
-        r"You are provided with function signatures within <tools>.{0,900}?",
-        r"Here are the available tools\s*:",
-    )
+# Sentence by sentence: among them may stand some of the row's own, which no target's template writes.
+_HEAD_SENTENCES = (
+    r"# Tools",
+    r"Tools:",
+    r"Here are the available tools\s*:",
+    r"You (?:may|can) call (?:one or more|multiple) functions(?: to assist with the user query)?\.",
+    r"You (?:are provided with|have access to) function signatures within <tools>\s*</tools> XML tags[.:]",
+    r"You have access to the following (?:functions|tools):",
+    r"You are a function[- ]calling AI (?:model|assistant)\.",
+    r"If (?:the )?available tools are not relevant in assisting with (?:the )?user query, "
+    r"just respond in natural conversational language\.",
+    r"Don['’]t make assumptions about what values to plug into functions?\.",
+    r"After calling (?:&|and) executing the functions?, you will be provided with function results within "
+    r"<tool_response>\s*</tool_response> XML tags\.",
 )
+_HEAD = re.compile(rf"(?:(?:{'|'.join(_HEAD_SENTENCES)})\s*+)++\Z".replace(" ", r"\s+"))
+_EXAMPLE = r"<tool_call>\s*(?:\{|<function).*?</tool_call>"
 _TAILS = tuple(
     re.compile(r"\s*" + pattern, re.DOTALL | re.IGNORECASE)
     for pattern in (
-        r"For each function call,? return a JSON object\b.*</tool_call>(?:\s*<\|im_end\|>)?",
-        r"(?:Use|For each function call return a JSON object, with) the following pydantic .*</tool_call>",
+        rf"For each function call,? return a JSON object\b.*?{_EXAMPLE}(?:\s*<\|im_end\|>)?",
+        rf"(?:Use|For each function call return a JSON object, with) the following pydantic .*?{_EXAMPLE}",
         r"A tool call looks like this:\n<tool_call>\n.*?\n</tool_call>",
         r"If you choose to call a function ONLY reply.*?</IMPORTANT>",
-        r"If you choose to call a function ONLY reply.*</tool_call>",
+        rf"If you choose to call a function ONLY reply.*?{_EXAMPLE}",
     )
 )
 _OPENERS = (
@@ -104,9 +110,9 @@ def _take_tools(text: str) -> Taken | None:
 
 
 def _find_start(text: str, block: int) -> int:
-    """Where the words begin that lead up to the definitions: the earliest of the known ones."""
-    starts = [found.start() for pattern in _HEADS if (found := pattern.search(text, 0, block))]
-    return min(starts, default=block)
+    """Where the known words begin that lead up to the definitions."""
+    found = _HEAD.search(text, 0, block)
+    return found.start() if found is not None else block
 
 
 def _find_end(text: str, block: int) -> int:

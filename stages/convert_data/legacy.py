@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import Any
 
 import orjson
+from xxhash import xxh3_128_digest
 
 from stages.convert_data.converted import (
     HAD_LINE,
@@ -17,6 +17,7 @@ from stages.convert_data.converted import (
     name_pattern,
 )
 from stages.convert_data.digests import digest_questions
+from stages.convert_data.draft import check_value, holds_results, is_text
 from stages.convert_data.messages import SourceTurn
 from stages.convert_data.offers import CALLABLE, ConvertContext, Offer, ToolsUnclear
 from stages.convert_data.shapes import SourceRow
@@ -39,16 +40,16 @@ def keep_legacy(
         line = orjson.dumps(row) + b"\n"
     except TypeError as error:
         raise ValueError(f"text or a number that JSON cannot hold: {error}") from None
-    # A number that is not finite is written as null, and nothing else can come back different.
-    if b"null" in line and orjson.loads(line) != row:
-        raise ValueError("a number that JSON cannot hold: it is not finite")
+    if b"null" in line:  # as which a number that is not finite is written
+        check_value(row, exact=True)
     said = orjson.dumps([[turn.role, turn.text, *map(_keep_call, turn.calls)] for turn in source.turns])
-    asked = [t.text for t in turns if t.role == "user" and "<tool_response>" not in t.text]
+    from_text = is_text(raw, source)
+    asked = [t.text for t in turns if t.role == "user" and not holds_results("user", t.text, from_text)]
     converted = Converted(
         line,
         source.shape,
         name_pattern(source.turns),
-        (blake2b(said, digest_size=16).digest(), digest_questions(asked)),
+        (xxh3_128_digest(said), digest_questions(asked)),
         raw,
     )
     if "tools" in context.fixes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +28,7 @@ _MESSAGE_KEYS = frozenset(
     ("role", "from", "content", "value", "tool_calls", "function_call", "tool_call_id", "name")
 )
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+_LONG_INTEGER = re.compile(r"[0-9]{20}")
 
 
 class SourceTurn(NamedTuple):
@@ -172,8 +175,8 @@ def _read_structured(call: Any, number: int) -> ToolCall:
 
 def _decode_arguments(text: str, name: Any, number: int) -> Any:
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError as error:
+        return load_json(text)
+    except ValueError as error:
         reason = str(error)
     try:
         value, end, _ = read_value(text, len(text) - len(text.lstrip()))
@@ -201,12 +204,22 @@ def _load_list(value: Any, said: str) -> Any:
     """A list, or the one in a JSON text. Raises ValueError that begins with what is `said` of it."""
     if isinstance(value, str):
         try:
-            value = orjson.loads(value)
-        except orjson.JSONDecodeError:
+            value = load_json(value)
+        except ValueError:
             raise ValueError(f"{said} text and no JSON list") from None
     if not isinstance(value, _LIST) or isinstance(value, str | bytes):
         raise ValueError(f"{said} {name_kind(value)} and no list")
     return value
+
+
+def load_json(text: str) -> Any:
+    """A JSON text's value, its integers to the last digit. Raises ValueError when it is none."""
+    if _LONG_INTEGER.search(text) is None:
+        return orjson.loads(text)
+    try:
+        return json.loads(text)  # orjson makes a float of what is beyond 64 bits
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def name_kind(value: Any) -> str:

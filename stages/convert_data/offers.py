@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from hashlib import blake2b
 
 import orjson
+from xxhash import xxh3_128_digest
 
 from stages.core.chat import Tool
 from stages.core.definitions import NONE, Definitions, adopt
@@ -121,7 +121,7 @@ class Offer:
     @cached_property
     def salt(self) -> bytes:
         """What sets apart the digests of rows with other tools."""
-        return blake2b(self.shown.encoded, digest_size=16).digest()
+        return xxh3_128_digest(self.shown.encoded)
 
 
 @lru_cache(maxsize=1024)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stages.convert_data.converted import Converted
-from stages.convert_data.draft import Draft
+from stages.convert_data.draft import Draft, holds_results, is_text
 from stages.convert_data.instructions import IN_USER_TURN, take_tools
 from stages.convert_data.legacy import keep_legacy
 from stages.convert_data.messages import SourceTurn
@@ -14,11 +14,11 @@ from stages.convert_data.shapes import SourceRow, read_row
 from stages.core.definitions import NONE, Definitions, read_definitions
 
 
-def convert_row(raw: Any, context: ConvertContext) -> Converted:
-    """Convert one row.
+def convert_row(raw: Any, context: ConvertContext, *, exact: bool = False) -> Converted:
+    """Convert one row; `exact` says that no integer of it was made a float when it was read.
 
-    Raises ValueError with the reason when it cannot be done without a loss, and ToolsUnclear when the
-    whole data set has to be looked at first.
+    Raises ValueError with the reason when it cannot be done without a loss (Rounded where that depends on
+    `exact`), and ToolsUnclear when the whole data set has to be looked at first.
     """
     source = read_row(raw)
     turns, own, changes = _take_own_tools(source)
@@ -27,12 +27,13 @@ def convert_row(raw: Any, context: ConvertContext) -> Converted:
         changes.append("tools of the row replaced by the given ones")
     if "json" not in context.fixes:
         return keep_legacy(raw, source, turns, offer, context)
-    draft = Draft(context, offer, changes)
+    from_text = is_text(raw, source)
+    draft = Draft(context, offer, changes, from_text=from_text, exact=exact)
     for turn in turns:
         role, text = turn[0], turn[1]
         if role == "assistant":
             draft.add_answer(turn)
-        elif role == "tool" or "<tool_response>" in text:
+        elif holds_results(role, text, from_text):
             draft.add_results(turn)
         elif role == "user":
             draft.questions.append(text)
@@ -55,6 +56,8 @@ def _take_own_tools(source: SourceRow) -> tuple[list[SourceTurn], Definitions, l
         if (taken := take_tools(turn.text)) is None:
             continue
         turns = [*turns[:place], turn._replace(text=taken.text), *turns[place + 1 :]]
+        if own.tools and own.tools != taken.own.tools:
+            changes.append("tools of the system text left out for those of the column")
         own = own if own.tools else taken.own
         changes += taken.changes
         break

@@ -64,7 +64,10 @@ def read_row(raw: Any) -> SourceRow:
     if not isinstance(raw, OBJECT):
         raise ValueError("not a JSON object")
     for shape, second, known, read in _SHAPES:
-        if raw.get(shape) is not None and (second is None or raw.get(second) is not None):
+        value = raw.get(shape)
+        if value == [] and any(raw.get(other) for other, *_ in _SHAPES):
+            continue  # a column that the rows of another source fill
+        if value is not None and (second is None or raw.get(second) is not None):
             turns, changes = read(raw)
             if len(raw) == 1:
                 return SourceRow(shape, turns, None, changes)
@@ -98,6 +101,8 @@ def read_text(text: str) -> list[SourceTurn]:
     """The turns of ChatML or Llama-3 text. Raises ValueError naming the format seen else."""
     if text.startswith("<|im_start|>"):
         return split_chatml(text, SourceTurn)
+    if text[:1].isspace() and text.lstrip().startswith("<|im_start|>"):
+        return split_chatml(text.lstrip(), SourceTurn)
     if _LLAMA_START in text and "<|im_start|>" not in text:
         return _read_llama(text)
     if text and "<|im_start|>" not in text:

@@ -42,7 +42,7 @@ from stages.convert_data.work import (
     read_summary,
 )
 from stages.core import progress
-from stages.core.artifact import build_artifact, fingerprint_json, is_current
+from stages.core.artifact import Ending, build_artifact, fingerprint_json, is_current
 from stages.core.cli import Options, Outcome, finished
 from stages.core.errors import StageError
 from stages.core.fixes import fixes_until
@@ -53,7 +53,7 @@ from stages.core.splits import SPLITS
 from stages.core.tokenizer import template_source
 
 CORPUS = Path(__file__).resolve().parents[2] / "datasets" / "corpus"
-CONVERTER_VERSION = 4  # raised by every change that changes a converted row
+CONVERTER_VERSION = 5  # raised by every change that changes a converted row
 UNPACKED = "unpacked"  # folder of plain copies in the unfinished output
 SETTLED = "settled"  # folder of the results where the tools had to be looked at first
 DUPLICATES = "duplicates.jsonl"
@@ -78,14 +78,16 @@ def convert_data(options: Options, request: Request | None = None) -> Outcome:
     with build_artifact(out, recipe, given=options.given, resume=True, force=options.force) as build:
         try:
             work = Work(build.folder, context, request.valid_share or None, options.seed, target)
-            card = _convert(source, work, options, request)
+            ending = build.ending or _convert(source, work, options, request)
         except StageError as error:
             if not isinstance(error, LostWorker):
-                shutil.rmtree(build.folder)  # other data are needed, and an unfinished run would forbid them
+                build.discard()  # other data are needed, and an unfinished run would forbid them
             raise
-        build.facts |= card.summary()
+        build.keep_ending(ending)
+        _remove_working_files(build.folder)
+        build.facts |= ending.facts
         build.seed = options.seed if request.valid_share else None
-    return Outcome(out, lines=card.lines(), facts=card.summary())
+    return Outcome(out, lines=ending.lines, facts=ending.facts)
 
 
 def make_recipe(options: Options, source: Source, request: Request, target: Target | None) -> Recipe:
@@ -114,8 +116,8 @@ def make_recipe(options: Options, source: Source, request: Request, target: Targ
     return Recipe(stage="convert_data", settings=settings, inputs=inputs)
 
 
-def _convert(source: Source, work: Work, options: Options, request: Request) -> Card:
-    """Everything between the source and the finished folder."""
+def _convert(source: Source, work: Work, options: Options, request: Request) -> Ending:
+    """Everything between the source and the files of the finished folder."""
     files = {split: _unpack_all(split, each, work.folder) for split, each in source.splits.items()}
     size = piece_bytes(source.size_gb())
     pieces = [piece for split, each in files.items() for piece in cut_split(split, each, size)]
@@ -134,11 +136,14 @@ def _convert(source: Source, work: Work, options: Options, request: Request) -> 
         dropped=dropped,
         tokens=measure_tokens(written, options.preset),
     )
-    for folder in (PIECES, SETTLED, CENSUS, UNPACKED):
-        shutil.rmtree(work.folder / folder, ignore_errors=True)
-    (work.folder / f"{CENSUS}.json").unlink(missing_ok=True)
     write_card(card, work.folder)
-    return card
+    return Ending(lines=card.lines(), facts=card.summary())
+
+
+def _remove_working_files(folder: Path) -> None:
+    for name in (PIECES, SETTLED, CENSUS, UNPACKED):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / f"{CENSUS}.json").unlink(missing_ok=True)
 
 
 def _unpack_all(split: str, files: Sequence[SourceFile], folder: Path) -> list[SourceFile]:

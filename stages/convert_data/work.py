@@ -24,7 +24,9 @@ from stages.convert_data import parquet
 from stages.convert_data.converted import Converted
 from stages.convert_data.counts import SplitCard, Tally
 from stages.convert_data.digests import NO_DIGEST
+from stages.convert_data.draft import Rounded
 from stages.convert_data.inference import Census, load_census, save_census
+from stages.convert_data.messages import load_json
 from stages.convert_data.offers import ConvertContext
 from stages.convert_data.pieces import Piece, Span, read_rows
 from stages.convert_data.rendering import Target, write_text
@@ -146,7 +148,7 @@ def _convert_span(span: Span, results: _Results, work: Work) -> None:
             raw, nulls = _decode(item)
             if raw is BLANK:
                 continue
-            converted = convert_row(raw, context)
+            converted = _convert(raw, item, context)
         except ValueError as error:
             results.reject(span, number, str(error), item)
         else:
@@ -156,6 +158,16 @@ def _convert_span(span: Span, results: _Results, work: Work) -> None:
             keep(split, before + number, converted)
             if work.target is not None:
                 results.keep_text(split, converted, span, number)
+
+
+def _convert(raw: Any, item: Any, context: ConvertContext) -> Converted:
+    """The row, converted. Numbers that may have been rounded are read once more, to the last digit."""
+    if not isinstance(item, bytes):
+        return convert_row(raw, context, exact=True)  # Parquet's columns have types
+    try:
+        return convert_row(raw, context)
+    except Rounded:
+        return convert_row(load_json(item.decode()), context, exact=True)
 
 
 def _decode(item: Any) -> tuple[Any, int]:
@@ -284,7 +296,10 @@ def _blocks_of(item: object) -> Iterable[bytes]:
         return item.blocks
     if isinstance(item, bytes):
         return (item.removesuffix(b"\n"),)
-    return (orjson.dumps(item, default=str),)
+    try:
+        return (orjson.dumps(item, default=str, option=orjson.OPT_NON_STR_KEYS),)
+    except TypeError:
+        return (repr(item).encode("utf-8", "backslashreplace"),)
 
 
 def _escape(blocks: Iterable[bytes]) -> Iterator[bytes]:

@@ -25,6 +25,7 @@ from typing import Any
 
 import orjson
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict
 
 from stages.core.errors import StageError
 from stages.core.platform import peak_memory_gb
@@ -33,11 +34,21 @@ from stages.core.words import another, plural
 
 MANIFEST = "manifest.json"
 OWN_MANIFEST = re.compile(rb'\{\s*"recipe"\s*:')
+_RECIPE, _ENDING = "recipe.json", "ending.json"  # of an unfinished build
 PACKAGES = (
     *("mlx", "mlx-lm", "transformers", "tokenizers", "jinja2", "numpy", "scipy-openblas32"),
     *("pydantic", "pydantic-monty", "orjson", "pyarrow", "datasets"),
 )
 STRIDE, SAMPLE = 16 << 20, 64 << 10  # of a weight file: every so many bytes, so many are read
+
+
+class Ending(BaseModel):
+    """What is said of a build whose files are all written, kept until it is finished."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lines: tuple[str, ...]
+    facts: dict[str, Any]
 
 
 @dataclass
@@ -56,6 +67,20 @@ class Build:
     def inherit(self, upstream: Manifest) -> None:
         """Take over what holds along the chain: seed, chat template and stop ids."""
         self.seed, self.template, self.stop_ids = upstream.seed, upstream.template, upstream.stop_ids
+
+    @property
+    def ending(self) -> Ending | None:
+        """What an interrupted build left with `keep_ending`: only working files are still in the folder."""
+        path = self.folder / _ENDING
+        return read_record(path, Ending) if path.is_file() else None
+
+    def keep_ending(self, ending: Ending) -> None:
+        """Note that all files are written: from here on nothing of the work is done again."""
+        write_record(self.folder / _ENDING, ending)
+
+    def discard(self) -> None:
+        """Throw away what an interrupted build would go on with."""
+        _discard(self.folder)
 
 
 def is_current(folder: Path, recipe: Recipe, *, force: bool) -> bool:
@@ -156,7 +181,8 @@ def build_artifact(
         )
         write_record(partial / MANIFEST, manifest)
         _replace(partial, folder)
-        (folder / "recipe.json").unlink()
+        for name in (_ENDING, _RECIPE):
+            (folder / name).unlink(missing_ok=True)
     except BaseException:
         if not resume:
             shutil.rmtree(partial, ignore_errors=True)
@@ -218,7 +244,7 @@ def fingerprint_folder(folder: Path, records: Collection[str] = ()) -> str:
     kept = {
         name: path
         for name, path in named.items()
-        if name.partition("/")[0] not in (MANIFEST, "recipe.json", *records)
+        if name.partition("/")[0] not in (MANIFEST, _RECIPE, _ENDING, *records)
     }
     digest = hashlib.sha256()
     with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter
@@ -275,14 +301,14 @@ def git_commit() -> str:
 
 
 def _open_partial(partial: Path, recipe: Recipe, *, resume: bool, force: bool) -> None:
-    mark = partial / "recipe.json"
+    mark = partial / _RECIPE
     if resume and mark.is_file():
         begun = _read_begun(mark, force=force)
         if begun == recipe:
             return
         if begun and not force:
             raise _other_run(partial, begun, recipe)
-    shutil.rmtree(partial, ignore_errors=True)
+    _discard(partial)
     partial.mkdir(parents=True)
     write_record(mark, recipe)
 
@@ -298,7 +324,7 @@ def _read_begun(mark: Path, *, force: bool) -> Recipe | None:
 
 
 def _refuse_other(partial: Path, recipe: Recipe) -> None:
-    mark = partial / "recipe.json"
+    mark = partial / _RECIPE
     if mark.is_file() and (begun := _read_begun(mark, force=False)) and begun != recipe:
         raise _other_run(partial, begun, recipe)
 
@@ -308,6 +334,12 @@ def _other_run(partial: Path, begun: Recipe, recipe: Recipe) -> StageError:
         f"an unfinished run with {_difference(begun, recipe)} is in {partial}: "
         "finish it with those options, or discard it with --force"
     )
+
+
+def _discard(partial: Path) -> None:
+    """Remove an unfinished folder, the recipe first: without it nothing goes on from what is left."""
+    (partial / _RECIPE).unlink(missing_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _replace(partial: Path, folder: Path) -> None:

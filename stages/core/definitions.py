@@ -6,6 +6,7 @@ and parameters given by name without the JSON Schema around them, as some data s
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ Definition = dict[str, Any]
 SCHEMA_MADE = "parameters of a tool made a JSON Schema"
 NULLS_DROPPED = "foreign nulls dropped from a tool's definition"
 
+_DEEPEST = 100  # levels of objects and lists in a definition; no tool has a fifth of it
 _UNTYPED = frozenset(("description", "title", "default", "examples"))
 _SEPARATOR = re.compile(r"[\s,;]*+")
 _NULLABLE = frozenset(("default", "const", "example"))
@@ -139,9 +141,34 @@ def skip_separator(text: str, pos: int) -> int:
 
 
 def adopt(items: Iterable[Any]) -> Definitions:
-    """Tools in any understood shape as the OpenAI shape. Raises ValueError for what is none."""
+    """Tools in any understood shape as the OpenAI shape.
+
+    Raises ValueError for what is none, and for what a row of JSON cannot hold.
+    """
     changes: dict[str, None] = {}
-    return Definitions(tuple(_adopt_one(item, changes) for item in items), tuple(changes))
+    given = list(items)
+    _refuse_unwritable(given)
+    own = Definitions(tuple(_adopt_one(item, changes) for item in given), tuple(changes))
+    try:
+        _ = own.encoded
+    except TypeError as error:  # half of a surrogate pair, an integer beyond 64 bits
+        raise ValueError(f"tools: text or a number that JSON cannot hold: {error}") from None
+    return own
+
+
+def _refuse_unwritable(given: list[Any]) -> None:
+    """Raise ValueError for a number that would become null, and for nesting that cannot be written."""
+    waiting: list[tuple[Any, int]] = [(given, 0)]
+    while waiting:
+        item, depth = waiting.pop()
+        if depth > _DEEPEST:
+            raise ValueError(f"tools: nested more than {_DEEPEST} levels deep")
+        if isinstance(item, Mapping):
+            waiting += [(inner, depth + 1) for inner in item.values()]
+        elif isinstance(item, list | tuple):
+            waiting += [(inner, depth + 1) for inner in item]
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise ValueError("tools: a number that is not finite, which JSON cannot hold")
 
 
 def _adopt_one(item: Any, changes: dict[str, None]) -> Definition:
@@ -201,11 +228,11 @@ def _wrap_parameters(parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, A
     return {"type": "object", "properties": properties, **({"required": required} if required else {})}
 
 
-def _name_type(kind: str) -> dict[str, Any]:
+def _name_type(kind: str, depth: int = 0) -> dict[str, Any]:
     """The JSON Schema of a type as Python writes it: `str`, `List[int]`, `Dict[str, Any]`."""
     kind = kind.strip()
-    if (items := _ITEMS.fullmatch(kind)) is not None:
-        return {"type": "array", "items": _name_type(items[1].split(",")[0])}
+    if depth < _DEEPEST and (items := _ITEMS.fullmatch(kind)) is not None:
+        return {"type": "array", "items": _name_type(items[1].split(",")[0], depth + 1)}
     lowered = kind.split("[")[0].lower()
     return {"type": ALIASES.get(lowered, lowered if lowered in ALIASES.values() else "string")}
 

@@ -153,9 +153,16 @@ def function_tools() -> tuple[Tool, ...]:
 
 
 def as_code_mode(call: ToolCall) -> ToolCall:
-    """A direct call of a Code Mode function as code that prints its result; other calls as they are."""
+    """A direct call of a Code Mode function as code that prints its result; other calls as they are.
+
+    Raises ValueError for an argument that the function does not have: the code could not run, or not even
+    be Python.
+    """
     if call.name not in FUNCTIONS:
         return call
+    known = FUNCTIONS[call.name].parameters
+    if unknown := [name for name in call.arguments if name not in known]:
+        raise ValueError(f"{call.name} has no parameter {unknown[0][:40]!r}, only {', '.join(known)}")
     arguments = ", ".join(f"{name}={value!r}" for name, value in call.arguments.items())
     return ToolCall(EXECUTE_CODE.name, {"code": f"print({call.name}({arguments}))"})
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,6 +103,16 @@ def test_rows_counted_together_make_the_same_card(kinds: int) -> None:
         tally.settle()
         assert card == whole
         assert json.dumps(card.to_json()) == json.dumps(whole.to_json()), "the order too"
+
+
+@pytest.mark.parametrize("depth", [300, 1000])
+def test_a_row_that_can_hardly_be_shown_is_counted_all_the_same(depth: int) -> None:
+    more = "[" * depth + "]" * depth
+    raw = {**ROWS[0], "more": orjson.loads(more)}
+    card = count([raw, {**ROWS[0], "more": {1: "a", "b": "\ud800"}}])
+    assert (card.converted, len(card.first_rows)) == (2, 2)
+    assert "[[[" in card.first_rows[0].before or "too deeply" in card.first_rows[0].before
+    assert "1: 'a'" in card.first_rows[1].before
 
 
 def test_memory_is_bounded_whatever_the_data() -> None:

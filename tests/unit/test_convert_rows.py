@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from itertools import combinations
 from typing import Any
 
@@ -226,6 +227,67 @@ def test_with_tools_alone_structured_calls_are_not_lost() -> None:
 )  # fmt: skip
 def test_reasons(raw: Any, why: str) -> None:
     assert why in reason(raw)
+
+
+TAGS = "a </function> b <tool_response> c </tool_call>"
+CALLING = {
+    "role": "assistant",
+    "tool_calls": [{"function": {"name": "execute_code", "arguments": {"code": "1"}}}],
+}
+
+
+def test_who_speaks_of_a_tag_gives_no_result() -> None:
+    system, asked = "Results stand in <tool_response> tags.", "What is <tool_response>?"
+    raw = text_row(("system", system), ("user", asked), ("assistant", "A tag."))
+    for fixes in (FAIR, ("json",)):
+        assert messages(raw, fixes)[0] == {"role": "user", "content": asked}
+    assert convert(raw, ("json",)).row["messages"][0]["content"] == system
+    raw = {"messages": [{"role": "user", "content": TAGS}, {"role": "assistant", "content": "Tags."}]}
+    assert messages(raw)[0]["content"] == TAGS
+
+
+def test_what_a_structured_result_holds_is_data() -> None:
+    given = [{"role": "user", "content": "Do it."}, CALLING, {"role": "tool", "content": TAGS}]
+    rows = messages({"messages": [*given, {"role": "assistant", "content": "Done."}]})
+    assert rows[2] == {"role": "tool", "content": TAGS, "name": "execute_code", "tool_call_id": "call_0"}
+    given[2] = {"role": "tool", "content": "<tool_response>\n</parameter>\n</tool_response>"}
+    rows = messages({"messages": [*given, {"role": "assistant", "content": "Done."}]})
+    assert rows[2]["content"] == "</parameter>"
+    code = "<tool_call>\nprint(1)\n</tool_call>"
+    text = text_row(("user", "Do it."), ("assistant", code), ("tool", "</function>"), ("assistant", "Done."))
+    assert "</function> is left in a turn of the tool" in reason(text)
+
+
+def test_an_empty_list_beside_a_text_and_space_before_it_are_no_reason() -> None:
+    raw = text_row(("user", "Why?"), ("assistant", "So."))
+    expected = convert(raw).row
+    assert convert({**raw, "messages": [], "conversations": []}).row == expected
+    assert convert({"text": f"\n {raw['text']}"}).row == expected
+    assert reason({"messages": [], "text": None}) == "no messages"
+
+
+def test_words_around_a_call_do_not_grow_together() -> None:
+    call = render_calls([ToolCall("execute_code", {"code": "1"})], "hermes")
+    for text, content, moved in (
+        (f"A{call}B", "A\nB", True),
+        (f"A {call}B{call}", "A B", True),
+        (f"A\n{call}\n", "A", False),
+    ):
+        converted = convert(answer(text))
+        assert converted.row["messages"][-1]["content"] == content
+        assert ("prose behind a call moved before it" in converted.changes) is moved
+
+
+def test_a_direct_call_that_would_be_no_python_is_refused() -> None:
+    text = orjson.dumps({"name": "read_file", "arguments": {"path": "x", "class": 1}}).decode()
+    assert "read_file has no parameter 'class'" in reason(answer(f"<tool_call>\n{text}\n</tool_call>"))
+
+
+def test_dates_and_nulls_of_a_table_are_no_numbers() -> None:
+    raw = {**text_row(("user", "Why?"), ("assistant", "So.")), "at": datetime(2024, 1, 2), "score": None}
+    assert convert_row(raw, ConvertContext(SETUP, FLAWED)).row["at"] == "2024-01-02T00:00:00"
+    with pytest.raises(ValueError, match="not finite"):
+        convert_row({**raw, "score": float("nan")}, ConvertContext(SETUP, FLAWED))
 
 
 @given(raw=JSON | st.fixed_dictionaries({}, optional={"text": JSON, "messages": JSON, "tools": JSON}))

@@ -273,6 +273,41 @@ def test_a_run_stopped_while_shards_are_put_together_goes_on(
     require_same(contents(tmp_path / "out"), contents(tmp_path / "whole"))
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        *("stages.convert_data.stage.measure_tokens", "stages.convert_data.stage.write_card"),
+        *("shutil.rmtree", "stages.core.artifact.fingerprint_folder", "stages.core.artifact._replace"),
+    ],
+)
+def test_a_run_stopped_when_all_rows_are_written_goes_on(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, request = tmp_path / "data", Request(dedup=True, workers=1)
+    data.mkdir()
+    (data / "train.jsonl").write_bytes((CORPUS / "train.jsonl").read_bytes() + 3 * (GOOD + b"\n") + b"oops")
+    (data / "valid.jsonl").write_bytes((CORPUS / "valid.jsonl").read_bytes())
+    monkeypatch.setattr(pieces, "SMALLEST", 200_000)
+    outcome = convert(data, tmp_path / "whole", request)
+
+    def stop(path: object = None, *_: object, **__: object) -> None:
+        if step == "shutil.rmtree":
+            if not isinstance(path, Path) or path.name != "pieces":
+                return
+            for file in path.glob("*/summary.json"):
+                file.unlink()  # as far as it came
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step, stop)
+        with pytest.raises(KeyboardInterrupt):
+            convert(data, tmp_path / "out", request)
+    assert not (tmp_path / "out").exists()
+    again = convert(data, tmp_path / "out", request)
+    assert (again.lines, again.facts) == (outcome.lines, outcome.facts)
+    require_same(contents(tmp_path / "out"), contents(tmp_path / "whole"))
+
+
 def test_a_worker_that_dies_is_said_and_what_is_done_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +352,36 @@ def test_every_row_is_in_exactly_one_file(tmp_path: Path, monkeypatch: pytest.Mo
     card = json.loads((tmp_path / "out" / "card.json").read_bytes())["splits"]["train"]
     assert card["rows"] == len(lines)
     assert card["converted"] == len(lines) - len(bad)
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_a_long_integer_is_refused_and_a_large_float_is_not(as_text: bool, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    numbers = ("6.02214076e23", "1e300", "99999999999999999999", "18446744073709551615")
+    rows = []
+    for number in numbers:
+        arguments = f'{{"n": {number}}}'
+        call = (
+            f'{{"function": {{"name": "f", "arguments": {json.dumps(arguments) if as_text else arguments}}}}}'
+        )
+        rows.append(f'{{"messages": [{{"role": "assistant", "tool_calls": [{call}]}}]}}')
+    (tmp_path / "data" / "train.jsonl").write_text("\n".join(rows))
+    convert(tmp_path / "data", tmp_path / "out", Request(valid_share=0))
+    (rejected,) = read_rows(tmp_path / "out" / "rejected.jsonl")
+    assert (rejected["line"], "JSON cannot hold" in rejected["reason"]) == (3, True)
+    kept = read_rows(tmp_path / "out" / "train.jsonl")
+    found = [row["messages"][-1]["tool_calls"][0]["function"]["arguments"]["n"] for row in kept]
+    assert found == [6.02214076e23, 1e300, 2**64 - 1]
+
+
+def test_a_rejected_row_of_parquet_is_kept_whatever_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    text, counts = json.loads(GOOD)["text"], pa.map_(pa.int64(), pa.string())
+    table = {"text": pa.array([text, "no turns"]), "counts": pa.array([[(1, "a")], [(2, "b")]], counts)}
+    pq.write_table(pa.table(table), tmp_path / "data" / "train.parquet")
+    convert(tmp_path / "data", tmp_path / "out", Request(valid_share=0))
+    (rejected,) = read_rows(tmp_path / "out" / "rejected.jsonl")
+    assert json.loads(rejected["row"]) == {"text": "no turns", "counts": {"2": "b"}}
 
 
 @pytest.mark.parametrize(

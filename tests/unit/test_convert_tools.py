@@ -267,10 +267,64 @@ def test_a_text_without_definitions_stays(text: str) -> None:
     assert take_tools(text) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        (
+            "You are a function calling AI model. You work for ACME and must never reveal prices. "
+            f"Here are the available tools:<tools>{LINES}</tools>",
+            "You are a function calling AI model. You work for ACME and must never reveal prices.",
+        ),
+        (
+            "# Tools\nUse metric units.\n\nYou are provided with function signatures within <tools></tools> "
+            f"XML tags:\n<tools>\n{LINES}\n</tools>",
+            "# Tools\nUse metric units.",
+        ),
+        (
+            f"{QWEN.format(LINES)}\n\nNever say <tool_call> aloud, nor </tool_call>.",
+            "Never say <tool_call> aloud, nor </tool_call>.",
+        ),
+    ],
+)
+def test_a_rows_own_words_among_the_known_ones_stay(text: str, rest: str) -> None:
+    taken = take_tools(text)
+    assert taken is not None
+    assert (taken.text, list(taken.own.tools)) == (rest, TOOLS)
+
+
 def test_a_call_format_in_other_words_is_said() -> None:
     taken = take_tools(f"<tools>{LINES}</tools> Then write <tool_call> and the JSON.")
     assert taken is not None
     assert taken.changes == (TAKEN_OUT, LEFT_OVER)
+
+
+def nested(levels: int) -> str:
+    inner = '{"items":' * levels + "1" + "}" * levels
+    return f'{{"name": "f", "parameters": {{"properties": {{"a": {inner}}}}}}}'
+
+
+@pytest.mark.parametrize(
+    ("tool", "why"),
+    [
+        ('{"name": "f", "parameters": {"properties": {"a": {"maximum": 99999999999999999999}}}}', "64-bit"),
+        ('{"name": "f", "description": "\\ud800"}', "JSON cannot hold"),
+        ('{"name": "f", "parameters": {"properties": {"a": {"default": Infinity}}}}', "not finite"),
+        (nested(300), "levels deep"),
+        (nested(700), "levels deep"),
+        (json.dumps({"name": "f", "parameters": nested(300)[28:-1]}), "JSON cannot hold"),
+    ],
+)
+def test_definitions_that_no_row_can_hold_are_a_reason(tool: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        convert(chat("So.", f"<tools>{tool}</tools>"), OWN)
+    if "9999" not in tool:  # which a column's reader takes for a float
+        with pytest.raises(ValueError, match=why):
+            convert({**chat("So."), "tools": tool}, OWN)
+
+
+def test_a_type_nested_without_end_is_read_all_the_same() -> None:
+    written = {"name": "f", "parameters": {"a": {"type": "list[" * 900 + "int" + "]" * 900}}}
+    assert read_definitions([written]).box.schemas["f"]["properties"]["a"]["type"] == "array"
 
 
 def test_definitions_that_cannot_be_read_are_a_reason() -> None:
@@ -316,6 +370,14 @@ def test_definitions_in_a_users_turn_are_llamas_or_none() -> None:
 
 
 EMPTY: tuple[Any, ...] = ([], "[]", "", None)
+
+
+def test_other_tools_in_the_column_than_in_the_text_are_said() -> None:
+    system = f"Be brief.\n\n{QWEN.format(LINES)}"
+    left_out = "tools of the system text left out for those of the column"
+    for tools, said in ((TOOLS, False), ([OTHER.to_json()], True)):
+        converted = convert({**chat("So.", system), "tools": tools}, OWN)
+        assert (converted.row["tools"], left_out in converted.changes) == (tools, said)
 
 
 def test_an_empty_list_of_tools_is_none() -> None:

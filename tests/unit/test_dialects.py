@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
 
 from stages.core.chat import Tool, ToolCall
-from stages.core.dialects import DIALECTS, Reply, parse_any, parse_reply, render_calls
+from stages.core.dialects import DIALECTS, Reply, Toolbox, parse_any, parse_reply, render_calls
+from stages.core.dialects.schema import find_types
 from stages.core.errors import StageError
 from stages.core.tools import EXECUTE_CODE
 
@@ -307,6 +309,10 @@ def test_an_xml_value_loses_one_newline_on_each_side(written: str, value: str) -
         ({"enum": [1, 2]}, "2", 2),
         ({"const": True}, "true", True),
         ({"enum": ["1", "2"]}, "2", "2"),
+        ({"enum": ["1", "2", 3]}, "1", "1"),
+        ({"enum": ["1", "2", 3]}, "3", 3),
+        ({"enum": ["1", 1, "null", None]}, "1", 1),
+        ({"anyOf": [{"type": "integer"}, {"const": "12"}]}, "12", "12"),
         ({"type": "integer", "nullable": True}, "null", None),
         ({"items": {}}, "[1]", [1]),
         ({"properties": {}}, '{"a": 1}', {"a": 1}),
@@ -334,6 +340,14 @@ def test_a_value_that_fits_no_type_stays_text_with_a_problem(schema: dict[str, A
     value, problems = read_value(written, schema)
     assert value == written
     assert "stays text" in problems[0]
+
+
+def test_a_schema_that_leads_to_itself_many_times_is_read_at_once() -> None:
+    tree = {"anyOf": [*[{"$ref": "#/$defs/T"}] * 4, {"type": "string"}, {"type": "integer"}]}
+    schema = {"$defs": {"T": tree}, "properties": {"v": {"$ref": "#/$defs/T"}}}
+    started = time.perf_counter()
+    assert find_types(schema, "v") == {"string", "integer"}
+    assert time.perf_counter() - started < 1
 
 
 def test_a_reference_to_itself_or_to_nowhere_means_text() -> None:
@@ -746,3 +760,9 @@ def test_a_strict_reader_says_that_it_saw_a_call_it_cannot_read() -> None:
         assert (reply.calls, reply.content, reply.dialect) == ([], text, None)
         assert reply.problems
     assert "closes nothing" in parse_reply("f()\n</tool_call>", "hermes").problems[0]
+
+
+def test_a_toolbox_is_read_once_for_many_calls() -> None:
+    box = Toolbox([WEATHER_TOOL])
+    assert "get_weather" in render_calls([WEATHER], "qwen3_coder", box)
+    assert "schemas" in vars(box), "the given one was used, and no copy of it"

@@ -66,6 +66,12 @@ def test_other_calls_stay_as_they_are(call: ToolCall) -> None:
     assert as_code_mode(call) is call
 
 
+@pytest.mark.parametrize("name", ["class", "bad key", "file"])
+def test_an_argument_that_the_function_does_not_have_is_a_reason(name: str) -> None:
+    with pytest.raises(ValueError, match=f"read_file has no parameter '{name}', only path"):
+        as_code_mode(ToolCall("read_file", {"path": "x", name: 1}))
+
+
 @given(path=st.text(), content=st.text())
 def test_the_code_says_exactly_what_the_call_said(path: str, content: str) -> None:
     code = as_code_mode(ToolCall("write_file", {"path": path, "content": content})).arguments["code"]

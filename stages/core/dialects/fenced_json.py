@@ -44,15 +44,19 @@ _CALL_MARKS = {
 _OTHER_MARKS = {f"<{word}>": f"</{word}>" for word in ("tool", "json", "JSON", "xml", "response")}
 """Tags that models put around a call, and around other things as well."""
 _CLOSINGS = _CALL_MARKS | _OTHER_MARKS
-_OPTIONAL_CLOSINGS = frozenset(("[TOOL_CALLS]", "<functioncall>", "<|tool_call|>"))
-MARK_START = "|".join(map(re.escape, _CLOSINGS))
+_OPTIONAL_CLOSINGS = frozenset(("[TOOL_CALLS]", "<functioncall>", "<|tool_call|>", "functools"))
+_PHI = "functools"  # Phi-4-mini writes it right before its list, others in code
+MARK_START = "|".join((*map(re.escape, _CLOSINGS), rf"(?<!\w){_PHI}(?=\[\s*+\{{)"))
 
 _OPENINGS = re.compile(f"{CALL_OPEN}|{MARK_START}|{THINK_TAGS}|{FENCE}|{BARE_START}", re.MULTILINE)
 _MARK = re.compile(MARK_START)
 _NAMED = re.compile(r"([A-Za-z_][\w.\-]*+)(?:\[CALL_ID\][\w\-]*+)?(?:\[ARGS\])?\s*+(?=\{)")
-_FENCE = re.compile(r"```[ \t]*+(?:(?:json[c5l]?|tool_calls?|tool_code)\b)?\s*+(?=[{\[])", re.IGNORECASE)
+_FENCE = re.compile(r"```[ \t]*+(?:(?:json[c5l]?|xml|tool_calls?|tool_code)\b)?\s*+(?=[{\[])", re.IGNORECASE)
 _LOOKS_LIKE_CALL = re.compile(_CALL_START)
 _SEPARATOR = re.compile(r"[\s,;]*+")
+_NAME_KEY = re.compile(r"""["']name["']\s*+:""")
+_ARGUMENTS_KEY = re.compile(r"""["'](?:arguments|parameters)["']""")
+_FURTHER = 500  # characters behind a mistake that may still show a call
 _BLANK_LINE = re.compile(r"[ \t]*+(?:\r?\n|\Z)")
 
 
@@ -108,6 +112,14 @@ def _read_values(source: Source, pos: int, problems: list[str], place: str) -> t
     return calls, end
 
 
+def _meant_as_call(source: Source, start: int, end: int, error: NotLiteral) -> bool:
+    """Whether what is no JSON was to be a call: it names arguments as well, or the text breaks off in it."""
+    piece = source.text[start:end]
+    if _NAME_KEY.search(piece) is None:
+        return False
+    return _ARGUMENTS_KEY.search(piece) is not None or source.find("}", error.pos) == -1
+
+
 def _read_fence(source: Source, start: int) -> Block | None:
     if start < source.fence_end:
         return None
@@ -120,6 +132,8 @@ def _read_fence(source: Source, start: int) -> Block | None:
     try:
         calls, end = _read_values(source, fence.end(), problems, place)
     except NotLiteral as error:
+        if not _meant_as_call(source, fence.end(), min(source.fence_end, len(text)), error):
+            return None
         return Block(
             source.fence_end, NAME, problems=[f"{place}: invalid JSON ({error} at character {error.pos})"]
         )
@@ -146,10 +160,10 @@ def needs_offer(mark: str) -> bool:
 
 
 def _read_marked(source: Source, mark: re.Match[str]) -> Block | None:
-    text, place, closing = source.text, f"{NAME}, character {mark.start()}", _CLOSINGS[mark[0]]
+    text, place, closing = source.text, f"{NAME}, character {mark.start()}", _CLOSINGS.get(mark[0], "")
     pos = source.skip_space(mark.end())
     problems: list[str] = []
-    named = _NAMED.match(text, pos) if not closing else None
+    named = _NAMED.match(text, pos) if not closing and mark[0] != _PHI else None
     if named is None and mark[0] != TOOLS_OPEN and _LOOKS_LIKE_CALL.match(text, pos) is None:
         return None
     try:
@@ -180,6 +194,8 @@ def _read_bare(source: Source, start: int) -> Block | None:
     try:
         calls, end = _read_values(source, begin, problems, place)
     except NotLiteral as error:
+        if not _meant_as_call(source, begin, error.pos + _FURTHER, error):
+            return None
         problem = f"{place}: invalid JSON ({error} at character {error.pos})"
         return Block(max(error.pos, begin + 1), NAME, problems=[problem])
     if not calls:

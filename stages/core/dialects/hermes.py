@@ -19,6 +19,7 @@ from stages.core.dialects.scanning import (
     Block,
     Reply,
     Source,
+    close_block,
     read_reply,
 )
 from stages.core.dialects.toolbox import Tools
@@ -93,18 +94,3 @@ def skip_comma(text: str, pos: int) -> int:
     """Step over a comma between two objects."""
     comma = _COMMA.match(text, pos)
     return comma.end() if comma is not None else pos
-
-
-def close_block(source: Source, pos: int, end: int) -> tuple[int, str, bool]:
-    """The end of a block whose last call ended at `end` with white space up to `pos`.
-
-    Returns the end, text between the call and the closing tag, and whether there is such a tag.
-    """
-    if source.text.startswith(CALL_CLOSE, pos):
-        return pos + len(CALL_CLOSE), "", True
-    if pos < len(source.text) and CALL_CLOSE.startswith(source.text[pos : pos + len(CALL_CLOSE)]):
-        return len(source.text), "", False  # the tag is cut off
-    close, following = source.find(CALL_CLOSE, pos), source.find(CALL_OPEN, pos)
-    if close == -1 or -1 < following < close:
-        return end, "", False
-    return close + len(CALL_CLOSE), source.text[pos:close], True

@@ -13,7 +13,9 @@ from stages.core.dialects.literals import NotLiteral, read_json, read_literal
 
 _LOOSE = json.JSONDecoder(strict=False)
 _ESCAPE = re.compile(r"""\\(?:(["\\/bfnrt]|u[0-9a-fA-F]{4})|('))?""")
+_TRAILING_COMMA = re.compile(r"""("[^"\\]*+(?:\\.[^"\\]*+)*+")|,(?=\s*+[}\]])""", re.DOTALL)
 _START = re.compile(r"\[|\{\s*+[\"'}rRuU]")
+_WRAPPING_KEYS = frozenset(("function", "id", "type", "index"))
 _CALL_KEYS = frozenset(("name", "arguments", "parameters", "id", "type", "index"))
 
 
@@ -32,22 +34,35 @@ def read_value(text: str, pos: int) -> tuple[Any, int, str]:
         return (*read_json(text, pos), "")
     except NotLiteral as error:
         strict = error
-    try:
-        if str(strict).startswith("Invalid control character"):
+    if str(strict).startswith("Invalid control character"):
+        try:
             return (*read_json(text, pos, strict=False), "raw control characters in a string")
+        except NotLiteral as error:
+            strict.reached = max(strict.reached, error.reached)
+    try:
         value, end = read_literal(text, pos)
     except NotLiteral as error:
         strict.reached = max(strict.reached, error.reached)
         raise strict from None
     if not isinstance(value, dict | list):
         raise strict
-    if str(strict).startswith("Invalid \\escape"):
-        escaped = _ESCAPE.sub(lambda match: match[0] if match[1] else match[2] or "\\\\", text[pos:end])
-        try:
-            return _LOOSE.decode(escaped), end, "an escape that JSON does not know"
-        except ValueError:
-            pass  # Python's quotes as well
-    return value, end, "Python, not JSON"
+    value, forgiven = _mend_json(text[pos:end]) or (value, "Python, not JSON")
+    return value, end, forgiven
+
+
+def _mend_json(text: str) -> tuple[Any, str] | None:
+    """The value and the mistake of JSON with trailing commas, raw line breaks and escapes of other languages.
+
+    Python would read its strings otherwise: `\\/` is a stroke in JSON alone.
+    """
+    escaped = _ESCAPE.sub(lambda match: match[0] if match[1] else match[2] or "\\\\", text)
+    mended = _TRAILING_COMMA.sub(lambda match: match[1] or "", escaped)
+    try:
+        value = _LOOSE.decode(mended)
+    except (ValueError, RecursionError):
+        return None  # Python's quotes or names
+    what = "an escape that JSON does not know" if escaped != text else "a trailing comma"
+    return value, what
 
 
 def read_call(value: Any, *, marked: bool = True) -> ToolCall:
@@ -59,13 +74,14 @@ def read_call(value: Any, *, marked: bool = True) -> ToolCall:
     """
     if not isinstance(value, Mapping):
         raise NotCall("not an object")
+    outer = value
     if isinstance(value.get("function"), Mapping):
         value = value["function"]
     name = value.get("name")
     if not isinstance(name, str) or not name:
         raise NotCall("no name")
     key = "arguments" if "arguments" in value else "parameters"
-    if not marked and (key not in value or not _CALL_KEYS.issuperset(value)):
+    if not marked and (key not in value or list_foreign_keys(outer)):
         raise NotCall("not only a name and arguments")
     if key == "parameters" and ("description" in value or _is_schema(value.get(key))):
         raise NotCall("the definition of a tool")
@@ -87,9 +103,19 @@ def read_calls(value: Any, *, marked: bool = True) -> tuple[list[ToolCall], list
 
 def list_foreign_keys(value: Any) -> list[str]:
     """The keys of calls that a call does not have, and that are lost with it."""
-    items = value if isinstance(value, list) else [value]
-    functions = [i.get("function", i) for i in items if isinstance(i, dict)]
-    return [str(key) for f in functions if isinstance(f, dict) for key in f if key not in _CALL_KEYS]
+    foreign: list[str] = []
+    for item in value if isinstance(value, list) else [value]:
+        if not isinstance(item, dict):
+            continue
+        function = item.get("function")
+        if isinstance(function, dict):
+            foreign += [str(key) for key in item if key not in _WRAPPING_KEYS]
+        else:
+            function = item
+        foreign += [str(key) for key in function if key not in _CALL_KEYS]
+        if "arguments" in function and "parameters" in function:
+            foreign.append("parameters")
+    return foreign
 
 
 def _is_schema(value: Any) -> bool:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 
 from stages.core.dialects import bare_python, fenced_json, hermes, pythonic, qwen3_coder
+from stages.core.dialects.literals import NotLiteral
 from stages.core.dialects.plain import read_plain
-from stages.core.dialects.problems import shorten
+from stages.core.dialects.problems import Recovered, shorten
 from stages.core.dialects.scanning import (
     CALL_CLOSE,
     CALL_OPEN,
@@ -19,6 +20,7 @@ from stages.core.dialects.scanning import (
     Block,
     Reply,
     Source,
+    close_block,
     read_reply,
 )
 from stages.core.dialects.toolbox import Toolbox, Tools
@@ -68,6 +70,13 @@ def _read_tagged(source: Source, start: int) -> Block:
         return Block(end, hermes.NAME, problems=[f"character {start}: nothing in {CALL_OPEN}"])
     if source.text.startswith("<function", body):
         return qwen3_coder.read_block(source, start)
+    if (python := _read_python_calls(source, start, body)) is not None:
+        return python
+    if (
+        qwen3_coder.starts_behind_prose(source.text, body)
+        and (xml := qwen3_coder.read_block(source, start)).calls
+    ):
+        return xml
     is_json = hermes.starts_json(source.text, body)
     if is_json:
         block = hermes.read_block(source, start)
@@ -82,6 +91,32 @@ def _read_tagged(source: Source, start: int) -> Block:
     end = source.end_of_block(start)
     found = shorten(source.text[start : min(end, start + 100)])
     return Block(end, hermes.NAME, problems=[f"character {start}: neither JSON nor XML nor Python: {found}"])
+
+
+def _read_python_calls(source: Source, start: int, body: int) -> Block | None:
+    """Read `<tool_call>` around calls as Python writes them: of tools that are offered, or, where none are
+    known, in a list. Where code may be sent it is code."""
+    schemas = source.tools.schemas
+    if bare_python.TOOL in schemas or not (source.tools or pythonic.starts_list(source.text, body)):
+        return None
+    if source.exhausted:
+        return None
+    try:
+        calls, end = pythonic.read_calls_at(source, body)
+    except NotLiteral as error:
+        source.budget -= error.reached - body
+        return None
+    if not calls or not all(call.name in schemas if source.tools else call.arguments for call in calls):
+        source.budget -= end - body
+        return None
+    place = f"{pythonic.NAME}, character {start}"
+    end, leftover, closed = close_block(source, source.skip_space(end), end)
+    if leftover or not (closed or end == len(source.text)):
+        return None
+    problems: list[str] = [Recovered(place, f"Python's calls in {CALL_OPEN}")]
+    if not closed:
+        problems.append(Recovered(place, f"no {CALL_CLOSE}"))
+    return Block(end, pythonic.NAME, calls, problems)
 
 
 def _read_code(source: Source, start: int) -> Block | None:

@@ -99,6 +99,19 @@ def read_block(source: Source, start: int) -> Block | None:
     return Block(end, NAME, calls, gap=0)
 
 
+def read_calls_at(source: Source, pos: int) -> tuple[list[ToolCall], int]:
+    """The calls at `pos`, a list or one after another without brackets, and where they end.
+
+    Raises NotLiteral.
+    """
+    text, end = source.text, pos
+    calls: list[ToolCall] = []
+    while starts_list(text, pos) or (not text.startswith("[", pos) and _CALL.match(text, pos)):
+        end = _read_list(source, pos, calls) if text.startswith("[", pos) else _read_call(source, pos, calls)
+        pos = _SEPARATOR.match(text, end).end()  # type: ignore[union-attr]
+    return calls, end
+
+
 def skip_fence(source: Source, start: int) -> None:
     """Remember that the code fence at `start` shows text up to its end."""
     if start >= source.fence_end:
@@ -116,7 +129,9 @@ def _may_start(text: str, start: int) -> bool:
     last = before.rstrip(" \t")[-1:]
     if not last:
         return True
-    return last not in "=(," and before[-1] not in _NOT_BEFORE and not before[-1].isalnum()
+    # Chinese has no space before a list; names before an index are ASCII.
+    is_name = before[-1].isascii() and before[-1].isalnum()
+    return last not in "=(," and before[-1] not in _NOT_BEFORE and not is_name
 
 
 def _stands_alone(text: str, start: int, end: int) -> bool:

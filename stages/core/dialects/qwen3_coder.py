@@ -25,11 +25,12 @@ from stages.core.dialects.scanning import (
     Block,
     Reply,
     Source,
+    close_block,
     read_reply,
     unwrap,
 )
-from stages.core.dialects.schema import read_typed
-from stages.core.dialects.toolbox import Tools
+from stages.core.dialects.schema import TEXT, read_typed
+from stages.core.dialects.toolbox import Toolbox, Tools
 
 NAME = "qwen3_coder"
 GAP = 2
@@ -39,10 +40,15 @@ FUNCTION_CLOSE = "</function>"
 PARAMETER_OPEN = "<parameter="
 PARAMETER_CLOSE = "</parameter>"
 
+_NAME = re.compile(r"\w[\w.\-]*+")
 _OPENINGS = re.compile(f"{CALL_OPEN}|{FUNCTION_START}|{THINK_TAGS}")
 _START = re.compile(FUNCTION_START)
 _FUNCTION = re.compile(r"""<function(?:=([^<>\n]++)|\s+name=(["'])([^<>\n"']++)\2)>""")
 _PARAMETER = re.compile(r"<parameter=([^<>\n]++)>")
+# Only in a function whose own name is an attribute: in any other, such a tag is data.
+_ATTRIBUTE = re.compile(r"""<parameter\s+name=(["'])([^<>\n"']++)\1[^<>\n]*+>""")
+_ATTRIBUTE_CLOSE = re.compile(r"</parameter>(?=\s*+(?:<parameter\s|</function>|</tool_call>|\Z))")
+_PROSE = re.compile(r"""(?:[^<"'{\[(`]|(?<=\w)'(?=\w))++(?=<function(?:=| name=))""")
 _GOOD_CLOSE = re.compile(r"</parameter>(?=\s*+(?:<parameter=|</function>|</tool_call>|\Z))")
 _TAG = re.compile(
     r"(?P<open><parameter=[^<>\n]++>)"
@@ -87,9 +93,9 @@ def render(calls: Sequence[ToolCall], tools: Tools = None) -> str:
             pieces.append(f"{PARAMETER_OPEN}{key}>\n{_write_value(call, key, value)}\n{PARAMETER_CLOSE}\n")
         pieces.append(f"{FUNCTION_CLOSE}\n{CALL_CLOSE}")
         blocks.append("".join(pieces))
-    known = tuple(tools or ())
+    known = tools if isinstance(tools, Toolbox) else Toolbox(tools or ())
     text = "\n".join(blocks)
-    if not _reads_back(text, calls, known):
+    if not all(_is_plain(call, known) for call in calls) and not _reads_back(text, calls, known):
         for block, call in zip(blocks, calls, strict=True):
             if not _reads_back(block, [call], known):
                 raise ValueError(_describe_unwritable(block, call, known))
@@ -112,12 +118,25 @@ def _write_value(call: ToolCall, key: str, value: Any) -> str:
     return written if isinstance(value, dict | list) else str(value)
 
 
-def _reads_back(text: str, calls: Sequence[ToolCall], tools: Sequence[Any]) -> bool:
+def _is_plain(call: ToolCall, tools: Toolbox) -> bool:
+    """Whether nothing in a call could be read otherwise: text under text, and no tag in it."""
+    if _NAME.fullmatch(call.name) is None:
+        return False
+    for key, value in call.arguments.items():
+        if not isinstance(value, str) or "<" in value or _NAME.fullmatch(key) is None:
+            return False
+        types = tools.find_types(call.name, key)
+        if types and types != TEXT:
+            return False
+    return True
+
+
+def _reads_back(text: str, calls: Sequence[ToolCall], tools: Toolbox) -> bool:
     read = parse(text, tools)
     return len(read.calls) == len(calls) and not read.content and all(map(_is_same, read.calls, calls))
 
 
-def _describe_unwritable(block: str, call: ToolCall, tools: Sequence[Any]) -> str:
+def _describe_unwritable(block: str, call: ToolCall, tools: Toolbox) -> str:
     read = parse(block, tools).calls
     back = read[0].arguments if len(read) == 1 and read[0].name == call.name else {}
     wrong = [k for k, v in call.arguments.items() if not (k in back and _same_value(back[k], v))]
@@ -142,6 +161,11 @@ def starts_function(text: str, start: int) -> bool:
     return _START.match(text, start) is not None
 
 
+def starts_behind_prose(text: str, start: int) -> bool:
+    """Whether words alone stand between `start` and a function's tag."""
+    return _PROSE.match(text, start) is not None
+
+
 def read_block(source: Source, start: int) -> Block:
     """Read the block at `start`: a `<tool_call>`, or a `<function=` that came without one."""
     text, place = source.text, f"{NAME}, character {start}"
@@ -151,6 +175,10 @@ def read_block(source: Source, start: int) -> Block:
     calls: list[ToolCall] = []
     problems: list[str] = []
     leftovers: list[str] = []
+    if wrapped and (prose := _PROSE.match(text, pos)) is not None:
+        problems.append(f"{place}: text behind {CALL_OPEN}: {shorten(prose[0])}")
+        leftovers.append(prose[0])
+        pos = prose.end()
     while (function := _FUNCTION.match(text, pos)) is not None:
         try:
             call, end, leftover = _read_function(source, function, problems)
@@ -162,17 +190,21 @@ def read_block(source: Source, start: int) -> Block:
         leftovers.append(leftover)
         pos = source.skip_space(end)
     if not calls:
-        problems = problems or [f"{place}: no {FUNCTION_OPEN}NAME> where one must be"]
+        if len(problems) == len(leftovers):
+            problems = [f"{place}: no {FUNCTION_OPEN}NAME> where one must be"]
         stop = source.end_of_block(start) if wrapped else start + len(FUNCTION_OPEN)
         return Block(stop, NAME, problems=problems)
     if not wrapped:
         problems.append(Recovered(place, f"no {CALL_OPEN}"))
-    if text.startswith(CALL_CLOSE, pos):
+    if wrapped:
+        end, leftover, closed = close_block(source, pos, end)
+        if leftover:
+            problems.append(f"{place}: text before {CALL_CLOSE}: {shorten(leftover)}")
+            leftovers.append(leftover)
+        elif not closed:
+            problems.append(Recovered(place, f"no {CALL_CLOSE}"))
+    elif text.startswith(CALL_CLOSE, pos):
         end = pos + len(CALL_CLOSE)
-    elif wrapped:
-        problems.append(Recovered(place, f"no {CALL_CLOSE}"))
-        if pos < len(text) and CALL_CLOSE.startswith(text[pos : pos + len(CALL_CLOSE)]):
-            end = len(text)  # the tag is cut off
     # Without its tags the block is not the template's, and the newlines before it are the model's own.
     return Block(end, NAME, calls, problems, "".join(leftovers), GAP if wrapped else 0)
 
@@ -188,9 +220,13 @@ def _read_function(source: Source, function: re.Match[str], problems: list[str])
         raise _BrokenError(f"too many broken calls before {name!r}", pos)
     if text.startswith("{", pos):
         return _read_json_body(source, name, pos, place, problems)
-    while (parameter := _PARAMETER.match(text, pos)) is not None:
-        key = parameter[1].strip()
-        raw, end, leftover = _read_value(source, parameter.end())
+    attributes = function[3] is not None and _ATTRIBUTE.match(text, pos) is not None
+    if attributes:
+        problems.append(Recovered(place, "the names of parameters as attributes"))
+    while (parameter := (_ATTRIBUTE if attributes else _PARAMETER).match(text, pos)) is not None:
+        key = parameter[2 if attributes else 1].strip()
+        read = _read_attributed_value if attributes else _read_value
+        raw, end, leftover = read(source, parameter.end())
         if end < 0:
             raise _BrokenError(f"parameter {key!r} of {name!r} is cut off", pos)
         if not text.startswith(PARAMETER_CLOSE, end - len(PARAMETER_CLOSE)):
@@ -255,6 +291,15 @@ def _read_value(source: Source, begin: int) -> tuple[str, int, str]:
     if kind == "close":
         return unwrap(text[begin:end]), end + len(PARAMETER_CLOSE), ""
     return _read_unclosed_value(text, begin, end)
+
+
+def _read_attributed_value(source: Source, begin: int) -> tuple[str, int, str]:
+    """The value of `<parameter name="KEY">`, as `_read_value` gives it."""
+    close = _ATTRIBUTE_CLOSE.search(source.text, begin)
+    if close is None:
+        source.budget -= len(source.text) - begin
+        return "", -1, ""
+    return unwrap(source.text[begin : close.start()]), close.end(), ""
 
 
 def _read_unclosed_value(text: str, begin: int, end: int) -> tuple[str, int, str]:

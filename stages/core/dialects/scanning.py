@@ -41,6 +41,8 @@ class Reply:
     the calls certain. Empty: the text was clean."""
     reasoning: str = ""
     """The text of a leading `<think>` block. Calls in it are not calls."""
+    pieces: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """The content as it stood before, between and behind the calls."""
 
 
 @dataclass(slots=True)
@@ -151,10 +153,11 @@ class _Draft:
         if len(self.dialects) > 1:
             self.problems.append(Recovered("", f"calls in several dialects: {', '.join(self.dialects)}"))
         dialect = self.dialects[0] if self.dialects else None
-        content = "".join(self.parts) + tail
-        if self.calls and "```" in content:
-            content = _EMPTY_FENCE.sub("", content)
-        return Reply(content, self.calls, dialect, self.problems, self.reasoning)
+        pieces = (*self.parts, tail)
+        content = "".join(pieces)
+        if self.calls and "```" in content and (bare := _EMPTY_FENCE.sub("", content)) != content:
+            content, pieces = bare, (bare,)
+        return Reply(content, self.calls, dialect, self.problems, self.reasoning, pieces)
 
 
 def _find_stray(text: str, start: int) -> str:
@@ -211,6 +214,8 @@ def _read_thought(draft: _Draft, text: str, start: int, last_close: int) -> int:
     """
     first = not draft.thought and (draft.done == 0 or bool(draft.calls))
     if text.startswith(THINK_CLOSE, start):
+        if text.startswith("`", start - 1) and text.startswith("`", start + len(THINK_CLOSE)):
+            return start + len(THINK_CLOSE)  # the tag is spoken of
         return draft.think(text, 0, start) if first else start + len(THINK_CLOSE)
     begin = start + len(THINK_OPEN)
     leading = first and not draft.calls and not text[:start].strip()
@@ -225,6 +230,21 @@ def _read_thought(draft: _Draft, text: str, start: int, last_close: int) -> int:
         draft.problems.append(f"reasoning: {THINK_OPEN} at character {start} is never closed")
         return len(text)
     return begin
+
+
+def close_block(source: Source, pos: int, end: int) -> tuple[int, str, bool]:
+    """The end of a block whose last call ended at `end` with white space up to `pos`.
+
+    Returns the end, text between the call and the closing tag, and whether there is such a tag.
+    """
+    if source.text.startswith(CALL_CLOSE, pos):
+        return pos + len(CALL_CLOSE), "", True
+    if pos < len(source.text) and CALL_CLOSE.startswith(source.text[pos : pos + len(CALL_CLOSE)]):
+        return len(source.text), "", False  # the tag is cut off
+    close, following = source.find(CALL_CLOSE, pos), source.find(CALL_OPEN, pos)
+    if close == -1 or -1 < following < close:
+        return end, "", False
+    return close + len(CALL_CLOSE), source.text[pos:close], True
 
 
 def unwrap(value: str) -> str:

@@ -6,8 +6,10 @@ text otherwise: a value is never invented, and "02134" under `string` is not a n
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from stages.core.dialects.literals import NotLiteral, read_json, read_literal
@@ -39,21 +41,45 @@ _WHOLE = re.compile(r"([-+]?[0-9]+)\.0*")
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 
 
+class Types(frozenset[str]):
+    """The JSON types of a parameter, and the texts that its schema lists as such."""
+
+    words: frozenset[str] = frozenset()
+
+
 def find_types(schema: Mapping[str, Any], name: str) -> frozenset[str]:
     """The JSON types that a tool's parameter may have; `string` alone where the schema says nothing.
 
-    Follows `$ref` inside the schema, `anyOf`, `oneOf`, `allOf`, `enum`, `const` and `nullable`.
+    Follows `$ref` inside the schema, `anyOf`, `oneOf`, `allOf`, `enum`, `const` and `nullable`. Texts that
+    are listed beside values of another type are in `Types.words`.
     """
     properties = schema.get("properties")
     part = properties.get(name) if isinstance(properties, Mapping) else None
     if part is None:
         part = schema.get("additionalProperties")
-    found: set[str] = set()
+    found = _Found()
     _collect_types(part, schema, found, _MAX_HOPS)
-    return frozenset(found) or TEXT
+    if not found.types or found.types == TEXT:
+        return TEXT
+    types = Types(found.types)
+    texts = {value for value in found.listed if isinstance(value, str)}
+    others = {json.dumps(v) for v in found.listed if v is None or isinstance(v, int | float)}
+    types.words = frozenset(texts - others)
+    return types
 
 
-def _collect_types(part: Any, root: Mapping[str, Any], found: set[str], hops: int) -> None:
+@dataclass
+class _Found:
+    """What a schema says about one parameter."""
+
+    types: set[str] = field(default_factory=set)
+    listed: list[Any] = field(default_factory=list)
+    """The values of its enums."""
+    followed: set[str] = field(default_factory=set)
+    """References: each is followed once, since it may lead to itself."""
+
+
+def _collect_types(part: Any, root: Mapping[str, Any], found: _Found, hops: int) -> None:
     if not isinstance(part, Mapping) or hops == 0:
         return
     declared = part.get("type")
@@ -61,23 +87,26 @@ def _collect_types(part: Any, root: Mapping[str, Any], found: set[str], hops: in
         if isinstance(item, str):
             lowered = item.strip().lower()
             lowered = ALIASES.get(lowered, lowered)
-            found.add(lowered if lowered in _TYPES else "string")
+            found.types.add(lowered if lowered in _TYPES else "string")
+    values = part.get("enum", [part["const"]] if "const" in part else [])
+    found.listed += values if isinstance(values, list) else ()
     if declared is None:
-        values = part.get("enum", [part["const"]] if "const" in part else [])
         for value in values if isinstance(values, list) else ():
-            found.update(name for kind, name in _PYTHON_TYPES if type(value) is kind)
+            found.types.update(name for kind, name in _PYTHON_TYPES if type(value) is kind)
         if not values and "properties" in part:
-            found.add("object")
+            found.types.add("object")
         elif not values and "items" in part:
-            found.add("array")
+            found.types.add("array")
     if part.get("nullable") is True:
-        found.add("null")
+        found.types.add("null")
     for key in ("anyOf", "oneOf", "allOf"):
         branches = part.get(key)
         for branch in branches if isinstance(branches, list) else ():
             _collect_types(branch, root, found, hops - 1)
-    if isinstance(part.get("$ref"), str):
-        _collect_types(_follow(part["$ref"], root), root, found, hops - 1)
+    reference = part.get("$ref")
+    if isinstance(reference, str) and reference not in found.followed:
+        found.followed.add(reference)
+        _collect_types(_follow(reference, root), root, found, hops - 1)
 
 
 def _follow(reference: str, root: Mapping[str, Any]) -> Any:
@@ -93,10 +122,10 @@ def _follow(reference: str, root: Mapping[str, Any]) -> Any:
 def read_typed(text: str, types: frozenset[str]) -> tuple[Any, str]:
     """The value of a parameter's text, and a problem when it fits none of the types (then it is text).
 
-    In a union the narrowest type that the whole text fits wins, whatever the order: null, boolean,
-    integer, number, array or object, then string.
+    A text that an enum lists is that text. In a union the narrowest type that the whole text fits wins,
+    whatever the order: null, boolean, integer, number, array or object, then string.
     """
-    if types == TEXT:
+    if types == TEXT or (isinstance(types, Types) and text in types.words):
         return text, ""
     word = text.strip()
     if _is_null(word, types):
