@@ -68,6 +68,7 @@ class Card:
         lines = [
             f"{name}: {plural(s.rows, 'row')} = {s.converted} converted + {s.rejected} rejected; "
             + ", ".join(f"{dialect} {n}" for dialect, n in list(sort_counts(s.dialects).items())[:8])
+            + (f"; rejected.jsonl says why, most often: {s.commonest_reason()}" if s.rejected else "")
             for name, s in self.splits.items()
         ]
         if self.duplicates is not None and self.duplicates.any:

@@ -1,15 +1,23 @@
-"""The files of a report: their names, and whether they are ours to write anew."""
+"""The files of a report: their names, and whether they are ours to write anew.
+
+A page and a picture end with a mark that has the digest of what is above it, and a verdict has its own:
+what somebody changed is theirs.
+"""
 
 from __future__ import annotations
 
+import re
+from hashlib import sha256
 from pathlib import Path
 
 import orjson
 
+from stages.core.artifact import fingerprint_json
 from stages.core.errors import StageError
+from stages.core.records import Verdict
 
-MARK = "<!-- written by the report of fair-retest, which may write it anew -->"  # the last line of a page
-OWN_KEYS = {"schema_version", "report", "supported_answer"}  # of a Verdict, whatever its version
+_BY = "written by the report of fair-retest, which may write it anew"
+_MARK = re.compile(rf"<!-- {_BY}: ([0-9a-f]{{16}}) -->\n".encode())
 
 
 def plot_name(report: str) -> str:
@@ -17,14 +25,26 @@ def plot_name(report: str) -> str:
     return f"{report}-loss.svg"
 
 
+def sign_text(text: str) -> str:
+    """A text that ends with a line break, and the mark behind it: a comment in Markdown and in SVG."""
+    digest = _digest(text.encode("utf-8"))
+    return f"{text}<!-- {_BY}: {digest} -->\n"
+
+
+def sign_verdict(verdict: Verdict) -> Verdict:
+    """The verdict with the digest of its other fields."""
+    digest = fingerprint_json(verdict.model_dump(mode="json", exclude={"digest"}))
+    return verdict.model_copy(update={"digest": digest})
+
+
 def require_own_files(folder: Path, report: str, *, plot: bool) -> None:
-    """Raise StageError when a file of a report's name is no earlier report of that name.
+    """Raise StageError when a file of a report's name is no earlier report of that name, unchanged.
 
     `plot` says whether the report has a picture too.
     """
     owners = [(folder / f"{report}.md", _is_page), (folder / f"{report}.json", _is_verdict)]
     owners += [(folder / plot_name(report), _is_page)] if plot else []
-    foreign = [path for path, ours in owners if not ours(path)]
+    foreign = [path for path, ours in owners if path.exists() and not ours(path)]
     if foreign:
         raise StageError(
             f"{foreign[0]} was not written by the report, or was changed since: move it away, name "
@@ -33,16 +53,22 @@ def require_own_files(folder: Path, report: str, *, plot: bool) -> None:
 
 
 def _is_page(path: Path) -> bool:
-    """Whether a path is free, or holds a page or a picture that ends as reports end."""
-    return not path.exists() or path.read_bytes().endswith(f"\n{MARK}\n".encode())
+    """Whether a page or a picture ends with the mark of what it holds."""
+    text = path.read_bytes()
+    mark = next(iter(_MARK.finditer(text, max(text.rfind(b"<!--"), 0))), None)
+    return mark is not None and mark.end() == len(text) and mark[1].decode() == _digest(text[: mark.start()])
 
 
 def _is_verdict(path: Path) -> bool:
-    """Whether a path is free, or holds the verdict of a report of its name."""
-    if not path.exists():
-        return True
+    """Whether a file holds the verdict of a report of its name."""
     try:
         data = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError:
         return False
-    return isinstance(data, dict) and data.keys() >= OWN_KEYS and data["report"] == path.stem
+    if not isinstance(data, dict) or data.get("report") != path.stem:
+        return False
+    return data.pop("digest", None) == fingerprint_json(data)
+
+
+def _digest(text: bytes) -> str:
+    return sha256(text).hexdigest()[:16]

@@ -480,3 +480,4 @@ class Verdict(Record):
     seeds: list[SeedAnswer] = Field(
         default_factory=list, description="every seed of the arm on that suite, where there are several"
     )
+    digest: str | None = Field(None, description="SHA-256 of the other fields, as the report wrote them")

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from stages.core.matrices import Matrices, spread_rows
+from stages.core.words import plural
 
 ROWS = 32  # of a matrix that are looked at; groups lie in rows, so each is rounded as in the whole
 
@@ -48,8 +49,8 @@ def describe_change(change: Change) -> str:
     """The median layer in a line."""
     ratio, kept = (median(layer[key] for layer in change.values()) for key in ("ratio", "kept"))
     return (
-        f"the adapter's change of the weights after rounding: {ratio:.2f} times its size, "
-        f"{100 * kept:.0f} % of it kept (median of {len(change)} layers)"
+        f"rounding keeps {100 * kept:.0f} % of what the adapter changed (the median of "
+        f"{plural(len(change), 'layer')}; with what rounding adds it is {ratio:.1f} times as large)"
     )
 
 

@@ -43,10 +43,9 @@ def _build_parser() -> Parser:
         fixes="the arm that the verdict is about (default: fair, else the most repaired)",
         seed="the seed that the verdict is about (default: the lowest measured)",
         data="root of all outputs that are reported on, as retest_fair --out has it (default: artifacts)",
-        out="folder of the reports (default: reports)",
+        out="folder of the reports (default: reports, with --data FOLDER its reports)",
         force="replace files of the same names that are no earlier reports",
     )
-    parser.set_defaults(out=Path("reports"))
     parser.add_argument(
         "--reference", help="preset of the large model (default: the one that the preset names)"
     )
@@ -70,6 +69,7 @@ def _read_request(args: argparse.Namespace) -> Request:
                 f"no folder {args.data}: --data takes the root of all outputs, such as artifacts"
             )
         os.environ["FAIR_RETEST_ARTIFACTS"] = str(args.data)
+    args.out = args.out or (args.data or Path()) / "reports"
     return Request(args.model, args.fixes, args.seed, args.reference, args.out, args.force)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from stages.core.pages import MARK, plot_name, require_own_files
+from stages.core.pages import plot_name, require_own_files, sign_text
 from stages.core.records import Verdict, write_record
 
 
@@ -21,14 +21,13 @@ def save_page(
     target = folder / f"{verdict.report}.md"
     folder.mkdir(parents=True, exist_ok=True)
     if plot:
-        _write(folder / plot_name(verdict.report), plot.rstrip("\n"), "\n")
-    _write(target, "\n\n".join(part for part in page if part), "\n\n")
+        _write(folder / plot_name(verdict.report), plot.rstrip("\n") + "\n")
+    _write(target, "\n\n".join(part for part in page if part) + "\n\n")
     write_record(folder / f"{verdict.report}.json", verdict)
     return target
 
 
-def _write(path: Path, text: str, gap: str) -> None:
-    """Write a text and the mark behind it, which is a comment in Markdown and in SVG."""
+def _write(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(f"{text}{gap}{MARK}\n", "utf-8")
+    partial.write_text(sign_text(text), "utf-8")
     partial.replace(path)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from textwrap import shorten
 
 from stages.core import progress
-from stages.core.cli import Options
+from stages.core.cli import Options, artifacts_root
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR
-from stages.core.pages import plot_name
+from stages.core.pages import plot_name, sign_verdict
 from stages.core.preset import Preset, preset_names
 from stages.core.records import Verdict
 from stages.report.arms import describe_arms, write_findings, write_fixes, write_suites
@@ -48,7 +49,10 @@ def write_reports(request: Request) -> dict[str, Verdict]:
         verdict = report_model(load_model_preset(request.model, request.reference), request)
         return {verdict.report: verdict}
     written, problems = {}, []
-    for name in [FIRST_EXPERIMENT, *evaluated_models()]:
+    models = evaluated_models()
+    if not models:
+        progress.say(f"  no evaluation in {artifacts_root()}: the first experiment alone")
+    for name in [FIRST_EXPERIMENT, *models]:
         if name not in (FIRST_EXPERIMENT, *preset_names()):
             progress.say(
                 f"  {name}: not one of our presets; name it with --model FILE.toml or --model FOLDER"
@@ -152,9 +156,12 @@ def save_report(
     request: Request, verdict: Verdict, page: Sequence[str], large: str, plot: str | None = None
 ) -> Verdict:
     """Write the page, its picture and the verdict, and say the verdict."""
+    verdict = sign_verdict(verdict)
     target = save_page(request.out, verdict, page, plot, force=request.force)
     answer = name_answer(verdict.supported_answer, large) + (f" ({verdict.cause})" if verdict.cause else "")
     progress.say(f"  {verdict.report}: {describe_rule(verdict, large)}")
+    if verdict.cause and verdict.reasons:
+        progress.say(f"  {verdict.report}: {shorten(verdict.reasons[0], 160, placeholder=' ...')}")
     progress.say(f"  {verdict.report}: verdict {answer}, report {target}")
     if depends_on_seed(verdict):
         progress.say(f"  {verdict.report}: another seed would have led to another answer, see the report")

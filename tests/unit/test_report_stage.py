@@ -62,11 +62,35 @@ def test_files_of_others_are_not_written_over(two_arms: World, name: str, text: 
 
 def test_a_report_that_was_changed_is_kept(two_arms: World) -> None:
     two_arms.write()
-    page = two_arms.reports / "smol.md"
-    page.write_text(two_arms.page() + "\nWe decided to wait.\n")
-    with pytest.raises(StageError, match="was not written by the report, or was changed since"):
-        two_arms.write()
-    assert "We decided to wait." in two_arms.page()
+    for name, old, new in (
+        ("smol.md", "## Decision matrix", "We decided to wait.\n\n## Decision matrix"),
+        ("smol.md", "", "We decided to wait.\n"),
+        ("smol.json", '"seed": 0', '"seed": 1'),
+        ("smol-loss.svg", "</svg>", "<!-- ours --></svg>"),
+    ):
+        path = two_arms.reports / name
+        text = path.read_text()
+        changed = text.replace(old, new, 1) if old else text + new
+        assert changed != text
+        path.write_text(changed)
+        with pytest.raises(StageError, match=f"{name} was not written by the report, or was changed since"):
+            two_arms.write()
+        assert path.read_text() == changed
+        path.write_text(text)
+    two_arms.write()
+
+
+def test_reports_of_other_outputs_lie_beside_them(
+    two_arms: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(two_arms.artifacts))  # main sets it anew
+    assert main(["--data", str(two_arms.artifacts), "--model", "smol"]) == 0
+    assert (two_arms.artifacts / "reports" / "smol.md").is_file()
+    (tmp_path / "empty").mkdir()
+    assert main(["--data", "empty"]) == 0
+    assert "no evaluation in empty: the first experiment alone" in capfd.readouterr().out
+    assert not (tmp_path / "reports").exists()
 
 
 def test_another_reports_verdict_is_kept(two_arms: World) -> None:
@@ -82,7 +106,10 @@ def test_the_last_lines_say_verdict_rule_and_place(
     two_arms: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--model", "smol", "--out", str(two_arms.reports)]) == 0
-    rule, verdict, done = capsys.readouterr().out.splitlines()
+    rule, why, verdict, done = capsys.readouterr().out.splitlines()
+    assert (
+        why == "  smol: Too few queries: the 95 % interval of the ratio reaches from 'split' to 'use small'."
+    )
     assert rule == (
         "  smol: the rule's answer to the point estimate: use small; 20 of 20 queries of core20 decided "
         "right, 100 % of 30B, 95 % interval 84 % to 120 %"
@@ -97,7 +124,9 @@ def test_without_a_ratio_the_last_lines_say_so(world: World, capsys: pytest.Capt
     world.evaluate(FAIR, answer_right, suite_version=7)
     world.audit(FAIR)
     world.write()
-    rule, verdict = capsys.readouterr().out.splitlines()
+    rule, why, verdict = capsys.readouterr().out.splitlines()
+    assert why.startswith("  smol: ")
+    assert "suite core20 version 7 against" in why
     assert rule == (
         "  smol: the rule gives no answer: 20 of 20 queries of core20 decided right, "
         "and no ratio to 30B can be formed"
