@@ -67,7 +67,7 @@ def _is_verdict(path: Path) -> bool:
         return False
     if not isinstance(data, dict) or data.get("report") != path.stem:
         return False
-    return data.pop("digest", None) == fingerprint_json(data)
+    return bool(data.pop("digest", None) == fingerprint_json(data))
 
 
 def _digest(text: bytes) -> str:
