@@ -38,7 +38,15 @@ def test_a_mixture_of_experts_trains_and_answers(
     )
     model = ["--model", str(qwen3_moe_run.model), "--fixes", ",".join(qwen3_moe_run.fixes)]
     commands = {
-        "eval": ["--data", str(qwen3_moe_run.model), "--suites", str(suite), "--max-tokens", "2", "--ask-again"],
+        "eval": [
+            "--data",
+            str(qwen3_moe_run.model),
+            "--suites",
+            str(suite),
+            "--max-tokens",
+            "2",
+            "--ask-again",
+        ],
         "train": [
             *("--data", str(qwen3_moe_run.folder("convert_data"))),
             *("--iters", "1", "--batch-size", "1", "--num-layers", "1"),
