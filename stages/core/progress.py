@@ -19,6 +19,7 @@ from tqdm import tqdm
 from stages.core.words import show_controls
 
 LOG_VARIABLE = "FAIR_RETEST_LOG"  # set for the stages of one retest, so that they share its log
+LABEL_VARIABLE = "FAIR_RETEST_LABEL"  # stands before the lines of a stage that has another beside it
 EARLY = 0.1  # share of the work before which no estimate is shown
 LINE_EVERY = 15.0  # seconds between progress lines where there is no terminal
 MEMORY_EVERY = 2.0  # seconds between memory samples
@@ -37,17 +38,23 @@ def stream() -> TextIO:
     return sys.stderr if _on_stderr else sys.stdout
 
 
+def line_label() -> str:
+    """What every line begins with, or nothing for a stage that has the terminal for itself."""
+    return os.environ.get(LABEL_VARIABLE, "")
+
+
 def say(text: str) -> None:
     """Print one line above any bar. What a server or a file put into it does not steer the terminal."""
-    tqdm.write(show_controls(text), file=stream())
+    mark = f"{line_label()} | " if line_label() else ""
+    tqdm.write(mark + show_controls(text), file=stream())
     stream().flush()
 
 
 class Bar:
-    """A progress bar on a terminal, and a line now and then anywhere else."""
+    """A progress bar on a terminal, and a line now and then anywhere else, or beside another stage."""
 
     def __init__(self, label: str, total: int, unit: str, done: int = 0) -> None:
-        self._live = stream().isatty()
+        self._live = stream().isatty() and not line_label()
         self._next_line = time.monotonic() + LINE_EVERY
         self._tqdm = tqdm(
             total=total,
@@ -128,11 +135,12 @@ def new_log_file(folder: Path, name: str) -> Path:
 
 
 def write_log(path: Path, stage: str, event: str, **facts: Any) -> None:
-    """Append one event as a JSON line."""
+    """Append one event as a JSON line; what runs beside another stage is told apart by its label."""
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "stage": stage,
         "event": event,
+        **({"beside": line_label().strip()} if line_label() else {}),
         **facts,
     }
     with path.open("ab") as file:

@@ -95,7 +95,8 @@ def _summarize(arm: Arm, train: Sequence[LossPoint], valid: Sequence[LossPoint])
     done = f"{plural(steps, 'step')}, {rows}{number(seconds, 's', 0)}"
     processes = int(arm.manifests["train"].facts.get("ranks") or 1) if "train" in arm.manifests else 1
     each = f" in each of {processes} processes" if processes > 1 else ""
-    lines.append(f"{done}, {speed}, peak {number(_peak(arm), 'GB')}{each}.")
+    beside = " (beside another arm, on the same cores)" if facts.get("beside_another") else ""
+    lines.append(f"{done}{beside}, {speed}, peak {number(_peak(arm), 'GB')}{each}.")
     return " ".join(lines)
 
 

@@ -10,7 +10,7 @@ from stages import retest_fair as package
 from stages.core.cli import build_parser, guard, read_options
 from stages.core.errors import StageError
 from stages.core.fixes import distinct_arms, require_taken
-from stages.core.flags import add_row_flags, seed_list
+from stages.core.flags import add_row_flags, seed_list, whole_number
 from stages.core.interrupts import catch_interrupts
 from stages.retest_fair.stage import Plan, retest
 
@@ -22,6 +22,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--arms", help="arms to run, such as flawed,fair or fair,json+tools (%(default)s)")
     parser.add_argument(
         "--seeds", type=seed_list, metavar="N,N,…", help="train and evaluate every arm with each of these"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=whole_number,
+        metavar="N",
+        help="arms that train side by side (default: 2 of a small model)",
     )
     parser.add_argument(
         "--despite-audit", action="store_true", help="train even if the fair arm's audit is critical"
@@ -40,6 +46,8 @@ def _read_plan(args: argparse.Namespace) -> Plan:
         raise StageError("--fixes names one arm and --arms several: give one of the two")
     if args.seed is not None and args.seeds is not None:
         raise StageError("--seed names one seed and --seeds several: give one of the two")
+    if args.jobs is not None and args.jobs < 1:
+        raise StageError(f"--jobs {args.jobs}: use 1 for one arm after the other, or more")
     share = options.rows.get("valid_share")
     if share is not None and not 0 < share < 1:
         raise StageError(
@@ -50,7 +58,9 @@ def _read_plan(args: argparse.Namespace) -> Plan:
     arms = distinct_arms(texts) if args.fixes is None else (options.fixes,)
     require_taken(options.overrides, arms)
     seeds = args.seeds or (options.seed,)
-    return Plan(options, arms, model=args.model, seeds=seeds, despite_audit=args.despite_audit)
+    return Plan(
+        options, arms, model=args.model, seeds=seeds, despite_audit=args.despite_audit, jobs=args.jobs
+    )
 
 
 if __name__ == "__main__":

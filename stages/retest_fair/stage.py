@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from stages.core import progress
+from stages.core.blas import count_cpus
 from stages.core.cli import SEEDLESS, Options, artifacts_root
-from stages.core.errors import StageError, StageFailed
+from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FIXES, FixSet, arm_name, arm_slug, takes_option
 from stages.core.flags import is_taken, option_words
 from stages.core.models import expect_weights, require_model
 from stages.core.pages import require_own_files
-from stages.core.platform import require_disk
+from stages.core.platform import available_memory_gb, require_disk
 from stages.core.records import AuditReport, read_record
 from stages.core.suite import load_suites
+from stages.retest_fair.processes import Call, run_stages
 
-TRAINING = ("train", "fuse", "quantize", "eval")
+AFTER_TRAINING = ("fuse", "quantize", "eval")
 QUANTIZED_BYTES = 1.2  # of a parameter at the most, at 8 bits and with its scales
-STOP_SECONDS = 60.0  # an interrupted stage may save its work for so long
+TRAINING_BYTES = 40  # of a parameter in memory, while a small model trains on a CPU; 33 were measured
+SIDE_BY_SIDE = 2  # trainings that share the cores unless --jobs says otherwise
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Plan:
     model: str
     seeds: tuple[int, ...]
     despite_audit: bool = False
+    jobs: int | None = None  # trainings side by side; None: as many as do some good
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,11 @@ def retest(plan: Plan) -> int:
     _announce(plan, log)
     check_inputs(plan)
     with progress.run_log("retest_fair", root / "logs", model=plan.options.preset.name):
-        for step in list_steps(plan):
-            _run_stage(step.stage, stage_arguments(plan, step))
-            if step.stage == "audit":
-                _heed_audit(plan, step)
-        _run_stage("report", report_arguments(plan), last=True)
+        for steps in list_groups(plan, plan.jobs or choose_jobs(plan)):
+            run_stages(list_calls(plan, steps))
+            if steps[0].stage == "audit":
+                _heed_audit(plan, steps[0])
+        run_stages([Call("report", report_arguments(plan))], last=True)
     progress.say(f"retest_fair: done in {time.perf_counter() - started:.0f} s, timings and memory in {log}")
     return 0
 
@@ -93,13 +95,40 @@ def list_steps(plan: Plan) -> Iterator[Step]:
     """
     seen: set[tuple[str, str, int | None]] = set()
     rounds: list[tuple[tuple[str, ...], int | None]] = [(SEEDLESS, None)]
-    rounds += [(TRAINING, seed) for seed in plan.seeds]
+    rounds += [(stages, seed) for seed in plan.seeds for stages in (("train",), AFTER_TRAINING)]
     for stages, seed in rounds:
         for fixes in plan.arms:
             for stage in stages:
                 if (key := (stage, arm_slug(fixes, stage), seed)) not in seen:
                     seen.add(key)
                     yield Step(stage, fixes, seed)
+
+
+def list_groups(plan: Plan, jobs: int) -> Iterator[list[Step]]:
+    """The steps in their order, `jobs` trainings of one seed together and every other step alone."""
+    for (stage, _), group in groupby(list_steps(plan), key=lambda step: (step.stage, step.seed)):
+        steps, size = list(group), jobs if stage == "train" else 1
+        yield from (steps[i : i + size] for i in range(0, len(steps), size))
+
+
+def choose_jobs(plan: Plan) -> int:
+    """How many arms train side by side: those of a small model leave cores idle, and fit into memory."""
+    preset = plan.options.preset
+    if preset.train.ranks > 1:
+        return 1
+    each_gb = expect_weights(preset).billions * TRAINING_BYTES
+    fitting = int(available_memory_gb() / each_gb)
+    return max(min(SIDE_BY_SIDE, count_cpus(), fitting), 1)
+
+
+def list_calls(plan: Plan, steps: list[Step]) -> list[Call]:
+    """What is run for steps that go together; where there are several, their lines begin with the arm."""
+    names = [arm_name(step.fixes) if len(steps) > 1 else "" for step in steps]
+    width = max(map(len, names))
+    return [
+        Call(step.stage, stage_arguments(plan, step), label=name.ljust(width))
+        for step, name in zip(steps, names, strict=True)
+    ]
 
 
 def stage_arguments(plan: Plan, step: Step) -> list[str]:
@@ -148,16 +177,6 @@ def estimate_disk_gb(plan: Plan) -> float:
     return 0.1 + (weights.whole_gb + weights.billions * QUANTIZED_BYTES) * len(missing)
 
 
-def stage_python(stage: str) -> str:
-    """The interpreter of a stage's own environment, beside the one that runs here; else this one.
-
-    With `nox -P 3.12` all have the same ending: `retest_fair-3-12` and `train-3-12`.
-    """
-    here = Path(sys.prefix)
-    own = here.with_name(stage + here.name.removeprefix("retest_fair")) / "bin" / "python"
-    return str(own) if here.name.startswith("retest_fair") and own.exists() else sys.executable
-
-
 def _announce(plan: Plan, log: Path) -> None:
     options = plan.options
     progress.say(f"retest_fair: {options.preset.title}, arms {', '.join(arm_name(a) for a in plan.arms)}")
@@ -174,31 +193,6 @@ def _announce(plan: Plan, log: Path) -> None:
         reached = [arm_name(fixes) for fixes in plan.arms if takes_option(fixes, name)]
         if len(reached) < len(plan.arms):
             progress.say(f"  {' '.join(option_words(name, value))} reaches {', '.join(reached)} alone")
-
-
-def _run_stage(stage: str, arguments: list[str], *, last: bool = False) -> None:
-    """Run one stage to its end. Ctrl-C reaches it as well; it gets time to save its work.
-
-    With --json only the last stage, the report, has stdout.
-    """
-    command = [stage_python(stage), "-m", f"stages.{stage}", *arguments]
-    process = subprocess.Popen(command, stdout=progress.stream() if not last else None)
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        raise
-    if code == 130:
-        raise KeyboardInterrupt
-    if code == 2:
-        progress.say(f"retest_fair: stopped at {stage}; what was finished before it is kept")
-        raise StageFailed(stage)
-    if code:
-        raise StageError(f"{stage} ended with exit code {code}; what was finished before it is kept")
 
 
 def _heed_audit(plan: Plan, step: Step) -> None:

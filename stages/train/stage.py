@@ -94,6 +94,7 @@ def train(options: Options) -> Outcome:
             "best_step": state.best_step,
             "rows": len(train_rows),
             "ranks": ranks.size,
+            "beside_another": bool(progress.line_label()),
             "device_peak_gb": device_peak_gb(),
         }
         build.seed, build.template = options.seed, template_hash(tokenizer)

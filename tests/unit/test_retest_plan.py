@@ -19,20 +19,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from stages.core.blas import count_cpus
 from stages.core.cli import SEEDLESS, Options, build_parser, read_options
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FLAWED, FixSet, arm_slug, require_taken
 from stages.core.preset import SECTIONS, load_preset
 from stages.retest_fair.__main__ import main
+from stages.retest_fair.processes import stage_python
 from stages.retest_fair.stage import (
+    SIDE_BY_SIDE,
     Plan,
     Step,
     check_inputs,
+    choose_jobs,
     estimate_disk_gb,
+    list_calls,
+    list_groups,
     list_steps,
     report_arguments,
     stage_arguments,
-    stage_python,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,11 +91,34 @@ def sections_of(stage: str) -> tuple[str, ...]:
 
 
 def test_both_arms_convert_and_audit_before_any_training() -> None:
-    stages = ("train", "fuse", "quantize", "eval")
+    stages = ("fuse", "quantize", "eval")
     assert list(list_steps(plan(FLAWED, FAIR))) == [
         Step("convert_data", FLAWED), Step("audit", FLAWED), Step("convert_data", FAIR), Step("audit", FAIR),
+        Step("train", FLAWED, 0), Step("train", FAIR, 0),
         *(Step(stage, FLAWED, 0) for stage in stages), *(Step(stage, FAIR, 0) for stage in stages),
     ]  # fmt: skip
+
+
+def test_only_trainings_of_one_seed_run_side_by_side() -> None:
+    asked = plan(FLAWED, FAIR, ("json", "tools"), seeds=(4, 1))
+    groups = list(list_groups(asked, 2))
+    assert [step for group in groups for step in group] == list(list_steps(asked))
+    assert [(group[0].seed, len(group)) for group in groups if group[0].stage == "train"] == [(4, 2), (1, 2)]
+    assert {len(group) for group in groups if group[0].stage != "train"} == {1}
+    assert {len(group) for group in list_groups(asked, 1)} == {1}
+
+
+def test_the_lines_of_arms_side_by_side_begin_with_their_names() -> None:
+    asked = plan(FLAWED, FAIR)
+    both = list_calls(asked, [Step("train", FLAWED, 0), Step("train", FAIR, 0)])
+    assert [call.label for call in both] == ["flawed", "fair  "]
+    assert [call.label for call in list_calls(asked, [Step("train", FAIR, 0)])] == [""]
+
+
+def test_a_large_model_trains_one_arm_after_the_other() -> None:
+    assert choose_jobs(plan(FLAWED, FAIR, overrides={"billions": 7.0e3})) == 1
+    assert choose_jobs(plan(FLAWED, FAIR, overrides={"ranks": 2})) == 1
+    assert choose_jobs(plan(FLAWED, FAIR, overrides={"billions": 1e-6})) == min(SIDE_BY_SIDE, count_cpus())
 
 
 def test_every_seed_trains_every_arm_and_data_are_converted_once() -> None:

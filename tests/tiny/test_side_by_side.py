@@ -1,0 +1,56 @@
+"""Stages that a retest runs side by side: the same outputs as one after the other, and one end for all."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from stages.core.artifact import read_manifest
+from stages.core.errors import StageFailed
+from stages.retest_fair.processes import Call, run_stages
+from tests.pipeline import Pipeline, start_stage
+from tests.tiny.test_train import train_arguments
+
+SHORT = {"iters": 4, "save_every": 2, "eval_every": 4, "num_layers": 1}
+
+
+@pytest.fixture(autouse=True)
+def own_place(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(artifacts))
+
+
+def test_company_changes_no_adapter(
+    llama_run: Pipeline, artifacts: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    commands = {
+        name: [*train_arguments(llama_run, tmp_path / name, **SHORT), "--seed", seed]
+        for name, seed in (("one", "1"), ("two", "2"))
+    }
+    run_stages([Call("train", command, label=name) for name, command in commands.items()])
+    lines = capfd.readouterr().out.splitlines()
+    assert {line.partition(" | ")[0] for line in lines} == {"one", "two"}, "each line says whose it is"
+    alone = start_stage("train", [*commands["one"], "--out", str(tmp_path / "alone")], artifacts)
+    assert (alone.communicate(timeout=120)[1], alone.returncode) == ("", 0)
+    one, two, lonely = ((tmp_path / name / "adapters.safetensors") for name in ("one", "two", "alone"))
+    assert one.read_bytes() == lonely.read_bytes()
+    assert one.read_bytes() != two.read_bytes()
+    manifests = [read_manifest(tmp_path / name) for name in ("one", "two", "alone")]
+    assert [made.facts["beside_another"] for made in manifests if made] == [True, True, False]
+
+
+def test_when_one_fails_the_others_stop(
+    llama_run: Pipeline, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    long = train_arguments(llama_run, tmp_path / "long", **SHORT | {"iters": 5000})
+    wrong = train_arguments(llama_run, tmp_path / "wrong", **SHORT | {"batch_size": 999})
+    started = time.monotonic()
+    with pytest.raises(StageFailed):
+        run_stages([Call("train", long, label="long"), Call("train", wrong, label="wrong")])
+    assert time.monotonic() - started < 60
+    out, error = capfd.readouterr()
+    assert "train: batch size 999 is larger than the" in error
+    assert out.endswith("retest_fair: stopped at train; what was finished before it is kept\n")
+    assert not (tmp_path / "long").exists()
+    assert not list(tmp_path.glob(".*.lock")), "nothing goes on"
