@@ -16,6 +16,7 @@ from stages.core.definitions import read_tools_file
 from stages.core.fixes import FixSet
 from stages.core.preset import ModelSetup
 from stages.core.tools import EXECUTE_CODE
+from stages.core.words import name_some
 
 TOOLS_FILE = "tools.json"
 REVIEW_FILE = "tools_review.md"
@@ -63,6 +64,5 @@ def write_tools(tools: Sequence[Tool], path: Path) -> None:
 
 
 def _describe(names: Sequence[str], origin: str) -> str:
-    shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-    text = f"{origin}: {shown}." if names else f"{origin}."
+    text = f"{origin}: {name_some(names, 12)}." if names else f"{origin}."
     return text[0].upper() + text[1:]
