@@ -10,7 +10,7 @@ from stages import retest_fair as package
 from stages.core.cli import build_parser, guard, read_options
 from stages.core.errors import StageError
 from stages.core.fixes import distinct_arms, require_taken
-from stages.core.flags import add_row_flags, seed_list
+from stages.core.flags import add_ask_again, add_row_flags, seed_list
 from stages.core.interrupts import catch_interrupts
 from stages.retest_fair.stage import Plan, retest
 
@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the options and run the retest."""
     parser = build_parser("retest_fair", package.__doc__ or "", ("train", "quantize", "eval"), arm=None)
     add_row_flags(parser)
+    add_ask_again(parser)
     parser.add_argument("--arms", help="arms to run, such as flawed,fair or fair,json+tools (%(default)s)")
     parser.add_argument(
         "--seeds", type=seed_list, metavar="N,N,…", help="train and evaluate every arm with each of these"
@@ -50,7 +51,7 @@ def _read_plan(args: argparse.Namespace) -> Plan:
     arms = distinct_arms(texts) if args.fixes is None else (options.fixes,)
     require_taken(options.overrides, arms)
     seeds = args.seeds or (options.seed,)
-    return Plan(options, arms, model=args.model, seeds=seeds, despite_audit=args.despite_audit)
+    return Plan(options, arms, args.model, seeds, args.despite_audit, args.ask_again)
 
 
 if __name__ == "__main__":

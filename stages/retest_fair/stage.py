@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from stages.core import progress
-from stages.core.cli import SEEDLESS, Options, artifacts_root
+from stages.core.artifact import MANIFEST, unfinished_folder
+from stages.core.cli import SEEDLESS, TO_MAKE, Options, artifacts_root
 from stages.core.errors import StageError, StageFailed
-from stages.core.fixes import FAIR, FIXES, FixSet, arm_name, arm_slug, takes_option
+from stages.core.fixes import FAIR, FIXES, UPSTREAM, FixSet, arm_name, arm_slug, takes_option
 from stages.core.flags import is_taken, option_words
 from stages.core.models import expect_weights, require_model
 from stages.core.pages import require_own_files
 from stages.core.platform import require_disk
 from stages.core.records import AuditReport, read_record
 from stages.core.suite import load_suites
+from stages.core.words import number_each
 
 TRAINING = ("train", "fuse", "quantize", "eval")
 QUANTIZED_BYTES = 1.2  # of a parameter at the most, at 8 bits and with its scales
+_FORCED = re.compile(r": [^:]*--force[^:]*$")  # what a stage says of its own output alone
 STOP_SECONDS = 60.0  # an interrupted stage may save its work for so long
 
 
@@ -36,6 +41,7 @@ class Plan:
     model: str
     seeds: tuple[int, ...]
     despite_audit: bool = False
+    ask_again: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,8 +65,10 @@ def retest(plan: Plan) -> int:
     _announce(plan, log)
     check_inputs(plan)
     with progress.run_log("retest_fair", root / "logs", model=plan.options.preset.name):
+        finished = find_finished(plan)
         for step in list_steps(plan):
-            _run_stage(step.stage, stage_arguments(plan, step))
+            if step not in finished:
+                _run_stage(step.stage, stage_arguments(plan, step))
             if step.stage == "audit":
                 _heed_audit(plan, step)
         _run_stage("report", report_arguments(plan), last=True)
@@ -102,6 +110,43 @@ def list_steps(plan: Plan) -> Iterator[Step]:
                     yield Step(stage, fixes, seed)
 
 
+def find_finished(plan: Plan) -> set[Step]:
+    """Ask the stages whose output is there which of them have nothing to do, before any work is begun.
+
+    With --force all of them have. Raises StageError naming every output that was made otherwise. One whose
+    input is missing is judged when it is its turn: nobody knows before what that input will be.
+    """
+    finished, problems = set(), []
+    for step in list_steps(plan):
+        if plan.options.force or not _can_be_asked(plan, step):
+            continue
+        code, line = _ask_stage(step.stage, [*stage_arguments(plan, step), "--check"])
+        if code == 2:
+            problems.append(line)
+        elif code != TO_MAKE:
+            finished.add(step)
+    if problems:
+        raise StageError(explain_all(problems))
+    return finished
+
+
+def explain_all(problems: Sequence[str]) -> str:
+    """What several stages say of their outputs, in one line; what --force does is said of all of them."""
+    told = [_FORCED.sub("", problem) for problem in problems]
+    remedy = ": --force makes everything anew, --out FOLDER keeps what is there" if told != problems else ""
+    return "; ".join(told) + remedy
+
+
+def _can_be_asked(plan: Plan, step: Step) -> bool:
+    """Whether there is an output of the step, or an unfinished one, and the output that it is made of."""
+    if step.stage == "eval" and plan.ask_again:
+        return False
+    options = replace(plan.options, fixes=step.fixes, seed=step.seed or 0)
+    place, source = options.place(step.stage), UPSTREAM.get(step.stage)
+    begun = place.exists() or unfinished_folder(place).exists()
+    return begun and (source is None or (options.place(source) / MANIFEST).is_file())
+
+
 def stage_arguments(plan: Plan, step: Step) -> list[str]:
     """The command-line options of one stage: the common ones and those of its preset sections."""
     options = plan.options
@@ -114,6 +159,8 @@ def stage_arguments(plan: Plan, step: Step) -> list[str]:
         arguments.append("--force")
     if step.stage == "convert_data":
         arguments += [word for name, value in options.rows.items() for word in option_words(name, value)]
+    if step.stage == "eval" and plan.ask_again:
+        arguments.append("--ask-again")
     for name, value in options.overrides.items():
         taken = step.stage != "quantize" or takes_option(step.fixes, name)
         if taken and is_taken(name, step.stage):
@@ -161,7 +208,7 @@ def stage_python(stage: str) -> str:
 def _announce(plan: Plan, log: Path) -> None:
     options = plan.options
     progress.say(f"retest_fair: {options.preset.title}, arms {', '.join(arm_name(a) for a in plan.arms)}")
-    seeds = f"seed{'s' * (len(plan.seeds) > 1)} {', '.join(map(str, plan.seeds))}"
+    seeds = number_each("seed", plan.seeds)
     progress.say(f"  {seeds}, reference {options.preset.model.reference}, log {log}")
     if share := options.rows.get("valid_share"):
         progress.say(f"  valid: {share:g} of the rows, drawn with seed 0, the same ones for every seed")
@@ -181,24 +228,42 @@ def _run_stage(stage: str, arguments: list[str], *, last: bool = False) -> None:
 
     With --json only the last stage, the report, has stdout.
     """
-    command = [stage_python(stage), "-m", f"stages.{stage}", *arguments]
-    process = subprocess.Popen(command, stdout=progress.stream() if not last else None)
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        raise
-    if code == 130:
-        raise KeyboardInterrupt
+    code, _ = _run_process(stage, arguments, stdout=None if last else progress.stream())
     if code == 2:
         progress.say(f"retest_fair: stopped at {stage}; what was finished before it is kept")
         raise StageFailed(stage)
     if code:
         raise StageError(f"{stage} ended with exit code {code}; what was finished before it is kept")
+
+
+def _ask_stage(stage: str, arguments: list[str]) -> tuple[int, str]:
+    """The exit code of a stage that is to make nothing: 0, 2 or TO_MAKE; for 2 the line that says why."""
+    code, said = _run_process(stage, arguments, stdout=progress.stream(), stderr=subprocess.PIPE)
+    lines = said.splitlines()
+    line = lines.pop() if code == 2 and lines else ""
+    for other in lines:
+        print(other, file=sys.stderr)
+    if code not in (0, 2, TO_MAKE):
+        raise StageError(f"{stage} ended with exit code {code} when it was asked what there is to do")
+    return code, line.removeprefix(f"{stage}: ")
+
+
+def _run_process(stage: str, arguments: list[str], **streams: Any) -> tuple[int, str]:
+    """The exit code of a stage, and what it said on stderr where that is a pipe."""
+    command = [stage_python(stage), "-m", f"stages.{stage}", *arguments]
+    process = subprocess.Popen(command, text=True, errors="replace", **streams)
+    try:
+        _, said = process.communicate()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.communicate(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
+    if process.returncode == 130:
+        raise KeyboardInterrupt
+    return process.returncode, said or ""
 
 
 def _heed_audit(plan: Plan, step: Step) -> None:
