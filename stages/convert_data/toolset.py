@@ -48,7 +48,7 @@ def write_tool_files(context: ConvertContext, census: Census | None, folder: Pat
         write_tools(context.tools, folder / TOOLS_FILE)
     if context.given:
         return _describe(names, "given for all rows, see tools.json")
-    own = f"{census.defining} rows have their own; the others: " if census and census.defining else ""
+    own = f"{_count_own(census.defining)}; the others: " if census and census.defining else ""
     if census is not None and census.inferred:
         write_review(census, folder / REVIEW_FILE)
         return _describe(names, f"{own}inferred from the calls, see tools.json and tools_review.md")
@@ -61,6 +61,10 @@ def write_tools(tools: Sequence[Tool], path: Path) -> None:
     """Write `tools.json`: a list in OpenAI shape, as `--tools` reads it."""
     data = [tool.to_json() for tool in tools]
     path.write_bytes(orjson.dumps(data, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+def _count_own(rows: int) -> str:
+    return "1 row has its own" if rows == 1 else f"{rows} rows have their own"
 
 
 def _describe(names: Sequence[str], origin: str) -> str:
