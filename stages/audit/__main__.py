@@ -6,13 +6,22 @@ import sys
 from collections.abc import Sequence
 
 from stages import audit as package
-from stages.audit.stage import audit
+from stages.audit.recipe import make_recipe
+from stages.audit.stage import audit, recall_audit
 from stages.core.cli import run_stage
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the options and audit."""
-    return run_stage("audit", package.__doc__, audit, argv, sections=("train", "quantize", "eval"))
+    return run_stage(
+        "audit",
+        package.__doc__,
+        audit,
+        argv,
+        make_recipe=make_recipe,
+        recall=recall_audit,
+        sections=("train", "quantize", "eval"),
+    )
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ def _cells(finding: Finding) -> list[str | int]:
 
 def _line(finding: Finding) -> str:
     flaw = f" (flaw {finding.flaw})" if finding.flaw else ""
-    return f"{finding.severity} {finding.place}.{finding.check}{flaw}: {finding.message}"
+    cure = "" if finding.severity == "info" else f". To do: {finding.fix}"
+    return f"{finding.severity} {finding.place}.{finding.check}{flaw}: {finding.message}{cure}"
 
 
 def _summary(report: AuditReport) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from stages import convert_data as package
 from stages.convert_data.request import add_flags, read_request
-from stages.convert_data.stage import convert_data
+from stages.convert_data.stage import convert_data, find_output
 from stages.core import progress
-from stages.core.cli import Options, Outcome, build_parser, guard, read_options, run_work
+from stages.core.cli import Options, Outcome, answer_to_make, build_parser, guard, read_options, run_work
 from stages.core.interrupts import catch_interrupts
 
 
@@ -33,7 +33,13 @@ def _run(args: argparse.Namespace) -> int:
         return convert_data(options, request)
 
     progress.talk_on_stderr(args.json)
-    return run_work("convert_data", work, read_options(args))
+    options = read_options(args)
+    if not options.check:
+        return run_work("convert_data", work, options)
+    found = find_output(options, request)
+    if found is None:
+        return answer_to_make("convert_data", options.output("convert_data"), json=options.json)
+    return run_work("convert_data", lambda _: found, options)
 
 
 if __name__ == "__main__":

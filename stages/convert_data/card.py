@@ -120,12 +120,14 @@ class Card:
 
 def describe_duplicates(found: Duplicates) -> list[str]:
     """What was found, one phrase for each split and pair of splits."""
-    words = [f"{r.rows} rows repeated within {split}" for split, r in found.within.items() if r.rows]
+    words = [
+        f"{plural(r.rows, 'row')} repeated within {split}" for split, r in found.within.items() if r.rows
+    ]
     for (split, other), r in found.leaks.items():
         if r.rows:
-            words.append(f"{r.rows} rows of {split} also in {other}")
+            words.append(f"{plural(r.rows, 'row')} of {split} also in {other}")
         if r.questions:
-            words.append(f"{r.questions} more rows of {split} with a question of {other}")
+            words.append(f"{plural(r.questions, 'more row')} of {split} with a question of {other}")
     return words
 
 
@@ -231,7 +233,7 @@ def _write_duplicates(card: Card) -> str:
     if not words:
         return f"{title}None: no row twice, no row or question in two splits.\n"
     removed = (
-        "Removed: " + ", ".join(f"{n} rows of {split}" for split, n in card.dropped.items() if n)
+        "Removed: " + ", ".join(f"{plural(n, 'row')} of {split}" for split, n in card.dropped.items() if n)
         if card.dropped
         else "Kept; `--dedup` removes the later row within a split, and across splits the one in training"
     )

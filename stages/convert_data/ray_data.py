@@ -19,6 +19,7 @@ from stages.convert_data.pieces import Piece
 from stages.convert_data.work import Task, Work
 from stages.core import progress
 from stages.core.errors import StageError
+from stages.core.words import plural
 
 
 def run_on_ray(task: Task, pieces: Sequence[Piece], work: Work, workers: int) -> Iterator[int]:
@@ -58,7 +59,7 @@ def run_on_ray(task: Task, pieces: Sequence[Piece], work: Work, workers: int) ->
     except RayError as error:
         reason = str(error).strip().partition("\n")[0]
         raise LostWorker(f"Ray gave up ({reason}); the same command goes on") from None
-    progress.say(f"  {len(pieces)} pieces were done on {len(nodes)} nodes")
+    progress.say(f"  done on {plural(len(nodes), 'node')}: {plural(len(pieces), 'piece')}")
 
 
 def _connect(workers: int) -> None:

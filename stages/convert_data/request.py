@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from stages.core.errors import StageError
-from stages.core.flags import add_row_flags
+from stages.core.flags import add_row_flags, whole_number
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the work")
     group.add_argument(
         "--shard-mb",
-        type=int,
+        type=whole_number,
         default=Request.shard_mb,
         metavar="MB",
         help=f"a longer split is written in shards of this size (default: {Request.shard_mb})",
     )
-    group.add_argument("--workers", type=int, metavar="N", help="processes (default: one for every core)")
+    group.add_argument(
+        "--workers", type=whole_number, metavar="N", help="processes (default: one for every core)"
+    )
     group.add_argument(
         "--engine",
         choices=["local", "ray"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stages.convert_data.inference import MOST_ARGUMENTS, MOST_TOOLS, Calls, Census
+from stages.core.words import plural
 
 _RARE = 3  # an argument seen in fewer calls than this is doubtful, where the tool has many more
 
@@ -15,7 +16,8 @@ def write_review(census: Census, path: Path) -> None:
     ordered = sorted(census.calls.items(), key=lambda item: (-item[1].count, item[0]))
     parts = [
         "# Review of the inferred tools\n",
-        f"{total} calls of {len(census.calls)} tools, in {census.calling} of {census.rows} rows, come "
+        f"{plural(total, 'call')} of {plural(len(census.calls), 'tool')}, in {census.calling} of "
+        f"{plural(census.rows, 'row')}, come "
         "without a definition. What `tools.json` says of them is inferred. Correct it where this review "
         "or your knowledge says so, and convert again with `--tools tools.json`.\n",
     ]
@@ -29,7 +31,7 @@ def write_review(census: Census, path: Path) -> None:
 
 def _describe(name: str, calls: Calls) -> str:
     dialects = ", ".join(f"{dialect} {count}" for dialect, count in calls.dialects.items())
-    lines = [f"## {name}\n", f"{calls.count} calls ({dialects}).\n"]
+    lines = [f"## {name}\n", f"{plural(calls.count, 'call')} ({dialects}).\n"]
     if not calls.arguments:
         return "\n".join([*lines, "No arguments.\n"])
     lines += ["| argument | in calls | types | such as |", "|---|---|---|---|"]

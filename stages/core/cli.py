@@ -1,7 +1,8 @@
 """The command line that all stages share: options, places, exit codes.
 
 A stage's `main` is one call of `run_stage`. Exit codes: 0 done, 2 a mistake that one line on
-stderr explains, 130 interrupted (in the first moments by `stages` itself).
+stderr explains, 3 with `--check` an output that is yet to be made, 130 interrupted (in the first
+moments by `stages` itself).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, NoReturn
 import orjson
 
 from stages.core import progress
-from stages.core.artifact import MANIFEST, is_current, read_manifest
+from stages.core.artifact import MANIFEST, is_current, read_manifest, refuse_busy
 from stages.core.blas import describe_blas, ensure_fast_blas
 from stages.core.errors import INTERRUPTED, StageError, StageFailed
 from stages.core.fixes import FixSet, arm_name, arm_slug, parse_fixes, takes_option
@@ -43,6 +44,7 @@ from stages.core.words import show_controls
 
 # Stages whose place does not depend on the seed; with --valid-share convert_data draws rows with it.
 SEEDLESS = ("convert_data", "audit")
+TO_MAKE = 3  # exit code of `--check`; an error of ours would be 1
 CUDA_DRIVER = "libcuda.so.1"  # comes with NVIDIA's driver, not with a package
 UNUSABLE_PLACE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),  # no room
@@ -79,6 +81,7 @@ class Options:
     out: Path | None = None
     force: bool = False
     json: bool = False
+    check: bool = False  # whether to make nothing, and only say whether there is something to make
     overrides: dict[str, Any] = field(default_factory=dict)
     model: str | None = None  # what --model said; None: the preset's name
     rows: dict[str, Any] = field(default_factory=dict)  # what the flags of the rows said
@@ -165,6 +168,26 @@ def is_finished(stage: str, options: Options, make_recipe: Callable[[Options], R
         return False
 
 
+def require_usable(
+    stage: str, options: Options, make_recipe: Callable[[Options], Recipe], *, resumes: bool
+) -> None:
+    """Raise StageError for what would stop the stage: an output of another recipe, or a process at it.
+
+    An unfinished output of another recipe too, where the stage `resumes` what it finds.
+    """
+    target, recipe = options.output(stage), make_recipe(options)
+    is_current(target, recipe, force=options.force)
+    refuse_busy(target, recipe, force=options.force or not resumes)
+
+
+def answer_to_make(stage: str, folder: Path, *, json: bool) -> int:
+    """Say for `--check` that an output is yet to be made; returns the exit code."""
+    progress.say(f"{stage}: yet to be made: {folder}")
+    if json:
+        print(orjson.dumps({"stage": stage, "folder": str(folder), "up_to_date": False}).decode())
+    return TO_MAKE
+
+
 Work = Callable[[Options], Outcome]
 
 
@@ -174,16 +197,19 @@ def run_stage(
     work: Work,
     argv: Sequence[str] | None,
     *,
+    make_recipe: Callable[[Options], Recipe] | None = None,
+    recall: Work | None = None,
     sections: Sequence[str] = (),
     computes: bool = False,
-    make_recipe: Callable[[Options], Recipe] | None = None,
-    check: Callable[[Options], None] | None = None,
+    refuse: Callable[[Options], None] | None = None,
+    resumes: Callable[[Options], bool] = lambda _: False,
 ) -> int:
-    """Parse, run, and turn a mistake into one line; `check` refuses options that make no sense together.
+    """Parse, run, and turn a mistake into one line; `refuse` knows options that make no sense together.
 
     A stage that computes says which BLAS runs. Its `work` imports MLX itself: `argv` None is the
     command that a user typed, which is then started again with a fast BLAS if need be. With
-    `make_recipe` none of that is done for an output that is up to date.
+    `make_recipe` none of that is done for an output that is up to date: `recall` tells its outcome, by
+    default the manifest does. `resumes` says whether an unfinished output would be gone on with.
     """
 
     def body() -> int:
@@ -191,10 +217,14 @@ def run_stage(
         args = build_parser(stage, summary or "", sections).parse_args(argv)
         progress.talk_on_stderr(args.json)
         options = read_options(args)
-        if check is not None:
-            check(options)
+        if refuse is not None:
+            refuse(options)
         if make_recipe is not None and is_finished(stage, options, make_recipe):
-            return run_work(stage, lambda options: finished(options.output(stage)), options)
+            return run_work(stage, recall or (lambda options: finished(options.output(stage))), options)
+        if options.check:
+            if make_recipe is not None:
+                require_usable(stage, options, make_recipe, resumes=resumes(options))
+            return answer_to_make(stage, options.output(stage), json=options.json)
         if computes and argv is None:
             ensure_fast_blas(blas_folder())
         return run_work(stage, work, options, computes=computes)
@@ -270,7 +300,14 @@ def build_parser(
         out="output folder instead of the default below artifacts/",
         force="do it again, replacing an existing output",
     )
-    parser.set_defaults(model="smol", fixes=arm, seed=0 if arm else None)
+    if arm:
+        parser.add_argument(
+            "--check",
+            action="store_true",
+            help=f"make nothing, and end with 0 where the output is up to date, with {TO_MAKE} where it is "
+            "yet to be made",
+        )
+    parser.set_defaults(model="smol", fixes=arm, seed=0 if arm else None, check=False)
     for section in ("model", *sections):
         add_section(parser, section)
     for option in SINGLE_OPTIONS.get(stage, ()):
@@ -313,6 +350,7 @@ def read_options(args: argparse.Namespace) -> Options:
         out=args.out,
         force=args.force,
         json=args.json,
+        check=args.check,
         overrides=overrides,
         model=args.model,
         rows={

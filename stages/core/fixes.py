@@ -14,6 +14,10 @@ from stages.core.errors import StageError
 
 BITS_OF = {"bits": True, "legacy_bits": False}  # options, and whether they are for arms with the fix six_bit
 PIPELINE = ("convert_data", "audit", "train", "fuse", "quantize", "eval", "report")
+UPSTREAM = {  # by stage: the one whose output it reads
+    **dict.fromkeys(("audit", "train"), "convert_data"),
+    **{"fuse": "train", "quantize": "fuse", "eval": "quantize"},
+}
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,16 @@ def add_row_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_ask_again(parser: argparse.ArgumentParser) -> None:
+    """The flag of eval and of a retest about kept replies."""
+    group = parser.add_argument_group("kept replies")
+    group.add_argument(
+        "--ask-again",
+        action="store_true",
+        help="forget the replies that are kept and ask every query again; --force alone scores them anew",
+    )
+
+
 def option_words(name: str, value: object) -> list[str]:
     """What is typed to give an option a value."""
     flag = flag_of(name)

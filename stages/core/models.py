@@ -17,6 +17,7 @@ from stages.core.errors import StageError
 from stages.core.platform import ELSEWHERE, GB, require_disk, same_disk
 from stages.core.preset import Preset
 from stages.core.weights import Weights, weigh_model
+from stages.core.words import name_some
 
 EMBEDDED_GB = 0.2  # of the folder, and of its copy in the making
 EMBEDDED = "bundled:smollm2-135m"
@@ -153,7 +154,7 @@ def missing_files(folder: Path) -> str:
     elif not any(folder.glob("*.safetensors")):
         return "its weights (.safetensors)"
     lost = [name for name in wanted if not (folder / name).is_file()]
-    return f"{lost[0]} and {len(lost) - 1} more" if len(lost) > 1 else "".join(lost)
+    return name_some(lost, 1)
 
 
 def _find_hub_model(repository: str, name: str, artifacts: Path, beside_gb: float) -> Path:

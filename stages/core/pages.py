@@ -7,6 +7,7 @@ what somebody changed is theirs.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,7 +16,9 @@ import orjson
 from stages.core.artifact import fingerprint_json
 from stages.core.errors import StageError
 from stages.core.records import Verdict
+from stages.core.words import name_some
 
+MOST_NAMED = 3  # files in one message
 _BY = "written by the report of fair-retest, which may write it anew"
 _MARK = re.compile(rf"<!-- {_BY}: ([0-9a-f]{{16}}) -->\n".encode())
 
@@ -37,8 +40,21 @@ def sign_verdict(verdict: Verdict) -> Verdict:
     return verdict.model_copy(update={"digest": digest})
 
 
+class ForeignFiles(StageError):
+    """Files of a report's name that are no earlier report of that name, or were changed since."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        one = len(paths) == 1
+        were, them = ("was", "it") if one else ("were", "them")
+        super().__init__(
+            f"{name_some([*map(str, paths)], MOST_NAMED)} {were} not written by the report, or {were} "
+            f"changed since: move {them} away, name another folder with --out, or replace {them} with --force"
+        )
+        self.paths = tuple(paths)
+
+
 def require_own_files(folder: Path, report: str, *, plot: bool) -> None:
-    """Raise StageError when a file of a report's name is no earlier report of that name, unchanged.
+    """Raise ForeignFiles when a file of a report's name is no earlier report of that name, unchanged.
 
     `plot` says whether the report has a picture too.
     """
@@ -46,10 +62,7 @@ def require_own_files(folder: Path, report: str, *, plot: bool) -> None:
     owners += [(folder / plot_name(report), _is_page)] if plot else []
     foreign = [path for path, ours in owners if path.exists() and not ours(path)]
     if foreign:
-        raise StageError(
-            f"{foreign[0]} was not written by the report, or was changed since: move it away, name "
-            "another folder with --out, or replace it with --force"
-        )
+        raise ForeignFiles(foreign)
 
 
 def _is_page(path: Path) -> bool:

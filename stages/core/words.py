@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def plural(count: int, noun: str) -> str:
-    """`1 row`, `2 rows`, `3 queries`."""
+    """`1 row`, `2 rows`, `3 queries`, `4 batches`."""
     if count == 1:
         return f"1 {noun}"
-    return f"{count} {noun[:-1]}ies" if noun.endswith("y") else f"{count} {noun}s"
+    if noun.endswith("y"):
+        return f"{count} {noun[:-1]}ies"
+    return f"{count} {noun}{'es' if noun.endswith('ch') else 's'}"
+
+
+def number_each(noun: str, numbers: Sequence[int]) -> str:
+    """`seed 0`, `seeds 0, 1`."""
+    return f"{noun}{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+
+
+def name_some(names: Sequence[str], most: int) -> str:
+    """`a, b`, and of more names than `most` `a, b and 3 more`."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def another(noun: str) -> str:

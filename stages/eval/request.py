@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stages.core.cli import Options
 from stages.core.errors import StageError
-from stages.core.flags import folder, number, whole_number
+from stages.core.flags import add_ask_again, folder, number, whole_number
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--replies", type=Path, metavar="FILE", help="score these replies: JSON lines with id and text"
     )
-    group = parser.add_argument_group("kept replies")
-    group.add_argument(
-        "--ask-again",
-        action="store_true",
-        help="forget the replies that are kept and ask every query again; --force alone scores them anew",
-    )
+    add_ask_again(parser)
     group = parser.add_argument_group("comparison")
     group.add_argument(
         "--compare",

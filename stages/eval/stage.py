@@ -65,22 +65,47 @@ def evaluate_engine(
     run = _Run(options, engine, ask_again=ask_again)
     if ask_again:
         run.forget_replies(suites)
+    place = find_place(options)
+    results = [run.require(*output) for output in list_outputs(options, suites)]
     if options.preset.eval.is_sweep:
-        return _sweep(run, suites)
-    place, cell = options.output("eval"), usual_cell(options.preset)
-    results = [run.require(suite, cell, place / suite.name) for suite in suites]
-    lines = tuple(_line(summary) for summary, _ in results)
+        lines = describe_sweep(summarize_sweep(place, suites, [*list_cells(options.preset)]))
+    else:
+        lines = tuple(_line(summary) for summary, _ in results)
     return Outcome(place, up_to_date=all(current for _, current in results), lines=lines)
 
 
+def find_place(options: Options) -> Path:
+    """The folder of all outputs; that of a sweep lies beside the evaluation."""
+    usual = options.place("eval")
+    if options.out is not None or not options.preset.eval.is_sweep:
+        return options.out or usual
+    return usual.parents[2] / "sweep" / usual.parent.name / usual.name
+
+
+def list_outputs(options: Options, suites: Sequence[Suite]) -> list[tuple[Suite, Cell, Path]]:
+    """The folder of every suite, in a sweep of every cell of every suite."""
+    preset, place = options.preset, find_place(options)
+    if preset.eval.is_sweep:
+        cells = [*list_cells(preset)]
+        return [(suite, cell, place / suite.name / cell.slug) for suite in suites for cell in cells]
+    return [(suite, usual_cell(preset), place / suite.name) for suite in suites]
+
+
+def needs_nothing(options: Options, request: Request = NO_REQUEST) -> bool:
+    """Whether every output is up to date, so that no model is needed.
+
+    Raises StageError for one that another evaluation has made, whatever the others are.
+    """
+    run = _Run(options, choose_engine(options, request), ask_again=request.ask_again)
+    suites = load_suites(options.preset.eval.suites)
+    current = [run.is_current(*output) for output in list_outputs(options, suites)]
+    return all(current)
+
+
 def is_current_throughout(options: Options, request: Request = NO_REQUEST) -> bool:
-    """Whether every output is up to date, so that no model is needed; mistakes are left to `evaluate`."""
+    """The same; mistakes are left to `evaluate`, which explains them."""
     try:
-        run, cell = _Run(options, choose_engine(options, request)), usual_cell(options.preset)
-        suites = load_suites(options.preset.eval.suites)
-        return not (options.preset.eval.is_sweep or request.ask_again) and all(
-            run.is_current(suite, cell, options.output("eval") / suite.name) for suite in suites
-        )
+        return needs_nothing(options, request)
     except StageError:
         return False
 
@@ -103,20 +128,6 @@ def choose_engine(options: Options, request: Request) -> Engine:
         return LocalEngine(folder, fingerprint_model(folder), batch, dialect, setup.model)
     made = require_artifact(folder, "quantize", options.advice("quantize"), also=("fuse",))
     return LocalEngine(folder, made.content, batch, dialect, template=made.template)
-
-
-def _sweep(run: _Run, suites: Sequence[Suite]) -> Outcome:
-    """Every cell on every suite, each an output of its own, and what they say together."""
-    options = run.options
-    eval_place = options.place("eval")
-    place = options.out or eval_place.parents[2] / "sweep" / eval_place.parent.name / eval_place.name
-    current = True
-    for suite in suites:
-        for cell in list_cells(options.preset):
-            _, was_current = run.require(suite, cell, place / suite.name / cell.slug)
-            current = current and was_current
-    sweep = summarize_sweep(place, suites, [*list_cells(options.preset)])
-    return Outcome(place, up_to_date=current, lines=describe_sweep(sweep))
 
 
 def needs_scores_alone(folder: Path, wanted: Recipe) -> bool:

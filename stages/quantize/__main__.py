@@ -18,10 +18,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         package.__doc__,
         _work,
         argv,
+        make_recipe=make_recipe,
         sections=("quantize",),
         computes=True,
-        make_recipe=make_recipe,
-        check=lambda options: require_taken(options.overrides, [options.fixes]),
+        refuse=lambda options: require_taken(options.overrides, [options.fixes]),
     )
 
 

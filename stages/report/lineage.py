@@ -10,14 +10,12 @@ from collections.abc import Mapping
 
 from stages.core.cli import Options
 from stages.core.errors import StageError
+from stages.core.fixes import UPSTREAM
 from stages.core.records import Manifest
 
+_ROLES = {"convert_data": "data", "train": "adapter", "fuse": "model", "quantize": "model"}  # of an output
 MADE_FROM = {  # by stage: the input of its recipe that is another stage's output, and that stage
-    "audit": ("data", "convert_data"),
-    "train": ("data", "convert_data"),
-    "fuse": ("adapter", "train"),
-    "quantize": ("model", "fuse"),
-    "eval": ("model", "quantize"),
+    stage: (_ROLES[source], source) for stage, source in UPSTREAM.items()
 }
 SHARED = {"data": "rows", "model": "base models"}  # inputs of both audit and train
 MODEL_CHAIN = ("train", "fuse", "quantize", "eval")

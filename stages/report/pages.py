@@ -14,7 +14,7 @@ def save_page(
 ) -> Path:
     """Write a report's page, its verdict and its picture (SVG), if it has one; returns the page's path.
 
-    Raises StageError when a file of the same name is not an earlier report and `force` is off.
+    Raises ForeignFiles when a file of the same name is not an earlier report and `force` is off.
     """
     if not force:
         require_own_files(folder, verdict.report, plot=plot is not None)

@@ -7,7 +7,7 @@ from itertools import groupby
 from statistics import median
 
 from stages.core.records import Answer, EvalSummary, Rate, Recipe, SeedAnswer, Verdict
-from stages.core.words import plural
+from stages.core.words import number_each, plural
 from stages.report.cells import inline_code, plain, table
 from stages.report.opening import name_answer
 from stages.report.results import Arm
@@ -131,12 +131,10 @@ def _compare(what: str, answers: Mapping[int, Answer], large: str) -> str:
         seeds.setdefault(answer, []).append(seed)
     if len(seeds) == 1:
         return f"{what} is the same with every seed."
-    named = [f"{name_answer(answer, large)} with {_name_seeds(having)}" for answer, having in seeds.items()]
+    named = [
+        f"{name_answer(answer, large)} with {number_each('seed', having)}" for answer, having in seeds.items()
+    ]
     return f"**{what} depends on the seed**: {', '.join(named)}."
-
-
-def _name_seeds(seeds: Sequence[int]) -> str:
-    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def _range(values: Sequence[float]) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from textwrap import shorten
 
 from stages.core import progress
 from stages.core.cli import Options, artifacts_root
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR
-from stages.core.pages import plot_name, sign_verdict
+from stages.core.pages import ForeignFiles, plot_name, sign_verdict
 from stages.core.preset import Preset, preset_names
 from stages.core.records import Verdict
 from stages.report.arms import describe_arms, write_findings, write_fixes, write_suites
@@ -48,7 +49,7 @@ def write_reports(request: Request) -> dict[str, Verdict]:
     if request.model is not None:
         verdict = report_model(load_model_preset(request.model, request.reference), request)
         return {verdict.report: verdict}
-    written, problems = {}, []
+    written, foreign, problems = {}, list[Path](), list[str]()
     models = evaluated_models()
     if not models:
         progress.say(f"  no evaluation in {artifacts_root()}: the first experiment alone")
@@ -60,8 +61,11 @@ def write_reports(request: Request) -> dict[str, Verdict]:
             continue
         try:
             written[name] = _write_report(name, request)
+        except ForeignFiles as error:
+            foreign += error.paths
         except StageError as error:
             problems.append(str(error))
+    problems += [str(ForeignFiles(foreign))] if foreign else []
     if problems:
         raise StageError("; ".join(problems))
     return written

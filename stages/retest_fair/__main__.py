@@ -10,7 +10,7 @@ from stages import retest_fair as package
 from stages.core.cli import build_parser, guard, read_options
 from stages.core.errors import StageError
 from stages.core.fixes import distinct_arms, require_taken
-from stages.core.flags import add_row_flags, seed_list, whole_number
+from stages.core.flags import add_ask_again, add_row_flags, seed_list, whole_number
 from stages.core.interrupts import catch_interrupts
 from stages.retest_fair.stage import Plan, retest
 
@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the options and run the retest."""
     parser = build_parser("retest_fair", package.__doc__ or "", ("train", "quantize", "eval"), arm=None)
     add_row_flags(parser)
+    add_ask_again(parser)
     parser.add_argument("--arms", help="arms to run, such as flawed,fair or fair,json+tools (%(default)s)")
     parser.add_argument(
         "--seeds", type=seed_list, metavar="N,N,…", help="train and evaluate every arm with each of these"
@@ -59,7 +60,7 @@ def _read_plan(args: argparse.Namespace) -> Plan:
     require_taken(options.overrides, arms)
     seeds = args.seeds or (options.seed,)
     return Plan(
-        options, arms, model=args.model, seeds=seeds, despite_audit=args.despite_audit, jobs=args.jobs
+        options, arms, args.model, seeds, args.despite_audit, ask_again=args.ask_again, jobs=args.jobs
     )
 
 

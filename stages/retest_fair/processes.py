@@ -11,8 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stages.core import progress
+from stages.core.cli import TO_MAKE
 from stages.core.errors import StageError, StageFailed
 
 INTERRUPTED = 130  # the exit code of a stage that Ctrl-C has stopped
@@ -35,7 +37,7 @@ def run_stages(calls: Sequence[Call], *, last: bool = False) -> None:
     Ctrl-C reaches all of them; they get time to save their work. With --json only the last stage of a
     retest, the report, has stdout. Raises StageFailed for what a stage has explained itself.
     """
-    with _started(calls, last=last) as processes:
+    with _started(calls, stdout=None if last else progress.stream()) as processes:
         while (codes := [process.poll() for process in processes]).count(None):
             if any(codes):
                 break
@@ -44,22 +46,37 @@ def run_stages(calls: Sequence[Call], *, last: bool = False) -> None:
         _heed_code(call.stage, code)
 
 
+def ask_stage(stage: str, arguments: Sequence[str]) -> tuple[int, str]:
+    """The exit code of a stage that is to make nothing: 0, 2 or TO_MAKE; for 2 the line that says why."""
+    with _started([Call(stage, arguments)], stdout=progress.stream(), stderr=subprocess.PIPE) as (process,):
+        _, said = process.communicate()
+    code, lines = process.returncode, said.splitlines()
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    line = lines.pop() if code == 2 and lines else ""
+    for other in lines:
+        print(other, file=sys.stderr)
+    if code not in (0, 2, TO_MAKE):
+        raise StageError(f"{stage} ended with exit code {code} when it was asked what there is to do")
+    return code, line.removeprefix(f"{stage}: ")
+
+
 @contextmanager
-def _started(calls: Sequence[Call], *, last: bool) -> Iterator[list[subprocess.Popen[bytes]]]:
+def _started(calls: Sequence[Call], **streams: Any) -> Iterator[list[subprocess.Popen[str]]]:
     """The processes; those that still run at the end of the block are interrupted."""
-    out = progress.stream() if not last else None
-    processes: list[subprocess.Popen[bytes]] = []
+    processes: list[subprocess.Popen[str]] = []
     try:
         for call in calls:
             command = [stage_python(call.stage), "-m", f"stages.{call.stage}", *call.arguments]
             environment = os.environ | {progress.LABEL_VARIABLE: call.label}
-            processes.append(subprocess.Popen(command, stdout=out, env=environment))
+            process = subprocess.Popen(command, env=environment, text=True, errors="replace", **streams)
+            processes.append(process)
         yield processes
     finally:
         _interrupt([process for process in processes if process.poll() is None])
 
 
-def _interrupt(processes: list[subprocess.Popen[bytes]]) -> None:
+def _interrupt(processes: list[subprocess.Popen[str]]) -> None:
     for process in processes:
         process.send_signal(signal.SIGINT)
     end = time.monotonic() + STOP_SECONDS

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
 from stages.core import progress
+from stages.core.artifact import MANIFEST, unfinished_folder
 from stages.core.blas import count_cpus
-from stages.core.cli import SEEDLESS, Options, artifacts_root
+from stages.core.cli import SEEDLESS, TO_MAKE, Options, artifacts_root
 from stages.core.errors import StageError
-from stages.core.fixes import FAIR, FIXES, FixSet, arm_name, arm_slug, takes_option
+from stages.core.fixes import FAIR, FIXES, UPSTREAM, FixSet, arm_name, arm_slug, takes_option
 from stages.core.flags import is_taken, option_words
 from stages.core.models import expect_weights, require_model
 from stages.core.pages import require_own_files
 from stages.core.platform import available_memory_gb, require_disk
 from stages.core.records import AuditReport, read_record
 from stages.core.suite import load_suites
-from stages.retest_fair.processes import Call, run_stages
+from stages.core.words import number_each
+from stages.retest_fair.processes import Call, ask_stage, run_stages
 
 AFTER_TRAINING = ("fuse", "quantize", "eval")
 QUANTIZED_BYTES = 1.2  # of a parameter at the most, at 8 bits and with its scales
+_FORCED = re.compile(r": [^:]*--force[^:]*$")  # what a stage says of its own output alone
 TRAINING_BYTES = 40  # of a parameter in memory, while a small model trains on a CPU; 33 were measured
 SIDE_BY_SIDE = 2  # trainings that share the cores unless --jobs says otherwise
 
@@ -37,6 +41,7 @@ class Plan:
     model: str
     seeds: tuple[int, ...]
     despite_audit: bool = False
+    ask_again: bool = False
     jobs: int | None = None  # trainings side by side; None: as many as do some good
 
 
@@ -61,8 +66,9 @@ def retest(plan: Plan) -> int:
     _announce(plan, log)
     check_inputs(plan)
     with progress.run_log("retest_fair", root / "logs", model=plan.options.preset.name):
+        finished = find_finished(plan)
         for steps in list_groups(plan, plan.jobs or choose_jobs(plan)):
-            run_stages(list_calls(plan, steps))
+            run_stages(list_calls(plan, [step for step in steps if step not in finished]))
             if steps[0].stage == "audit":
                 _heed_audit(plan, steps[0])
         run_stages([Call("report", report_arguments(plan))], last=True)
@@ -111,6 +117,43 @@ def list_groups(plan: Plan, jobs: int) -> Iterator[list[Step]]:
         yield from (steps[i : i + size] for i in range(0, len(steps), size))
 
 
+def find_finished(plan: Plan) -> set[Step]:
+    """Ask the stages whose output is there which of them have nothing to do, before any work is begun.
+
+    With --force all of them have. Raises StageError naming every output that was made otherwise. One whose
+    input is missing is judged when it is its turn: nobody knows before what that input will be.
+    """
+    finished, problems = set(), []
+    for step in list_steps(plan):
+        if plan.options.force or not _can_be_asked(plan, step):
+            continue
+        code, line = ask_stage(step.stage, [*stage_arguments(plan, step), "--check"])
+        if code == 2:
+            problems.append(line)
+        elif code != TO_MAKE:
+            finished.add(step)
+    if problems:
+        raise StageError(explain_all(problems))
+    return finished
+
+
+def explain_all(problems: Sequence[str]) -> str:
+    """What several stages say of their outputs, in one line; what --force does is said of all of them."""
+    told = [_FORCED.sub("", problem) for problem in problems]
+    remedy = ": --force makes everything anew, --out FOLDER keeps what is there" if told != problems else ""
+    return "; ".join(told) + remedy
+
+
+def _can_be_asked(plan: Plan, step: Step) -> bool:
+    """Whether there is an output of the step, or an unfinished one, and the output that it is made of."""
+    if step.stage == "eval" and plan.ask_again:
+        return False
+    options = replace(plan.options, fixes=step.fixes, seed=step.seed or 0)
+    place, source = options.place(step.stage), UPSTREAM.get(step.stage)
+    begun = place.exists() or unfinished_folder(place).exists()
+    return begun and (source is None or (options.place(source) / MANIFEST).is_file())
+
+
 def choose_jobs(plan: Plan) -> int:
     """How many arms train side by side: those of a small model leave cores idle, and fit into memory."""
     preset = plan.options.preset
@@ -124,7 +167,7 @@ def choose_jobs(plan: Plan) -> int:
 def list_calls(plan: Plan, steps: list[Step]) -> list[Call]:
     """What is run for steps that go together; where there are several, their lines begin with the arm."""
     names = [arm_name(step.fixes) if len(steps) > 1 else "" for step in steps]
-    width = max(map(len, names))
+    width = max(map(len, names), default=0)
     return [
         Call(step.stage, stage_arguments(plan, step), label=name.ljust(width))
         for step, name in zip(steps, names, strict=True)
@@ -143,6 +186,8 @@ def stage_arguments(plan: Plan, step: Step) -> list[str]:
         arguments.append("--force")
     if step.stage == "convert_data":
         arguments += [word for name, value in options.rows.items() for word in option_words(name, value)]
+    if step.stage == "eval" and plan.ask_again:
+        arguments.append("--ask-again")
     for name, value in options.overrides.items():
         taken = step.stage != "quantize" or takes_option(step.fixes, name)
         if taken and is_taken(name, step.stage):
@@ -180,7 +225,7 @@ def estimate_disk_gb(plan: Plan) -> float:
 def _announce(plan: Plan, log: Path) -> None:
     options = plan.options
     progress.say(f"retest_fair: {options.preset.title}, arms {', '.join(arm_name(a) for a in plan.arms)}")
-    seeds = f"seed{'s' * (len(plan.seeds) > 1)} {', '.join(map(str, plan.seeds))}"
+    seeds = number_each("seed", plan.seeds)
     progress.say(f"  {seeds}, reference {options.preset.model.reference}, log {log}")
     if share := options.rows.get("valid_share"):
         progress.say(f"  valid: {share:g} of the rows, drawn with seed 0, the same ones for every seed")

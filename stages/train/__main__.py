@@ -11,6 +11,7 @@ from stages.core.cli import Options, Outcome, build_parser, guard, is_finished, 
 from stages.train.launch import choose_launch, in_group, launch_ranks, read_place, stay_quiet
 from stages.train.lifeline import watch_launcher
 from stages.train.recipe import make_recipe
+from stages.train.saved import may_discard
 from stages.train.seeds import read_seeds, train_seeds
 
 
@@ -28,7 +29,7 @@ def _run(argv: Sequence[str] | None) -> int:
     if not in_group():
         options = read_options(build_parser("train", package.__doc__ or "", ["train"]).parse_args(words))
         launch = choose_launch(options, place, on_cpu=needs_blas())
-        if launch is not None and not is_finished("train", options, make_recipe):
+        if launch is not None and not (options.check or is_finished("train", options, make_recipe)):
             return launch_ranks(launch, words)
     if argv is None:
         sys.argv[1:] = words
@@ -40,9 +41,10 @@ def _run(argv: Sequence[str] | None) -> int:
             package.__doc__,
             _work,
             None if argv is None else words,
+            make_recipe=known,
             sections=["train"],
             computes=True,
-            make_recipe=known,
+            resumes=lambda options: not may_discard(options),
         )
 
 

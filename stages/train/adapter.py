@@ -16,6 +16,7 @@ from stages.core.cpu import use_fast_linear
 from stages.core.errors import StageError
 from stages.core.platform import accelerator
 from stages.core.preset import TrainSetup
+from stages.core.words import plural
 
 
 def load_trainable(base: Path, setup: TrainSetup) -> Model:
@@ -36,9 +37,8 @@ def load_trainable(base: Path, setup: TrainSetup) -> Model:
     if outside := [name for name, _ in parameters if not name.startswith("model.layers.")]:
         raise StageError(f"--lora-keys: {outside[0]} is outside of the layers, where train cannot train yet")
     kind = {"lora": "LoRA", "dora": "DoRA", "full": "all weights"}[setup.fine_tune_type]
-    progress.say(
-        f"  {kind} on {setup.num_layers} of {len(model.layers)} layers: {trained / 1e6:.2f} M parameters"
-    )
+    layers = plural(len(model.layers), "layer")
+    progress.say(f"  {kind} on {setup.num_layers} of {layers}: {trained / 1e6:.2f} M parameters")
     return model
 
 
@@ -52,7 +52,9 @@ def unfreeze_layer(layer: Model) -> None:
 def require_layers(setup: TrainSetup, layers: int) -> None:
     """Raise StageError when more layers are to be trained than the model has."""
     if setup.num_layers > layers:
-        raise StageError(f"--num-layers {setup.num_layers} is more than the model's {layers} layers")
+        raise StageError(
+            f"--num-layers {setup.num_layers} is more than the model's {plural(layers, 'layer')}"
+        )
 
 
 def count_layers(base: Path) -> int | None:

@@ -17,6 +17,7 @@ from stages.core.compute import Model, load_arrays
 from stages.core.errors import StageError
 from stages.core.records import Record, read_record, write_record
 from stages.train.ranks import Ranks
+from stages.train.saved import CHECKPOINTS, list_checkpoints
 
 
 class State(Record):
@@ -43,7 +44,7 @@ class Checkpoints:
 
     @property
     def _root(self) -> Path:
-        return self.folder / "checkpoints"
+        return self.folder / CHECKPOINTS
 
     @property
     def exist(self) -> bool:
@@ -109,7 +110,7 @@ class Checkpoints:
                 shutil.rmtree(other)
 
     def _finished(self) -> list[Path]:
-        return sorted(p for p in self._root.glob("[0-9]*") if (p / "state.json").is_file())
+        return list_checkpoints(self.folder)
 
 
 def share_state(checkpoints: Checkpoints, model: Model, optimizer: Any, ranks: Ranks) -> State:

@@ -17,6 +17,7 @@ from stages.core.errors import StageError
 from stages.core.render import Encoded, Turns, encode_row
 from stages.core.splits import read_lines, split_files
 from stages.core.tokenizer import Tokenizer
+from stages.core.words import plural
 
 BUCKET = 16  # batches whose rows are sorted by length together
 
@@ -70,8 +71,9 @@ def load_rows(folder: Path, split: str, tokenizer: Tokenizer, turns: Turns, limi
         rows.append(row)
     if too_long:
         first, tokens = too_long[0]
+        found = f"{plural(len(too_long), 'row')} {'is' if len(too_long) == 1 else 'are'}"
         raise StageError(
-            f"{first.path}: {len(too_long)} rows are longer than {limit} tokens, the first in line "
+            f"{first.path}: {found} longer than {limit} tokens, the first in line "
             f"{first.number} ({tokens}): raise --max-seq-length or shorten them"
         )
     if not rows:

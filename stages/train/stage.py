@@ -18,7 +18,6 @@ from stages.core.artifact import (
     is_current,
     package_versions,
     refuse_busy,
-    unfinished_folder,
 )
 from stages.core.cli import Options, Outcome, artifacts_root, finished
 from stages.core.compute import Model, device_peak_gb
@@ -31,13 +30,15 @@ from stages.core.render import Encoded, find_turns
 from stages.core.splits import read_lines
 from stages.core.stops import turn_end_ids
 from stages.core.tokenizer import Tokenizer, load_tokenizer, template_hash
+from stages.core.words import plural
 from stages.train.adapter import count_layers, load_trainable, require_layers, write_config
-from stages.train.checkpoint import Checkpoints, State, save_adapter
+from stages.train.checkpoint import State, save_adapter
 from stages.train.loop import Run, train_adapter
 from stages.train.memory import choose_checkpointing
 from stages.train.ranks import Ranks
 from stages.train.recipe import make_recipe
 from stages.train.rows import count_alike, load_rows, spread
+from stages.train.saved import may_discard
 from stages.train.trackers import refuse_trackers, start_trackers
 
 CACHE_LIMIT = 1 << 28  # bytes of freed buffers that MLX keeps on a CPU: shapes vary from step to step
@@ -57,7 +58,7 @@ def train(options: Options) -> Outcome:
         return finished(target)
     refuse_difference(ranks, recipe)
     if ranks.leads:
-        refuse_busy(target, recipe, force=may_discard(options, target))
+        refuse_busy(target, recipe, force=may_discard(options))
     refuse_sizes(setup, base, data)
     mx.random.seed(options.seed)
     if accelerator() == "cpu":
@@ -77,7 +78,7 @@ def train(options: Options) -> Outcome:
         _train(run_in(target), None)
         return Outcome(target)
     place = artifacts_root() / "logs" / f"{options.preset.name}-{options.arm}-seed{options.seed}"
-    force = may_discard(options, target)
+    force = may_discard(options)
     with build_artifact(
         target, recipe, given=options.given, resume=True, force=force, records=RECORDS
     ) as build:
@@ -101,11 +102,6 @@ def train(options: Options) -> Outcome:
         build.stop_ids = turn_end_ids(tokenizer, turns)
     best = f"best validation loss {state.best_loss:.4f}, at step {state.best_step}"
     return Outcome(target, lines=(best,), facts=finished(target).facts)
-
-
-def may_discard(options: Options, target: Path) -> bool:
-    """Whether an unfinished run with other options may go: one that has saved nothing always may."""
-    return options.force or not Checkpoints(unfinished_folder(target), keep=1).exist
 
 
 def refuse_contradictions(setup: TrainSetup) -> None:
@@ -139,7 +135,8 @@ def refuse_sizes(setup: TrainSetup, base: Path, data: Path) -> None:
         require_layers(setup, layers)
     rows = sum(1 for _ in read_lines(data, "train"))
     if 0 < rows < setup.batch_size:
-        raise StageError(f"batch size {setup.batch_size} is larger than the {rows} rows: lower --batch-size")
+        found = plural(rows, "row")
+        raise StageError(f"batch size {setup.batch_size} is larger than the {found}: lower --batch-size")
 
 
 def refuse_choice(setup: TrainSetup, valid: list[Encoded]) -> None:
@@ -157,7 +154,8 @@ def checkpoints_gb(model: Model, setup: TrainSetup) -> float:
 
 def _train(run: Run, trackers: Any) -> State:
     progress.say(
-        f"  all rows begin with the same {run.trunk.size} tokens; {run.plan.steps_per_epoch} batches an epoch"
+        f"  all rows begin with the same {plural(run.trunk.size, 'token')}; "
+        f"{plural(run.plan.steps_per_epoch, 'batch')} an epoch"
     )
     rows = [*run.train, *run.valid]
     alike, others = count_alike(rows)
@@ -175,7 +173,7 @@ def _show_supervision(rows: list[Encoded], tokenizer: Tokenizer) -> None:
     total, learned = sum(len(r.tokens) for r in rows), sum(sum(r.supervised) for r in rows)
     calls = sum(sum(c >= 0 for c in r.calls) for r in rows)
     progress.say(
-        f"  {len(rows)} rows, {total} tokens, {learned / total:.0%} of them supervised, "
+        f"  {plural(len(rows), 'row')}, {total} tokens, {learned / total:.0%} of them supervised, "
         f"{calls / total:.0%} in calls; for example, the supervised parts in ⟦⟧"
     )
     progress.say(f"    {mark_supervised(max(rows[:20], key=lambda r: max(r.calls)), tokenizer)}")

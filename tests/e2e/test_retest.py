@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +18,15 @@ from typing import Any
 
 import pytest
 
-from stages.core.records import EvalSummary, LossPoint, Verdict, read_lines, read_record
+from stages.core.records import (
+    EvalSummary,
+    LossPoint,
+    Manifest,
+    Verdict,
+    read_lines,
+    read_record,
+    write_record,
+)
 from tests.pipeline import ROOT, cut_corpus, start_stage
 
 STAGES = ("convert_data", "audit", "train", "fuse", "quantize", "eval", "report")
@@ -73,6 +82,14 @@ def run_retest(arguments: list[str], place: Path) -> Retest:
     return Retest(done.returncode, done.stdout, done.stderr, seconds, lines)
 
 
+def list_arguments(root: Path, *, arms: str = "fair", iters: int = 2, tokens: int = 12) -> list[str]:
+    return [
+        *("--arms", arms, "--data", str(root / "data"), "--suites", str(root / "own.json")),
+        *("--max-tokens", str(tokens), "--iters", str(iters)),
+        *("--num-layers", "1", "--batch-size", "2", "--despite-audit"),
+    ]
+
+
 def list_reports() -> dict[str, int]:
     """The user's own reports, with the time of their last change."""
     return {str(p): p.stat().st_mtime_ns for p in (ROOT / "reports").rglob("*") if p.is_file()}
@@ -82,13 +99,9 @@ def list_reports() -> dict[str, int]:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Retest, Retest]:
     """The place of the outputs, and the same command run twice."""
     root = tmp_path_factory.mktemp("retest")
-    data = cut_corpus(root / "data", {"train": (1, 2, 3, 6, 10, 21), "valid": (0,)})
-    suite = root / "own.json"
-    suite.write_text(json.dumps(SUITE), "utf-8")
-    arguments = [
-        *("--arms", "fair", "--data", str(data), "--suites", str(suite), "--max-tokens", "12"),
-        *("--iters", "2", "--num-layers", "1", "--batch-size", "2", "--despite-audit"),
-    ]
+    cut_corpus(root / "data", {"train": (1, 2, 3, 6, 10, 21), "valid": (0,)})
+    (root / "own.json").write_text(json.dumps(SUITE), "utf-8")
+    arguments = list_arguments(root)
     reports = list_reports()
     place = root / "out"
     both = run_retest(arguments, place), run_retest([*arguments, "--json"], place)
@@ -156,6 +169,33 @@ def test_a_second_run_redoes_nothing(runs: tuple[Path, Retest, Retest]) -> None:
     _, _, second = runs
     assert second.code == 0, second.error
     assert second.ends() == [(stage, None if stage == "report" else True) for stage in STAGES]
+
+
+def test_what_was_made_otherwise_is_named_before_any_work(runs: tuple[Path, Retest, Retest]) -> None:
+    """Outputs and an unfinished training of the arm and the seed that would come last."""
+    place = runs[0]
+    begun = place / "smol/train/json+tools/.seed5.partial"
+    recipe = read_record(place / "smol/train/json+tools/seed0/manifest.json", Manifest).recipe
+    settings = recipe.settings | {"iters": 9, "seed": 5}
+    (begun / "checkpoints" / "0000001").mkdir(parents=True)
+    (begun / "checkpoints" / "0000001" / "state.json").write_text("{}")
+    write_record(begun / "recipe.json", recipe.model_copy(update={"settings": settings}))
+    arguments = [*list_arguments(place.parent, arms="flawed,fair", iters=3, tokens=13), "--seeds", "0,5"]
+    files = sorted((place / "smol").rglob("*"))
+    done = run_retest(arguments, place)
+    assert done.code == 2
+    made = {
+        "audit/json+tools+eos+parser+six_bit": "max_tokens=12 (now 13)",
+        "train/json+tools/seed0": "iters=2 (now 3)",
+        "eval/json+tools+eos+parser+six_bit/seed0/own": "max_tokens=12 (now 13)",
+    }
+    told = [f"{place}/smol/{folder} was made with {changed}" for folder, changed in made.items()]
+    told.append(f"an unfinished run with iters=9 (now 3) is in {begun}")
+    remedy = "--force makes everything anew, --out FOLDER keeps what is there"
+    assert done.error == f"retest_fair: {'; '.join(told)}: {remedy}\n"
+    assert done.ends() == [("convert_data", True), ("fuse", True), ("quantize", True)]
+    assert sorted((place / "smol").rglob("*")) == files
+    shutil.rmtree(begun)
 
 
 def test_with_json_stdout_holds_nothing_else(runs: tuple[Path, Retest, Retest]) -> None:

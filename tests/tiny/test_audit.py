@@ -618,6 +618,12 @@ def test_a_second_run_is_up_to_date_and_says_the_same(bench: Bench, tiny_qwen2: 
         audit(other)
 
 
+def findings_told(said: str) -> list[str]:
+    """The lines of a terminal that tell a finding."""
+    lines = [line.strip() for line in said.splitlines()]
+    return [line for line in lines if line.startswith(("critical ", "warning ", "info "))]
+
+
 def test_critical_findings_are_no_error(
     bench: Bench, tiny_qwen2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -627,10 +633,15 @@ def test_critical_findings_are_no_error(
     output = capsys.readouterr()
     answer = json.loads(output.out)
     assert answer["flaws"] == [1, 2, 3, 4, 5]
-    lines = [line.strip() for line in output.err.splitlines()]
-    severities = [line.split()[0] for line in lines if line.startswith(("critical ", "warning ", "info "))]
+    lines = findings_told(output.err)
+    severities = [line.split()[0] for line in lines]
     assert severities == sorted(severities, key=["critical", "warning", "info"].index)
     assert severities.count("critical") == len(answer["critical"]) > 0
+    assert [". To do: " in line for line in lines] == [severity != "info" for severity in severities]
+    assert main([*arguments, "--check"]) == 0
+    again = capsys.readouterr()
+    assert json.loads(again.out) | {"seconds": 0} == answer | {"seconds": 0, "up_to_date": True}
+    assert findings_told(again.err) == lines
 
 
 def test_no_converted_data(tiny_qwen2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

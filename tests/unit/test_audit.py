@@ -181,8 +181,8 @@ def test_the_report_tells_every_finding() -> None:
     ]  # fmt: skip
     report = AuditReport(model="m", arm="flawed", checks=["a", "b", "c"], findings=findings)
     first, second, summary = describe_audit(report)
-    assert first == "critical data.foreign_dialect (flaw 2): 419 rows"
-    assert second == "info tokenizer.tags_split: tags"
+    assert first == "critical data.foreign_dialect (flaw 2): 419 rows. To do: convert"
+    assert second == "info tokenizer.tags_split: tags", "nothing is wrong there"
     assert summary == "3 checks: 1 critical, 0 warning, 1 info; a verdict would be inconclusive"
     text = write_markdown(report)
     for piece in (

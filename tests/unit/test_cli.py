@@ -51,6 +51,10 @@ def run(work: Any, *arguments: str) -> int:
     return run_stage("train", "Train.", work, arguments, sections=("train",))
 
 
+def refuse_work(_: Options) -> Outcome:
+    pytest.fail("the work was begun")
+
+
 @pytest.fixture(autouse=True)
 def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Logs stay in the test's folder, and what a command does to signals stays in the test."""
@@ -165,10 +169,7 @@ def test_numbers_are_read_back_exactly(rate: float, seed: int) -> None:
 def test_mistakes_are_said_in_one_line(
     arguments: list[str], reason: str, own_place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def never(_: Options) -> Outcome:
-        pytest.fail("the work was begun")
-
-    assert run(never, *arguments) == 2
+    assert run(refuse_work, *arguments) == 2
     out, error = capfd.readouterr()
     assert out == ""
     assert error.startswith("train: ")
@@ -288,6 +289,58 @@ def test_the_outcome_as_json(own_place: Path, capfd: pytest.CaptureFixture[str])
     assert answer.pop("seconds") >= 0
     assert answer == {"stage": "train", "folder": str(own_place), "up_to_date": True, "n": 1}
     assert "train: up to date in " in error
+
+
+def recipe(options: Options) -> Recipe:
+    return Recipe(stage="train", settings={"iters": options.preset.train.iters}, inputs={})
+
+
+def test_a_check_makes_nothing(own_place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def ask(*arguments: str) -> tuple[int, str, str]:
+        argv = [*arguments, "--check"]
+        code = run_stage("train", "Train.", refuse_work, argv, sections=("train",), make_recipe=recipe)
+        return (code, *capfd.readouterr())
+
+    place = read().place("train")
+    assert ask() == (3, f"train: yet to be made: {place}\n", "")
+    code, out, error = ask("--json")
+    assert json.loads(out) == {"stage": "train", "folder": str(place), "up_to_date": False}
+    assert (code, error) == (3, f"train: yet to be made: {place}\n")
+    assert not list(own_place.iterdir())
+    with build_artifact(place, recipe(read("--iters", "5"))):
+        pass
+    code, out, _ = ask("--iters", "5")
+    assert code == 0
+    assert "train: up to date in " in out
+    code, _, error = ask("--iters", "6")
+    assert code == 2
+    assert error.startswith(f"train: {place} was made with iters=5 (now 6): --force replaces it, ")
+    assert ask("--iters", "6", "--force")[0] == 3
+
+
+def test_a_check_finds_what_is_unfinished_or_in_work(
+    own_place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def ask(*arguments: str, resumes: bool = True) -> tuple[int, str]:
+        argv = [*arguments, "--check"]
+        asked: dict[str, Any] = {"make_recipe": recipe, "resumes": lambda _: resumes}
+        code = run_stage("train", "Train.", refuse_work, argv, sections=("train",), **asked)
+        return code, capfd.readouterr().err
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        build_artifact(read().place("train"), recipe(read("--iters", "5")), resume=True),
+    ):
+        raise KeyboardInterrupt
+    code, error = ask("--iters", "6")
+    assert (code, error.count("\n")) == (2, 1)
+    assert error.startswith("train: an unfinished run with iters=5 (now 6) is in ")
+    assert ask("--iters", "5")[0] == 3
+    assert ask("--iters", "6", resumes=False)[0] == 3, "such a stage begins anew"
+    with build_artifact(read().place("train"), recipe(read("--iters", "5")), resume=True):
+        code, error = ask("--iters", "5")
+    assert code == 2
+    assert error.startswith("train: another process is writing ")
 
 
 def raise_it(error: BaseException) -> int:

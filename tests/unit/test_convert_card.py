@@ -174,7 +174,7 @@ def test_the_page_has_all_a_reader_must_know(tmp_path: Path) -> None:
         "Inferred: f.",
         "Written as a user turn that begins with 'Tool result:\\n': the preset asks for it",
         "| train   |      1 | 7             | text without marks of turns ('a \\| b')",
-        "- 1 rows of train also in valid",
+        "- 1 row of train also in valid",
         "- 5 more rows of train with a question of valid",
         "Removed: 6 rows of train. Some of them",
         "- train 1 = valid 40",
@@ -191,7 +191,7 @@ def test_the_page_has_all_a_reader_must_know(tmp_path: Path) -> None:
     assert len(data["samples"]) == SAMPLES
     assert data["tokens"]["train"]["longest"] == 41
     assert full_card().summary()["train"] == {"rows": 7, "converted": 6, "rejected": 1, "dropped": 6}
-    assert "duplicates and leaks (removed): 1 rows of train also in valid" in full_card().lines()[-1]
+    assert "duplicates and leaks (removed): 1 row of train also in valid" in full_card().lines()[-1]
 
 
 def chat(*systems: str, **columns: Any) -> dict[str, Any]:

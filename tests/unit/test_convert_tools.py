@@ -671,10 +671,7 @@ def test_the_tool_files_say_where_the_tools_come_from(tmp_path: Path) -> None:
     (tmp_path / "tools.json").unlink()
     assert write_tool_files(PLAIN, None, tmp_path) == "Code Mode's: execute_code."
     own = infer_tools([{**chat("So."), "tools": TOOLS}])
-    assert (
-        write_tool_files(apply_census(PLAIN, own), own, tmp_path)
-        == "1 rows have their own; the others: none."
-    )
+    assert write_tool_files(apply_census(PLAIN, own), own, tmp_path) == "1 row has its own; the others: none."
     assert list(tmp_path.iterdir()) == []
     census = infer_tools(rows_of(SEEN))
     line = write_tool_files(apply_census(PLAIN, census), census, tmp_path)

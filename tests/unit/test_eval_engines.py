@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from stages.eval.engines import Costs, Question
 from stages.eval.engines.endpoint import Endpoint
 from stages.eval.engines.transport import Transport
 from stages.eval.request import Request
-from stages.eval.stage import evaluate, evaluate_engine
+from stages.eval.stage import evaluate, evaluate_engine, needs_nothing
 from stages.eval.store import ReplyStore
 from stages.eval.sweep import Sweep, spread_of
 from stages.report.comparison import write_results
@@ -268,6 +269,13 @@ def test_a_sweep_that_grows_or_was_stopped_asks_what_is_left(options: Options, s
     )
     assert outcome.up_to_date
     assert outcome.lines[0].startswith("three, prompt own, temperature 0.7, 2 draws: decision 33%")
+    request = Request(endpoint=server.url)
+    assert needs_nothing(swept, request)
+    assert not needs_nothing(swept, replace(request, ask_again=True))
+    shutil.rmtree(folder / "three" / "own-t0.7-s0")
+    assert not needs_nothing(swept, request)
+    with pytest.raises(StageError, match=r"own-t0\.7-s1 was made with max_tokens=\d+ \(now 9\)"):
+        needs_nothing(with_setup(swept, max_tokens=9), request)
     assert len(server.asked) == 12
 
 

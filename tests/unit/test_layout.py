@@ -15,6 +15,7 @@ HEAVY = ("mlx", "mlx_lm", "torch", "transformers", "huggingface_hub")
 FILES = sorted((ROOT / "stages").glob("*/**/*.py"))
 # Modules of stages that need no model: what they do can be tested and run anywhere.
 LIGHT = (
+    "stages.audit.recipe",
     "stages.convert_data.stage",
     "stages.eval.__main__",
     "stages.eval.code",
@@ -31,6 +32,7 @@ LIGHT = (
     "stages.retest_fair.stage",
     "stages.train.recipe",
     "stages.train.rows",
+    "stages.train.saved",
 )
 # Imports the modules that are named, as if MLX were not installed.
 BARE_IMPORTS = """

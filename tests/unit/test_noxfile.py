@@ -59,6 +59,14 @@ def test_every_session_stands_in_the_readme_with_an_example() -> None:
         assert re.search(rf"^\| `{name}` \| .+ \| `nox -s {name}\b.*` \|$", readme, re.M), name
 
 
+def test_what_the_examples_write_is_ignored_by_git() -> None:
+    texts = [(ROOT / name).read_text("utf-8") for name in ("README.md", "noxfile.py")]
+    written = {name for text in texts for name in re.findall(r"--out ([\w-]+)", text)} - {"FOLDER"}
+    assert written >= {"my_converted", "my_8bit", "my_retest", "my_served"}
+    assert all(name.startswith("my_") for name in written)
+    assert "/my_*" in (ROOT / ".gitignore").read_text("utf-8").splitlines()
+
+
 def test_the_builds_are_the_packages_that_are_installed(noxfile: ModuleType) -> None:
     """A new name, such as mlx-cuda-13, has to be named in the noxfile too."""
     locked = re.findall(r"^(mlx-(?:cpu|cuda)[\w-]*)==", (ROOT / "constraints.txt").read_text("utf-8"), re.M)

@@ -93,6 +93,27 @@ def test_reports_of_other_outputs_lie_beside_them(
     assert not (tmp_path / "reports").exists()
 
 
+def test_several_files_of_others_are_one_readable_line(two_arms: World) -> None:
+    """The reports that can be written are, and no file is named twice."""
+    two_arms.write(model=None)
+    places = [
+        two_arms.reports / name for name in ("first-experiment.md", "smol.md", "smol.json", "smol-loss.svg")
+    ]
+    for path in places[:2]:
+        path.write_text("# My notes")
+    with pytest.raises(StageError) as two:
+        two_arms.write(model=None)
+    changed = "were not written by the report, or were changed since: move them away, "
+    assert str(two.value).startswith(f"{places[0]}, {places[1]} {changed}")
+    for path in places[2:]:
+        path.write_text("{}")
+    with pytest.raises(StageError) as four:
+        two_arms.write(model=None)
+    assert str(four.value).startswith(f"{places[0]}, {places[1]}, {places[2]} and 1 more {changed}")
+    assert str(four.value).count("--force") == 1
+    assert [path.read_text() for path in places] == ["# My notes"] * 2 + ["{}"] * 2
+
+
 def test_another_reports_verdict_is_kept(two_arms: World) -> None:
     two_arms.write(model=None)
     other = (two_arms.reports / "first-experiment.json").read_bytes()

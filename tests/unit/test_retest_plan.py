@@ -19,7 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from stages.convert_data.__main__ import main as convert
 from stages.core.blas import count_cpus
+from stages.core.chatml import Turn, join_chatml
 from stages.core.cli import SEEDLESS, Options, build_parser, read_options
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FLAWED, FixSet, arm_slug, require_taken
@@ -33,6 +35,7 @@ from stages.retest_fair.stage import (
     check_inputs,
     choose_jobs,
     estimate_disk_gb,
+    explain_all,
     list_calls,
     list_groups,
     list_steps,
@@ -211,6 +214,50 @@ def test_every_option_reaches_a_stage() -> None:
     assert set(sections_of("audit")) == set(SECTIONS) - {"model"}
 
 
+def test_to_ask_again_is_for_the_evaluation_alone() -> None:
+    asked = replace(plan(FAIR), ask_again=True)
+    told = {step.stage: "--ask-again" in stage_arguments(asked, step) for step in list_steps(asked)}
+    assert told == {stage: stage == "eval" for stage in ORDER}
+    assert "--ask-again" not in stage_arguments(plan(FAIR), Step("eval", FAIR, 0))
+
+
+def test_an_output_made_otherwise_is_named_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The arm `flawed`, which comes first, has none yet, and gets none."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    row = json.dumps({"text": join_chatml([Turn("user", "Why?"), Turn("assistant", "So.")])})
+    for split in ("train", "valid"):
+        (data / f"{split}.jsonl").write_text(row)
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(out))
+    monkeypatch.setenv("FAIR_RETEST_LOG", "")
+    assert convert(["--data", str(data), "--max-seq-length", "500"]) == 0
+    made = sorted((out / "smol").rglob("*"))
+    capfd.readouterr()
+    assert main(["--arms", "flawed,fair", "--data", str(data), "--out", str(out)]) == 2
+    assert capfd.readouterr().err == (
+        f"retest_fair: {out}/smol/convert_data/json+tools was made with max_seq_length=500 (now 1024): "
+        "--force makes everything anew, --out FOLDER keeps what is there\n"
+    )
+    assert sorted((out / "smol").rglob("*")) == made
+
+
+def test_several_problems_share_their_remedy() -> None:
+    made = "A was made with x=1 (now 2)"
+    begun = "an unfinished run with y=1 (now 2) is in B"
+    remedy = ": --force makes everything anew, --out FOLDER keeps what is there"
+    problems = [
+        f"{made}: --force replaces it, --out FOLDER keeps both",
+        f"{begun}: finish it with those options, or discard it with --force",
+    ]
+    assert explain_all(problems) == f"{made}; {begun}{remedy}"
+    assert explain_all(problems[:1]) == made + remedy
+    busy = "another process is writing C: wait for it to end"
+    assert explain_all([busy]) == busy
+    assert explain_all([problems[0], busy]) == f"{made}; {busy}{remedy}"
+
+
 def test_the_report_is_told_the_seed_and_the_reference() -> None:
     assert report_arguments(plan(FAIR, seeds=(3, 1))) == ["--model", "smol", "--seed", "3"]
     run = plan(FAIR, overrides={"reference": "14b"})
@@ -350,6 +397,7 @@ def test_a_model_folder_needs_the_disk_of_its_own_weights(
         (["--suites", ""], "--suites '': name at least 1"),
         (["--suites", "core20,core20"], "--suites core20,core20: name each suite once"),
         (["--itres", "5"], "unrecognized arguments: --itres 5"),
+        (["--check"], "unrecognized arguments: --check"),
         (["--seed", "-1"], "--seed -1"),
         (["--seeds", "0,0"], "argument --seeds: '0,0': name each seed once, as in 0,1,2"),
         (["--seeds", "-1,2"], "--seeds"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stages.core.words import another, plural, show_controls
+from stages.core.words import another, name_some, number_each, plural, show_controls
 
 
 @pytest.mark.parametrize(
@@ -17,10 +17,25 @@ from stages.core.words import another, plural, show_controls
         (3, "query", "3 queries"),
         (0, "reply", "0 replies"),
         (5, "more difference", "5 more differences"),
+        (1, "batch", "1 batch"),
+        (2, "batch", "2 batches"),
+        (2, "path", "2 paths"),
     ],
 )
 def test_plural(count: int, noun: str, words: str) -> None:
     assert plural(count, noun) == words
+
+
+@pytest.mark.parametrize(("numbers", "words"), [([0], "seed 0"), ([0, 1], "seeds 0, 1")])
+def test_numbers_of_a_noun(numbers: list[int], words: str) -> None:
+    assert number_each("seed", numbers) == words
+
+
+@pytest.mark.parametrize(
+    ("names", "words"), [("a", "a"), ("ab", "a, b"), ("abc", "a, b and 1 more"), ("abcde", "a, b and 3 more")]
+)
+def test_the_first_names(names: str, words: str) -> None:
+    assert name_some(list(names), 2) == words
 
 
 @pytest.mark.parametrize(
