@@ -31,6 +31,7 @@ from stages.core.dialects.plain import Call, find_calls
 from stages.core.tools import EXECUTE_CODE
 
 _TOOL = EXECUTE_CODE.name
+_TEXT = frozenset((str,))
 _SYSTEM = "system\n"
 _RESULT_OPEN, _RESULT_CLOSE = "<tool_response>\n", "\n</tool_response>"
 
@@ -44,7 +45,7 @@ def convert_plain(raw: Any, context: ConvertContext) -> Converted | None:
     if offer is None or offer.system is None or type(raw) is not dict or len(raw) != 1:
         return None
     text = raw.get("text")
-    if type(text) is not str or not (parts := cut_plainly(text)) or any(map(may_define, parts[:2])):
+    if type(text) is not str or not (parts := cut_plainly(text)) or may_define(text):
         return None
     own = parts.pop(0)[len(_SYSTEM) :] if parts[0].startswith(_SYSTEM) else None
     turns: list[dict[str, Any]] = []
@@ -97,19 +98,21 @@ def _write_turns(
 
 def _read_answer(turn: dict[str, Any], number: int, box: Toolbox) -> str:
     """Put the call of an answer into its turn, as call `number`; what the turn is, empty for no plain one."""
-    found = find_calls(turn["content"], box) or _find_other_calls(turn["content"], box)
+    text = turn["content"]
+    found = find_calls(text, box) or _find_other_calls(text, box)
     if found is None:
         return ""
     words, calls, dialect = found
-    words = words.strip() if calls else words
-    if len(calls) > 1 or ("<" in words and find_legacy_tag(words)):
+    if "<" in words and find_legacy_tag(words):
         return ""
-    for name, arguments in calls:
-        if name != _TOOL or not all(type(value) is str for value in arguments.values()):
-            return ""
-        function = {"name": _TOOL, "arguments": arguments}
-        turn["content"] = words
-        turn["tool_calls"] = [{"id": f"call_{number}", "type": "function", "function": function}]
+    if not calls:
+        return dialect
+    name, arguments = calls[0]
+    if len(calls) > 1 or name != _TOOL or not _TEXT.issuperset(map(type, arguments.values())):
+        return ""
+    turn["content"] = words.strip()
+    function = {"name": _TOOL, "arguments": arguments}
+    turn["tool_calls"] = [{"id": f"call_{number}", "type": "function", "function": function}]
     return dialect
 
 

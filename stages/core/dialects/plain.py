@@ -46,13 +46,13 @@ def read_plain(text: str, box: Toolbox) -> Reply | None:
 def find_calls(text: str, box: Toolbox) -> tuple[str, list[Call], str] | None:
     """The prose, the calls and their dialect if the text is of the commonest form, else None."""
     start = text.find("<")
-    prose = text[:start]
-    if start == -1 or "[" in prose or "{" in prose or "```" in prose:
+    prose = text[:start] if start else ""
+    if start == -1 or (prose and ("[" in prose or "{" in prose or "```" in prose)):
         return None
     for dialect, gap, pattern, read in _FORMS:
         if (block := pattern.match(text, start)) is not None:
             calls = _read_calls(text, block, read, box)
-            return (drop_gap(prose, gap), calls, dialect) if calls else None
+            return (drop_gap(prose, gap) if prose else "", calls, dialect) if calls else None
     return None
 
 
@@ -70,29 +70,20 @@ def _read_calls(text: str, block: re.Match[str], read: _Read, box: Toolbox) -> l
 
 
 def _read_xml(block: re.Match[str], box: Toolbox) -> Call | None:
-    name, key, value, others = block.groups()
-    name, arguments = name.strip(), dict[str, Any]()
-    if not _add_value(arguments, name, key, value, box):
-        return None
-    for key, value in _PAIR.findall(others) if others else ():
-        if not _add_value(arguments, name, key, value, box):
+    arguments: dict[str, Any] = {}
+    name, first, raw, others = block.groups()
+    name = name.strip()
+    for written, value in ((first, raw), *_PAIR.findall(others)) if others else ((first, raw),):
+        key = written.strip()
+        if key in arguments:
             return None
+        arguments[key] = value = unwrap(value)
+        types = box.find_types(name, key)
+        if types is not TEXT and types and types != TEXT:
+            arguments[key], problem = read_typed(value, types)
+            if problem or find_doubled(arguments[key]):
+                return None
     return name, arguments
-
-
-def _add_value(arguments: dict[str, Any], name: str, written: str, raw: str, box: Toolbox) -> bool:
-    """Add the value of a parameter; whether there was nothing about it to weigh."""
-    key = written.strip()
-    value: Any = unwrap(raw)
-    if key in arguments:
-        return False
-    types = box.find_types(name, key)
-    if types is not TEXT and types and types != TEXT:
-        value, problem = read_typed(value, types)
-        if problem or find_doubled(value):
-            return False
-    arguments[key] = value
-    return True
 
 
 def _read_json(block: re.Match[str], box: Toolbox) -> Call | None:
