@@ -97,7 +97,7 @@ def convert_data(options: Options, request: Request | None = None) -> Outcome:
             work = Work(build.folder, context, request.valid_share or None, options.seed, target)
             ending = build.ending or _convert(source, work, options, request)
         except StageError as error:
-            if not isinstance(error, LostWorker):
+            if not isinstance(error, LostWorker | _NoRoomError):
                 build.discard()  # other data are needed, and an unfinished run would forbid them
             raise
         build.keep_ending(ending)
@@ -107,11 +107,18 @@ def convert_data(options: Options, request: Request | None = None) -> Outcome:
     return Outcome(out, lines=ending.lines, facts=ending.facts)
 
 
+class _NoRoomError(StageError):
+    """The disk is too small; what is done stays."""
+
+
 def _require_room(out: Path, size_gb: float, request: Request) -> None:
     """Raise StageError where the disk cannot hold what becomes of so much text, less what is there."""
     begun = [path for path in unfinished_folder(out).rglob("*") if path.is_file()]
     there = sum(path.stat().st_size for path in begun if path.parent.name != UNPACKED) / GB
-    require_disk(out, (8 if request.render else 4) * size_gb + 0.01 - there, "the converted data")
+    try:
+        require_disk(out, (8 if request.render else 4) * size_gb + 0.01 - there, "the converted data")
+    except StageError as error:
+        raise _NoRoomError(str(error)) from None
 
 
 def make_recipe(options: Options, source: Source, request: Request, target: Target | None) -> Recipe:
