@@ -44,6 +44,8 @@ class Card:
     splits: dict[str, SplitCard]
     source: str = ""
     """What the data are called."""
+    left_out: str = ""
+    """What of the data was not read."""
     target: str = ""
     """The model that the rows are for."""
     tool_response: str = "template"
@@ -67,7 +69,7 @@ class Card:
         """One line per split for the terminal, and one about duplicates if there are any."""
         lines = [
             f"{name}: {plural(s.rows, 'row')} = {s.converted} converted + {s.rejected} rejected; "
-            + ", ".join(f"{dialect} {n}" for dialect, n in list(sort_counts(s.dialects).items())[:8])
+            + ", ".join(f"{dialect} {n}" for dialect, n in list(sort_counts(s.rows_by_dialect).items())[:8])
             + (f"; rejected.jsonl says why, most often: {s.commonest_reason()}" if s.rejected else "")
             for name, s in self.splits.items()
         ]
@@ -103,6 +105,7 @@ class Card:
         how, why = _RESPONSES[self.tool_response]
         return {
             "source": self.source,
+            "not_read": self.left_out,
             "arm": self.arm,
             "target": self.target,
             "tools": self.tools,
@@ -156,10 +159,14 @@ def _write_markdown(card: Card) -> str:
     parts = [
         f"# Conversion of {card.source}{target}, arm {card.arm}\n",
         _table("Rows", card, _count_rows),
+        f"Not read: {card.left_out}.\n" if card.left_out else "",
         _table("Rows by their shape", card, lambda s: s.shapes),
-        _table("Assistant turns by the dialect they were written in", card, lambda s: s.dialects),
-        _table("Calls by tool", card, lambda s: s.tools),
+        _table("Rows by the dialect of their calls", card, lambda s: s.rows_by_dialect),
+        _table("Assistant turns with calls by dialect", card, lambda s: s.turns_by_dialect),
+        _table("Rows by the tools they call", card, lambda s: s.rows_by_tool),
+        _table("Calls by tool", card, lambda s: s.calls_by_tool),
         f"## Tools\n\n{card.tools or 'None.'}\n",
+        _table("Rows by whose tools they have", card, lambda s: s.rows_by_owner),
         _table("Calls of tools that no definition names", card, lambda s: s.undefined, always=False),
         _table(
             "Calls that the target's dialect cannot say clearly", card, lambda s: s.unwritable, always=False

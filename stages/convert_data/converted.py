@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
-from stages.convert_data.messages import SourceTurn
-
-Kind = tuple[tuple[str, ...], ...]
-"""What the card counts of a row: shape, dialects, tools, pattern, changes, untyped, undefined, unwritable,
-the system text that was written and what was there before."""
-
 SYSTEM_ADDED = "system turn added"
 SYSTEM_REPLACED = "another system text replaced"
+RESULT_MADE = "tool result made a tool turn"
 HAD_NONE, HAD_LINE, HAD_OTHER = "no system turn", "the preset's line alone", "another text"
 
 SystemText = tuple[()] | tuple[str, str]
@@ -25,44 +19,38 @@ Empty where the row keeps what it had."""
 _REPEATED = re.compile(r"(?:assistant-(?:tool-)+){3,}")
 
 
-@dataclass(slots=True)
-class Converted:
+class Kind(NamedTuple):
+    """What the card counts about a row; equal for many rows."""
+
+    shape: str
+    pattern: str
+    """The order of its roles."""
+    dialects: tuple[str, ...] = ()
+    """Of each assistant's turn with calls."""
+    tools: tuple[str, ...] = ()
+    """Of each call."""
+    changes: tuple[str, ...] = ()
+    untyped: tuple[str, ...] = ()
+    """`tool.argument` of XML values that stay text because no schema says their type."""
+    undefined: tuple[str, ...] = ()
+    """Tools that are called and that no definition names."""
+    unwritable: tuple[str, ...] = ()
+    """Why the target's dialect cannot say a turn's calls so that they are read back unchanged."""
+    has_own_tools: bool = False
+    system: SystemText = ()
+
+
+class Converted(NamedTuple):
     """A row in its new form, and what the card counts about it."""
 
     line: bytes
     """The row as JSON with a newline, to be written as it is."""
-    shape: str
-    pattern: str
     digests: tuple[bytes, bytes]
     """16 bytes each: of what the row says (turns, calls, tools, own system text), and of its user's
     turns in normalised wording, NO_DIGEST where it has none."""
     source: Any
     """The row as it came."""
-    dialects: list[str] = field(default_factory=list)
-    tools: list[str] = field(default_factory=list)
-    changes: list[str] = field(default_factory=list)
-    untyped: list[str] = field(default_factory=list)
-    """`tool.argument` of XML values that stay text because no schema says their type."""
-    undefined: list[str] = field(default_factory=list)
-    """Tools that are called and that no definition names."""
-    unwritable: list[str] = field(default_factory=list)
-    """Why the target's dialect cannot say a turn's calls so that they are read back unchanged."""
-    system: SystemText = ()
-
-    @property
-    def kind(self) -> Kind:
-        """All that is counted; equal for many rows."""
-        return (
-            (self.shape,),
-            tuple(self.dialects) or ("none",),
-            tuple(self.tools),
-            (self.pattern,),
-            tuple(self.changes),
-            tuple(self.untyped),
-            tuple(self.undefined),
-            tuple(self.unwritable),
-            self.system,
-        )
+    kind: Kind
 
     @property
     def row(self) -> dict[str, Any]:
@@ -70,8 +58,17 @@ class Converted:
         row: dict[str, Any] = orjson.loads(self.line)
         return row
 
+    def note(self, change: str) -> Converted:
+        """The row with one more change to count."""
+        return self._replace(kind=self.kind._replace(changes=(*self.kind.changes, change)))
 
-def name_pattern(turns: list[SourceTurn]) -> str:
+
+def name_calls_read(dialect: str) -> str:
+    """The change that the calls of a turn were read in a dialect."""
+    return f"calls of {dialect} read"
+
+
+def name_pattern(roles: list[str]) -> str:
     """The order of roles; rounds of calls and results that go on and on count as one."""
-    name = "-".join([turn[0] for turn in turns])
-    return _REPEATED.sub("(assistant-tool)+-", name) if len(turns) > 6 else name
+    name = "-".join(roles)
+    return _REPEATED.sub("(assistant-tool)+-", name) if len(roles) > 6 else name

@@ -25,8 +25,14 @@ _MOST_REASONS = 200
 _MOST_KINDS = 2_000
 _LONGEST = 1_600  # characters of a sample on each side
 
-# In the order of a `Kind`, whose last part is the system text.
-_COUNTERS = ("shapes", "dialects", "tools", "patterns", "changes", "untyped", "undefined", "unwritable")
+_OF_KIND = {
+    "turns_by_dialect": "dialects",
+    "calls_by_tool": "tools",
+    **{name: name for name in ("changes", "untyped", "undefined", "unwritable")},
+}
+_COUNTERS = (*_OF_KIND, "shapes", "patterns", "rows_by_dialect", "rows_by_tool", "rows_by_owner")
+OWN_TOOLS, COMMON_TOOLS = "its own", "those of all rows without"
+NO_CALL = "no call"
 
 _PARTICULARS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d+")
 
@@ -59,8 +65,15 @@ class SplitCard:
     rejected: int = 0
     reasons: dict[str, Reason] = field(default_factory=dict)
     shapes: dict[str, int] = field(default_factory=dict)
-    dialects: dict[str, int] = field(default_factory=dict)
-    tools: dict[str, int] = field(default_factory=dict)
+    rows_by_dialect: dict[str, int] = field(default_factory=dict)
+    """Rows by each dialect that they have a call in, NO_CALL for those without."""
+    turns_by_dialect: dict[str, int] = field(default_factory=dict)
+    """Assistant turns with calls."""
+    rows_by_tool: dict[str, int] = field(default_factory=dict)
+    """Rows by each tool that they call."""
+    calls_by_tool: dict[str, int] = field(default_factory=dict)
+    rows_by_owner: dict[str, int] = field(default_factory=dict)
+    """Rows by whose tools they are offered: OWN_TOOLS or COMMON_TOOLS."""
     patterns: dict[str, int] = field(default_factory=dict)
     changes: dict[str, int] = field(default_factory=dict)
     untyped: dict[str, int] = field(default_factory=dict)
@@ -86,11 +99,15 @@ class SplitCard:
     def count(self, kind: Kind, rows: int) -> None:
         """Count so many converted rows of a kind."""
         self.converted += rows
-        *counted, system = kind
-        for name, keys in zip(_COUNTERS, counted, strict=True):
-            _count(getattr(self, name), keys, rows)
-        if system:
-            text, before = system
+        for counter, keys in _OF_KIND.items():
+            _count(getattr(self, counter), getattr(kind, keys), rows)
+        _count(self.shapes, (kind.shape,), rows)
+        _count(self.patterns, (kind.pattern,), rows)
+        _count(self.rows_by_dialect, dict.fromkeys(kind.dialects) or (NO_CALL,), rows)
+        _count(self.rows_by_tool, dict.fromkeys(kind.tools), rows)
+        _count(self.rows_by_owner, (OWN_TOOLS if kind.has_own_tools else COMMON_TOOLS,), rows)
+        if kind.system:
+            text, before = kind.system
             _count(self.systems.setdefault(text, {}), (before,), rows)
 
     def show(self, row: Converted) -> None:
@@ -99,7 +116,7 @@ class SplitCard:
             self._keep_sample(row)
 
     def _keep_sample(self, row: Converted) -> None:
-        kind = f"{row.shape}, {' and '.join(dict.fromkeys(row.dialects)) or 'no call'}"
+        kind = f"{row.kind.shape}, {' and '.join(dict.fromkeys(row.kind.dialects)) or NO_CALL}"
         if kind in self.samples and len(self.first_rows) >= SAMPLES:
             return
         sample = take_sample(kind, row)
@@ -157,8 +174,11 @@ class SplitCard:
                 {"reason": general, **asdict(reason)} for general, reason in sort_reasons(self.reasons)
             ],
             "rows_by_shape": sort_counts(self.shapes),
-            "turns_by_dialect": sort_counts(self.dialects),
-            "calls_by_tool": sort_counts(self.tools),
+            "rows_by_dialect": sort_counts(self.rows_by_dialect),
+            "turns_by_dialect": sort_counts(self.turns_by_dialect),
+            "rows_by_tool": sort_counts(self.rows_by_tool),
+            "calls_by_tool": sort_counts(self.calls_by_tool),
+            "rows_by_whose_tools": sort_counts(self.rows_by_owner),
             "role_patterns": sort_counts(self.patterns),
             "changes": sort_counts(self.changes),
             "untyped_xml_values": sort_counts(self.untyped),

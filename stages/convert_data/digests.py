@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
-from xxhash import xxh3_128, xxh3_128_digest
+from xxhash import xxh3_128_digest
 
 from stages.core.wording import normalise_to_bytes
 
@@ -12,10 +10,9 @@ NO_DIGEST = bytes(16)
 """Of the questions of a row that asks none."""
 
 
-@lru_cache(maxsize=4096)
-def begin_digest(salt: bytes) -> xxh3_128:
-    """A digest to be copied: to begin one anew takes longer than to digest a row."""
-    return xxh3_128(salt)
+def digest_row(*parts: bytes) -> bytes:
+    """16 bytes for what a row says, in parts; of all of it at once, which is faster than part by part."""
+    return xxh3_128_digest(b"".join(parts))
 
 
 def digest_questions(questions: list[str]) -> bytes:

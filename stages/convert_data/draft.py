@@ -16,13 +16,16 @@ from stages.convert_data.converted import (
     HAD_LINE,
     HAD_NONE,
     HAD_OTHER,
+    RESULT_MADE,
     SYSTEM_ADDED,
     SYSTEM_REPLACED,
     Converted,
+    Kind,
     SystemText,
+    name_calls_read,
     name_pattern,
 )
-from stages.convert_data.digests import begin_digest, digest_questions
+from stages.convert_data.digests import digest_questions, digest_row
 from stages.convert_data.messages import SourceTurn
 from stages.convert_data.offers import CALLABLE, ConvertContext, Offer, ToolsUnclear, encode_system
 from stages.convert_data.shapes import SourceRow
@@ -34,7 +37,6 @@ from stages.core.tools import EXECUTE_CODE, as_code_mode
 _LEGACY_TAG = re.compile(r"</?tool_call>|</?tool_response>|<function=|</function>|<parameter=|</parameter>")
 _RESULT_OPEN = re.compile(r"\s*+<tool_response>\r?\n?")
 _RESULT_CLOSE = re.compile(r"</tool_response>\s*+")
-_SAYS_ALL = frozenset(("hermes", "fenced_json"))  # JSON has a form for every call
 _BEYOND_64_BITS = 2.0**64
 
 
@@ -113,8 +115,8 @@ class Draft:
             reply = self._parse(text)
             if reply.calls:
                 read = self._take_calls(reply, given)
-                message["content"] = text = _words_beside(reply)
-                if any(piece.strip() for piece in reply.pieces[1:]):
+                message["content"] = text = words_beside(reply)
+                if goes_on_behind(reply):
                     self.changes.append("prose behind a call moved before it")
             elif given:
                 self.dialects.append("messages")
@@ -128,7 +130,7 @@ class Draft:
     def _take_calls(self, reply: Reply, given: tuple[ToolCall, ...]) -> list[ToolCall]:
         """The calls that a text has beside those given as structure."""
         self.dialects.append(str(reply.dialect))
-        self.changes.append(f"calls of {reply.dialect} read")
+        self.changes.append(name_calls_read(str(reply.dialect)))
         if given and reply.calls == list(given):
             self.changes.append("calls written a second time in the text dropped")
             return []
@@ -141,7 +143,7 @@ class Draft:
     ) -> list[dict[str, Any]]:
         written = [self._write_call(call, of, structured=True) for call, of in zip(given, ids, strict=True)]
         written += [self._write_call(call, None, structured=False) for call in read]
-        if self.context.setup.dialect not in _SAYS_ALL:
+        if not self.context.says_all:
             self._note_unwritable(written)
         return written
 
@@ -239,7 +241,7 @@ class Draft:
             self._refuse_tags(result)
             self._add_result(result, turn.answers, None)
             at = closing.end()
-        self.changes.append("tool result made a tool turn")
+        self.changes.append(RESULT_MADE)
 
     def _refuse_tags(self, result: str) -> None:
         """In a text a tag in a result may be a call that was not taken apart; elsewhere it is data."""
@@ -295,26 +297,27 @@ class Draft:
         except TypeError as error:  # half of a surrogate pair, an integer beyond 64 bits
             raise ValueError(f"text or a number that JSON cannot hold: {error}") from None
         offer = self.offer
-        digest = begin_digest(offer.salt).copy()
-        digest.update(body)
+        own_system = b""
         head = offer.head
         if offer.system is None and system is not None:
-            written = encode_system(system)
-            digest.update(written)
-            head = head + written + b","
+            own_system = encode_system(system)
+            head = head + own_system + b","
         return Converted(
             b"".join((head, body[1:-1], offer.tail)),
-            source.shape,
-            name_pattern(source.turns),
-            (digest.digest(), digest_questions(self.questions)),
+            (digest_row(offer.salt, body, own_system), digest_questions(self.questions)),
             raw,
-            self.dialects,
-            self.tools,
-            self.changes,
-            self.untyped,
-            self.undefined,
-            self.unwritable,
-            self.written,
+            Kind(
+                source.shape,
+                name_pattern([turn[0] for turn in source.turns]),
+                tuple(self.dialects),
+                tuple(self.tools),
+                tuple(self.changes),
+                tuple(self.untyped),
+                tuple(self.undefined),
+                tuple(self.unwritable),
+                offer.is_own,
+                self.written,
+            ),
         )
 
     def _settle_system(self, turns: list[dict[str, Any]]) -> tuple[str | None, list[dict[str, Any]]]:
@@ -327,14 +330,11 @@ class Draft:
         if offer.system is not None:
             if self.later_systems:
                 turns = [m for m in turns if m["role"] != "system"]
-            if own is None and not self.later_systems:
-                self.changes.append(SYSTEM_ADDED)
-                self.written = offer.system, HAD_NONE
-            elif self.later_systems or own not in (self.context.setup.system, offer.system):
                 self.changes.append(SYSTEM_REPLACED)
                 self.written = offer.system, HAD_OTHER
-            elif own != offer.system:
-                self.written = offer.system, HAD_LINE
+            else:
+                change, self.written = replace_system(own, offer.system, self.context.setup.system)
+                self.changes += [change] if change else []
             return offer.system, turns
         if own or (own is not None and offer.added_system is None):
             return own, turns
@@ -345,10 +345,27 @@ class Draft:
         return offer.added_system, turns
 
 
-def _words_beside(reply: Reply) -> str:
+def replace_system(own: str | None, system: str, line: str) -> tuple[str, SystemText]:
+    """What the card says where `system` takes the place of a row's own text: the change, and both texts.
+
+    `line` is the preset's alone, which is no text of the row's.
+    """
+    if own is None:
+        return SYSTEM_ADDED, (system, HAD_NONE)
+    if own not in (line, system):
+        return SYSTEM_REPLACED, (system, HAD_OTHER)
+    return "", () if own == system else (system, HAD_LINE)
+
+
+def words_beside(reply: Reply) -> str:
     """What a turn says beside its calls, the reasoning before them included."""
     words = reply.content.strip() if len(reply.pieces) < 2 else _join_pieces(reply)
     return f"<think>\n{reply.reasoning}\n</think>\n\n{words}".strip() if reply.reasoning else words
+
+
+def goes_on_behind(reply: Reply) -> bool:
+    """Whether a turn says anything behind a call."""
+    return any(piece.strip() for piece in reply.pieces[1:])
 
 
 def _join_pieces(reply: Reply) -> str:
@@ -360,9 +377,15 @@ def _join_pieces(reply: Reply) -> str:
     return words.strip()
 
 
+def find_legacy_tag(text: str) -> str:
+    """The first tag of an old format in a text, empty where there is none."""
+    found = _LEGACY_TAG.search(text) if "<" in text else None
+    return found[0] if found is not None else ""
+
+
 def _refuse_legacy_tags(text: str, role: str) -> None:
-    if "<" in text and (found := _LEGACY_TAG.search(text)):
-        raise ValueError(f"{found[0]} is left in a turn of the {role}")
+    if tag := find_legacy_tag(text):
+        raise ValueError(f"{tag} is left in a turn of the {role}")
 
 
 def check_value(value: Any, *, exact: bool) -> None:

@@ -33,16 +33,17 @@ def find_hub_source(name: str, config: str | None, revision: str | None) -> Sour
         }
         if builder.name not in FORMATS:
             raise StageError(f"{name} on the hub holds {builder.name} files: JSON lines and Parquet are read")
-        fetched = DownloadManager(name).download(files)
+        wanted = {split: urls for split, urls in files.items() if split.lower() in ALIASES}
+        fetched = DownloadManager(name).download(wanted) if wanted else {}
     except (OSError, ValueError) as error:  # what the hub's client raises is one of the two
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise StageError(f"{name} is neither a file here nor to be had from the hub: {reason}") from None
     splits: dict[str, tuple[SourceFile, ...]] = {}
-    for split, urls in files.items():
-        if (ours := ALIASES.get(split.lower())) is not None:
-            pairs = zip(fetched[split], urls, strict=True)
-            splits[ours] = tuple(SourceFile(Path(path), url.rpartition("/")[2]) for path, url in pairs)
-    return Source(name, splits)
+    for split, urls in wanted.items():
+        pairs = zip(fetched[split], urls, strict=True)
+        named = tuple(SourceFile(Path(path), url.rpartition("/")[2]) for path, url in pairs)
+        splits[ALIASES[split.lower()]] = named
+    return Source(name, splits, tuple(split for split in files if split not in wanted))
 
 
 def _find_builder(name: str, config: str | None, revision: str | None) -> Any:

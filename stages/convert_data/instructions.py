@@ -81,9 +81,12 @@ def take_tools(text: str) -> Taken | None:
 
     Raises ValueError when there are definitions that cannot be read.
     """
-    if "<tools>" not in text and "following functions" not in text:
-        return None
-    return _take_tools(text)
+    return _take_tools(text) if may_define(text) else None
+
+
+def may_define(text: str) -> bool:
+    """Whether a text has the words that all definitions of tools come with."""
+    return "<tools>" in text or "following functions" in text
 
 
 @lru_cache(maxsize=512)

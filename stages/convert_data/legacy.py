@@ -8,16 +8,15 @@ import orjson
 from xxhash import xxh3_128_digest
 
 from stages.convert_data.converted import (
-    HAD_LINE,
-    HAD_NONE,
     HAD_OTHER,
-    SYSTEM_ADDED,
     SYSTEM_REPLACED,
     Converted,
+    Kind,
+    SystemText,
     name_pattern,
 )
 from stages.convert_data.digests import digest_questions
-from stages.convert_data.draft import check_value, holds_results, is_text
+from stages.convert_data.draft import check_value, holds_results, is_text, replace_system
 from stages.convert_data.messages import SourceTurn
 from stages.convert_data.offers import CALLABLE, ConvertContext, Offer, ToolsUnclear
 from stages.convert_data.shapes import SourceRow
@@ -45,16 +44,24 @@ def keep_legacy(
     said = orjson.dumps([[turn.role, turn.text, *map(_keep_call, turn.calls)] for turn in source.turns])
     from_text = is_text(raw, source)
     asked = [t.text for t in turns if t.role == "user" and not holds_results("user", t.text, from_text)]
-    converted = Converted(
-        line,
+    dialects, tools = _find_calls(source, offer, context)
+    change, system = _replace_system(turns, offer, context) if "tools" in context.fixes else ("", ())
+    kind = Kind(
         source.shape,
-        name_pattern(source.turns),
-        (xxh3_128_digest(said), digest_questions(asked)),
-        raw,
+        name_pattern([turn.role for turn in source.turns]),
+        tuple(dialects),
+        tuple(tools),
+        (change,) if change else (),
+        has_own_tools=offer.is_own,
+        system=system,
     )
-    if "tools" in context.fixes:
-        _note_system(converted, turns, offer, context)
+    return Converted(line, (xxh3_128_digest(said), digest_questions(asked)), raw, kind)
+
+
+def _find_calls(source: SourceRow, offer: Offer, context: ConvertContext) -> tuple[list[str], list[str]]:
+    """The dialect of each turn with calls, and the tool of each call. Raises ToolsUnclear."""
     undecided = offer.code_mode and context.tools is None and "tools" in context.fixes
+    dialects, tools = list[str](), list[str]()
     for turn in source.turns:
         if turn.role != "assistant":
             continue
@@ -63,10 +70,10 @@ def keep_legacy(
         if undecided and (foreign := [call.name for call in calls if call.name not in CALLABLE.schemas]):
             raise ToolsUnclear(f"{foreign[0]} is called, and nothing defines it")
         if calls:
-            converted.dialects.append(str(reply.dialect or "messages"))
+            dialects.append(str(reply.dialect or "messages"))
             # Out of a text that is kept as it is may come half of a surrogate pair.
-            converted.tools += [call.name.encode("utf-8", "backslashreplace").decode() for call in calls]
-    return converted
+            tools += [call.name.encode("utf-8", "backslashreplace").decode() for call in calls]
+    return dialects, tools
 
 
 def _show_tools(raw: Any, source: SourceRow, turns: list[SourceTurn], offer: Offer) -> dict[str, Any]:
@@ -81,22 +88,15 @@ def _show_tools(raw: Any, source: SourceRow, turns: list[SourceTurn], offer: Off
     return {"messages": [*head, *kept], "tools": list(offer.shown.tools)}
 
 
-def _note_system(
-    converted: Converted, turns: list[SourceTurn], offer: Offer, context: ConvertContext
-) -> None:
-    """Tell the card what became of the system turn."""
+def _replace_system(turns: list[SourceTurn], offer: Offer, context: ConvertContext) -> tuple[str, SystemText]:
+    """What the card says about the system turn, as `replace_system` does."""
     own = [turn.text for turn in turns if turn.role == "system"]
     written = offer.added_system if offer.system is None else offer.system
-    if written is None or own == [written] or (own and offer.system is None):
-        return
-    if not own:
-        converted.changes.append(SYSTEM_ADDED)
-        converted.system = written, HAD_NONE
-    elif own == [context.setup.system]:
-        converted.system = written, HAD_LINE
-    else:
-        converted.changes.append(SYSTEM_REPLACED)
-        converted.system = written, HAD_OTHER
+    if written is None or (own and offer.system is None):
+        return "", ()
+    if len(own) > 1:
+        return SYSTEM_REPLACED, (written, HAD_OTHER)
+    return replace_system(own[0] if own else None, written, context.setup.system)
 
 
 def _keep_turn(turn: SourceTurn) -> dict[str, Any]:

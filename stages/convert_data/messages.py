@@ -11,7 +11,7 @@ import orjson
 
 from stages.core.chat import ROLES, ToolCall
 from stages.core.dialects.json_calls import NotCall, read_call, read_calls, read_value
-from stages.core.dialects.literals import NotLiteral
+from stages.core.dialects.literals import NotLiteral, find_doubled
 
 # The concrete type first: an abstract one alone takes several times as long to ask.
 OBJECT = (dict, Mapping)
@@ -175,9 +175,14 @@ def _read_structured(call: Any, number: int) -> ToolCall:
 
 def _decode_arguments(text: str, name: Any, number: int) -> Any:
     try:
-        return load_json(text)
+        decoded = load_json(text)
     except ValueError as error:
         reason = str(error)
+    else:
+        # As many colons as keys: none is there twice.
+        if isinstance(decoded, dict) and text.count(":") > len(decoded):
+            _refuse_doubled(text, name, number)
+        return decoded
     try:
         value, end, _ = read_value(text, len(text) - len(text.lstrip()))
     except NotLiteral:
@@ -185,6 +190,11 @@ def _decode_arguments(text: str, name: Any, number: int) -> Any:
     if end == -1 or text[end:].strip():
         raise ValueError(f"message {number}: the arguments of {name!r} are no JSON: {reason}")
     return value
+
+
+def _refuse_doubled(text: str, name: Any, number: int) -> None:
+    if key := find_doubled(read_value(text, len(text) - len(text.lstrip()))[0]):
+        raise ValueError(f"message {number}: the arguments of {name!r} have {key[:40]!r} twice")
 
 
 def read_call_turn(text: str, number: int) -> SourceTurn:

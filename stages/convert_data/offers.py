@@ -24,15 +24,18 @@ CALLABLE = Toolbox((EXECUTE_CODE, *function_tools()))
 """What may be called in Code Mode: its one tool, and its functions directly."""
 
 _CODE_MODE = (EXECUTE_CODE,)
+_SAYS_ALL = frozenset(("hermes", "fenced_json"))  # JSON has a form for every call
 _MOST_OFFERS = 512
 
 
 class ToolsUnclear(Exception):
-    """A row that the context's tools do not settle: it calls or defines tools that are not Code Mode's.
+    """Rows without tools are not certainly Code Mode's: one calls others, or other rows define some.
 
     No row is at fault, so this is no reason for a rejection: a `Census` of all rows says which
     tools the data has.
     """
+
+    MIXED = "some rows define tools of their own, and others none"
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,17 @@ class ConvertContext:
         return Offer(shown, known.box, self._drop_untyped(known.typed), added_system=self._added_system)
 
     @cached_property
+    def plain_offer(self) -> Offer | None:
+        """The default where rows may be converted the short way of `plain`; it writes Code Mode alone."""
+        usual = "json" in self.fixes and self.setup.tool_response == "template" and self.says_all
+        return self.default if usual and self.default.system is not None else None
+
+    @property
+    def says_all(self) -> bool:
+        """Whether the target's dialect has a form for every call."""
+        return self.setup.dialect in _SAYS_ALL
+
+    @cached_property
     def _offers(self) -> dict[int, tuple[Definitions, Offer]]:
         return {}
 
@@ -75,16 +89,14 @@ class ConvertContext:
         }
 
     def choose(self, own: Definitions) -> Offer:
-        """What a row is offered that defines the tools `own`. Raises ToolsUnclear."""
+        """What a row is offered that defines the tools `own`."""
         if not own.tools or own.is_code_mode or self.given:
             return self.default
-        if self.tools is None:
-            raise ToolsUnclear("a row defines tools of its own")
         known = self._offers.get(id(own))
         if known is None or known[0] is not own:  # a pickled context brings the numbers of other objects
             if len(self._offers) >= _MOST_OFFERS:
                 self._offers.clear()
-            known = own, Offer(own, own.box, own.typed, added_system=self._added_system)
+            known = own, Offer(own, own.box, own.typed, added_system=self._added_system, is_own=True)
             self._offers[id(own)] = known
         return known[1]
 
@@ -106,6 +118,8 @@ class Offer:
     """A system text in place of the row's own."""
     added_system: str | None = None
     """The system text of a row that has none."""
+    is_own: bool = False
+    """Whether the row itself defines the tools."""
 
     @cached_property
     def head(self) -> bytes:

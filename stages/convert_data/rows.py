@@ -10,6 +10,7 @@ from stages.convert_data.instructions import IN_USER_TURN, take_tools
 from stages.convert_data.legacy import keep_legacy
 from stages.convert_data.messages import SourceTurn
 from stages.convert_data.offers import ConvertContext
+from stages.convert_data.plain import convert_plain
 from stages.convert_data.shapes import SourceRow, read_row
 from stages.core.definitions import NONE, Definitions, read_definitions
 
@@ -20,6 +21,13 @@ def convert_row(raw: Any, context: ConvertContext, *, exact: bool = False) -> Co
     Raises ValueError with the reason when it cannot be done without a loss (Rounded where that depends on
     `exact`), and ToolsUnclear when the whole data set has to be looked at first.
     """
+    if (plain := convert_plain(raw, context)) is not None:
+        return plain
+    return convert_fully(raw, context, exact=exact)
+
+
+def convert_fully(raw: Any, context: ConvertContext, *, exact: bool = False) -> Converted:
+    """The same for a row of any form."""
     source = read_row(raw)
     turns, own, changes = _take_own_tools(source)
     offer = context.choose(own) if "json" in context.fixes or "tools" in context.fixes else context.default
@@ -27,13 +35,17 @@ def convert_row(raw: Any, context: ConvertContext, *, exact: bool = False) -> Co
         changes.append("tools of the row replaced by the given ones")
     if "json" not in context.fixes:
         return keep_legacy(raw, source, turns, offer, context)
-    from_text = is_text(raw, source)
-    draft = Draft(context, offer, changes, from_text=from_text, exact=exact)
+    draft = Draft(context, offer, changes, from_text=is_text(raw, source), exact=exact)
+    _add_turns(draft, turns)
+    return draft.finish(raw, source)
+
+
+def _add_turns(draft: Draft, turns: list[SourceTurn]) -> None:
     for turn in turns:
         role, text = turn[0], turn[1]
         if role == "assistant":
             draft.add_answer(turn)
-        elif holds_results(role, text, from_text):
+        elif holds_results(role, text, draft.from_text):
             draft.add_results(turn)
         elif role == "user":
             draft.questions.append(text)
@@ -42,7 +54,6 @@ def convert_row(raw: Any, context: ConvertContext, *, exact: bool = False) -> Co
             draft.add_system(text)
     if not draft.answered:
         raise ValueError("no assistant turn")
-    return draft.finish(raw, source)
 
 
 def _take_own_tools(source: SourceRow) -> tuple[list[SourceTurn], Definitions, list[str]]:

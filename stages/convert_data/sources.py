@@ -28,6 +28,8 @@ _FILE = re.compile(
 )
 # As Hugging Face names shards; older ones carry a hash behind the count.
 _SHARD = re.compile(r"(?P<split>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})(?:-[0-9a-f]+)?")
+_BESIDE = ("rejected", "duplicates")  # of an earlier conversion: no rows to be read
+_SHOWN = 5
 _HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(?::(?P<config>[\w.-]+))?(?:@(?P<revision>[\w./-]+))?")
 
 
@@ -69,6 +71,8 @@ class Source:
 
     name: str
     splits: dict[str, tuple[SourceFile, ...]]
+    left_out: tuple[str, ...] = ()
+    """Files of rows, or splits of the hub, whose names are no split's."""
 
     def size_gb(self) -> float:
         """Size of all files, in GB (1e9 bytes)."""
@@ -88,7 +92,10 @@ class Source:
 def find_source(data: Path) -> Source:
     """Find the files that `--data` names. Raises StageError when there are none, or it is not clear which."""
     if data.is_dir():
-        return Source(data.name, find_splits(data))
+        if not (splits := find_splits(data)) and (data / "data").is_dir():
+            data = data / "data"  # as hub data sets are laid out
+            splits = find_splits(data)
+        return Source(data.name, splits, _list_left_out(data))
     if data.is_file():
         if _FILE.fullmatch(data.name) is None:
             raise StageError(f"{data} is neither .jsonl, .json (.gz, .zst) nor .parquet: rename it")
@@ -104,10 +111,7 @@ def find_source(data: Path) -> Source:
 
 
 def find_splits(folder: Path) -> dict[str, tuple[SourceFile, ...]]:
-    """The splits of a folder: files named after them, in shards or not, or folders of such names.
-
-    Where the folder itself has none, its subfolder `data` is looked into, as hub data sets are laid out.
-    """
+    """The splits of a folder: files named after them, in shards or not, or folders of such names."""
     found: dict[str, list[SourceFile]] = {}
     for path in sorted(folder.iterdir()):
         if path.is_dir() and (split := ALIASES.get(path.name.lower())):
@@ -115,11 +119,29 @@ def find_splits(folder: Path) -> dict[str, tuple[SourceFile, ...]]:
             found.setdefault(split, []).extend(SourceFile(p, f"{path.name}/{p.name}") for p in inside)
         elif path.is_file() and (split := split_of(path.name)):
             found.setdefault(split, []).append(SourceFile(path, path.name))
-    if not any(found.values()) and (folder / "data").is_dir():
-        return find_splits(folder / "data")
     for split, files in found.items():
         _require_one_set(folder, split, files)
     return {split: tuple(found[split]) for split in SPLITS if found.get(split)}
+
+
+def _list_left_out(folder: Path) -> tuple[str, ...]:
+    """The files of rows in a folder that belong to no split, without what a conversion writes beside."""
+    return tuple(
+        path.name
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+        and (file := _FILE.fullmatch(path.name)) is not None
+        and (file["kind"].lower() != "json" and file["stem"] not in _BESIDE)
+        and split_of(path.name) is None
+    )
+
+
+def describe_left_out(source: Source) -> str:
+    """What of the source is not read, empty where all of it is."""
+    if not source.left_out:
+        return ""
+    more = f" and {len(source.left_out) - _SHOWN} more" if len(source.left_out) > _SHOWN else ""
+    return f"{', '.join(source.left_out[:_SHOWN])}{more}: a split is called {', '.join(SPLITS)}"
 
 
 def split_of(name: str) -> str | None:
@@ -133,7 +155,8 @@ def split_of(name: str) -> str | None:
 def require_splits(source: Source, place: Path, valid_share: float | None) -> None:
     """Raise StageError when training would lack a split, or a split has no byte."""
     if "train" not in source.splits:
-        raise StageError(f"{place} has no train.jsonl: training needs train.jsonl and valid.jsonl")
+        others = f"; not read: {found}" if (found := describe_left_out(source)) else ""
+        raise StageError(f"{place} has no train.jsonl: training needs train.jsonl and valid.jsonl{others}")
     if valid_share is None and "valid" not in source.splits:
         raise StageError(
             f"{place} has no valid.jsonl: training needs train.jsonl and valid.jsonl; "

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,33 +28,48 @@ from stages.convert_data.offers import ConvertContext, ToolsUnclear
 from stages.convert_data.pieces import Piece, cut_split, piece_bytes
 from stages.convert_data.rendering import Target, find_target, measure_tokens
 from stages.convert_data.request import Request
-from stages.convert_data.sources import Source, SourceFile, find_source, require_splits
+from stages.convert_data.sources import (
+    Source,
+    SourceFile,
+    describe_left_out,
+    find_source,
+    require_splits,
+)
 from stages.convert_data.toolset import apply_census, start_context, write_tool_files
 from stages.convert_data.unpack import needs_unpacking, unpack
 from stages.convert_data.work import (
     CENSUS,
+    CONVERT,
+    COUNT,
     PIECES,
     REJECTED,
+    Job,
     Task,
     Work,
-    convert_piece,
-    count_calls,
     read_census,
     read_summary,
+    require_one_kind,
 )
 from stages.core import progress
-from stages.core.artifact import Ending, build_artifact, fingerprint_json, is_current, refuse_busy
+from stages.core.artifact import (
+    Ending,
+    build_artifact,
+    fingerprint_json,
+    is_current,
+    refuse_busy,
+    unfinished_folder,
+)
 from stages.core.cli import Options, Outcome, finished
 from stages.core.errors import StageError
 from stages.core.fixes import fixes_until
-from stages.core.platform import require_disk
+from stages.core.platform import GB, require_disk
 from stages.core.prompts import prompt_parts
 from stages.core.records import Recipe
 from stages.core.splits import SPLITS
 from stages.core.tokenizer import template_source
 
 CORPUS = Path(__file__).resolve().parents[2] / "datasets" / "corpus"
-CONVERTER_VERSION = 5  # raised by every change that changes a converted row
+CONVERTER_VERSION = 6  # raised by every change that changes a converted row
 UNPACKED = "unpacked"  # folder of plain copies in the unfinished output
 SETTLED = "settled"  # folder of the results where the tools had to be looked at first
 DUPLICATES = "duplicates.jsonl"
@@ -77,18 +93,21 @@ class _Plan:
 def convert_data(options: Options, request: Request | None = None) -> Outcome:
     """Convert what `--data` names (default: the shipped corpus) for one model and arm."""
     request = request or Request()
+    request = request or Request()
     plan = _plan(options, request)
     out, source = plan.out, plan.source
+    if left_out := describe_left_out(source):
+        progress.say(f"  not read: {left_out}")
     if is_current(out, plan.recipe, force=options.force):
         return finished(out)
-    require_disk(out, (8 if request.render else 4) * source.size_gb() + 0.01, "the converted data")
+    _require_room(out, source.size_gb(), request)
     with build_artifact(out, plan.recipe, given=options.given, resume=True, force=options.force) as build:
         try:
             share = request.valid_share or None
             work = Work(build.folder, plan.context, share, options.seed, plan.target)
             ending = build.ending or _convert(source, work, options, request)
         except StageError as error:
-            if not isinstance(error, LostWorker):
+            if not isinstance(error, LostWorker | _NoRoomError):
                 build.discard()  # other data are needed, and an unfinished run would forbid them
             raise
         build.keep_ending(ending)
@@ -121,6 +140,20 @@ def _plan(options: Options, request: Request) -> _Plan:
     return _Plan(source, context, target, options.output("convert_data"), recipe)
 
 
+class _NoRoomError(StageError):
+    """The disk is too small; what is done stays."""
+
+
+def _require_room(out: Path, size_gb: float, request: Request) -> None:
+    """Raise StageError where the disk cannot hold what becomes of so much text, less what is there."""
+    begun = [path for path in unfinished_folder(out).rglob("*") if path.is_file()]
+    there = sum(path.stat().st_size for path in begun if path.parent.name != UNPACKED) / GB
+    try:
+        require_disk(out, (8 if request.render else 4) * size_gb + 0.01 - there, "the converted data")
+    except StageError as error:
+        raise _NoRoomError(str(error)) from None
+
+
 def make_recipe(options: Options, source: Source, request: Request, target: Target | None) -> Recipe:
     """All that decides the output."""
     model = options.preset.model
@@ -150,6 +183,7 @@ def make_recipe(options: Options, source: Source, request: Request, target: Targ
 def _convert(source: Source, work: Work, options: Options, request: Request) -> Ending:
     """Everything between the source and the files of the finished folder."""
     files = {split: _unpack_all(split, each, work.folder) for split, each in source.splits.items()}
+    _require_room(options.output("convert_data"), replace(source, splits=files).size_gb(), request)
     size = piece_bytes(source.size_gb())
     pieces = [piece for split, each in files.items() for piece in cut_split(split, each, size)]
     work, census = _convert_pieces(pieces, work, request)
@@ -158,11 +192,12 @@ def _convert(source: Source, work: Work, options: Options, request: Request) -> 
     written, found, dropped = _assemble(results, work, request)
     card = Card(
         source=source.name,
+        left_out=describe_left_out(source),
         arm=options.arm,
         splits=results.cards,
         target=options.preset.title,
         tool_response=options.preset.model.tool_response,
-        tools=write_tool_files(work.context, census, work.folder),
+        tools=write_tool_files(work.context, census, _count_owners(results.cards), work.folder),
         duplicates=found,
         dropped=dropped,
         tokens=measure_tokens(written, options.preset),
@@ -171,13 +206,18 @@ def _convert(source: Source, work: Work, options: Options, request: Request) -> 
     return Ending(lines=card.lines(), facts=card.summary())
 
 
+def _count_owners(cards: Mapping[str, SplitCard]) -> Counter[str]:
+    """Rows of all splits by whose tools they have."""
+    return sum((Counter(card.rows_by_owner) for card in cards.values()), Counter[str]())
+
+
 def _remove_working_files(folder: Path) -> None:
     for name in (PIECES, SETTLED, CENSUS, UNPACKED):
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / f"{CENSUS}.json").unlink(missing_ok=True)
 
 
-def _unpack_all(split: str, files: Sequence[SourceFile], folder: Path) -> list[SourceFile]:
+def _unpack_all(split: str, files: Sequence[SourceFile], folder: Path) -> tuple[SourceFile, ...]:
     """The files of a split, those that cannot be read in parts as plain copies."""
     plain = []
     for index, file in enumerate(files):
@@ -186,7 +226,7 @@ def _unpack_all(split: str, files: Sequence[SourceFile], folder: Path) -> list[S
             unpack(file, path)
             file = replace(file, path=path)
         plain.append(file)
-    return plain
+    return tuple(plain)
 
 
 def _convert_pieces(pieces: Sequence[Piece], work: Work, request: Request) -> tuple[Work, Census | None]:
@@ -197,27 +237,31 @@ def _convert_pieces(pieces: Sequence[Piece], work: Work, request: Request) -> tu
     known = work.folder / f"{CENSUS}.json"  # there when an interrupted run has looked
     if (census := load_census(known)) is None:
         try:
-            _run("converting", convert_piece, pieces, work, request)
+            _run(CONVERT, pieces, work, request)
+            cards = [card for piece in pieces for card in read_summary(work, piece).cards.values()]
+            require_one_kind(cards, work)
         except ToolsUnclear as contradiction:
             progress.say(f"  {contradiction}: all rows are looked at for tools")
         else:
             return work, None
-        _run("looking for tools", count_calls, pieces, work, request)
+        _run(COUNT, pieces, work, request)
         census = read_census(pieces, work)
         save_census(census, known)
     shutil.rmtree(work.folder / PIECES, ignore_errors=True)
     work = replace(work, context=apply_census(work.context, census), results=SETTLED)
-    _run("converting", convert_piece, pieces, work, request)
+    _run(CONVERT, pieces, work, request)
     return work, census
 
 
-def _run(label: str, task: Task, pieces: Sequence[Piece], work: Work, request: Request) -> None:
-    """Do a task with all pieces with the chosen engine, showing how it goes on."""
+def _run(job: Job, pieces: Sequence[Piece], work: Work, request: Request) -> None:
+    """Do a job with the pieces that are left, with the chosen engine, showing how it goes on."""
     (work.folder / work.results).mkdir(exist_ok=True)
+    left = [piece for piece in pieces if not job.is_done(piece, work)]
+    rows_left, all_rows = (sum(piece.rows for piece in each) for each in (left, pieces))
     started, done = time.monotonic(), 0
-    workers = request.workers or (available_cores() if len(pieces) > WORTH_A_POOL else 1)
-    with progress.bar(label, sum(piece.rows for piece in pieces), "rows") as bar:
-        for rows in _engine(request)(task, pieces, work, workers):
+    workers = request.workers or (available_cores() if len(left) > WORTH_A_POOL else 1)
+    with progress.bar(job.label, all_rows, "rows", done=all_rows - rows_left) as bar:
+        for rows in _engine(request)(job.task, left, work, workers) if left else ():
             done += rows
             bar.advance(rows, f"{done / max(time.monotonic() - started, 1e-9):,.0f} rows/s")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import orjson
 
+from stages.convert_data.counts import COMMON_TOOLS, OWN_TOOLS
 from stages.convert_data.inference import Census
 from stages.convert_data.offers import ConvertContext
 from stages.convert_data.review import write_review
@@ -16,7 +17,7 @@ from stages.core.definitions import read_tools_file
 from stages.core.fixes import FixSet
 from stages.core.preset import ModelSetup
 from stages.core.tools import EXECUTE_CODE
-from stages.core.words import name_some
+from stages.core.words import name_some, plural
 
 TOOLS_FILE = "tools.json"
 REVIEW_FILE = "tools_review.md"
@@ -38,17 +39,23 @@ def apply_census(context: ConvertContext, census: Census) -> ConvertContext:
     return replace(context, tools=census.tools(), untyped=untyped)
 
 
-def write_tool_files(context: ConvertContext, census: Census | None, folder: Path) -> str:
+def write_tool_files(
+    context: ConvertContext, census: Census | None, rows: Mapping[str, int], folder: Path
+) -> str:
     """Write the tools that hold for many rows, with a review where they are inferred.
 
-    Returns the card's line about the tools. Code Mode's one tool and a row's own need no file.
+    `rows` counts those with OWN_TOOLS and COMMON_TOOLS. Returns the card's line about the tools. Code Mode's
+    one tool and a row's own need no file.
     """
     names = [tool.name for tool in context.tools or ()]
     if context.tools and context.tools != (EXECUTE_CODE,):
         write_tools(context.tools, folder / TOOLS_FILE)
     if context.given:
         return _describe(names, "given for all rows, see tools.json")
-    own = f"{_count_own(census.defining)}; the others: " if census and census.defining else ""
+    defining = rows.get(OWN_TOOLS, 0)
+    if defining and not rows.get(COMMON_TOOLS):
+        return "Every row has its own."
+    own = f"{plural(defining, 'row')} with tools of their own; the others: " if defining else ""
     if census is not None and census.inferred:
         write_review(census, folder / REVIEW_FILE)
         return _describe(names, f"{own}inferred from the calls, see tools.json and tools_review.md")
@@ -61,10 +68,6 @@ def write_tools(tools: Sequence[Tool], path: Path) -> None:
     """Write `tools.json`: a list in OpenAI shape, as `--tools` reads it."""
     data = [tool.to_json() for tool in tools]
     path.write_bytes(orjson.dumps(data, option=orjson.OPT_INDENT_2) + b"\n")
-
-
-def _count_own(rows: int) -> str:
-    return "1 row has its own" if rows == 1 else f"{rows} rows have their own"
 
 
 def _describe(names: Sequence[str], origin: str) -> str:

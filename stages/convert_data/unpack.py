@@ -23,6 +23,10 @@ _DECODER = json.JSONDecoder()
 _BETWEEN = " \t\r\n,"  # elements of an array
 
 
+class _TooLongError(Exception):
+    """An element of an array has no end within the length of a row."""
+
+
 def needs_unpacking(file: SourceFile) -> bool:
     """Whether a file must be rewritten before it can be read in parts."""
     return file.kind != "parquet" and (bool(file.packing) or _begins_array(file, file.path))
@@ -45,6 +49,11 @@ def unpack(file: SourceFile, target: Path) -> None:
             for block in _split_array(blocks) if is_array else blocks:
                 rows += block.count(b"\n")
                 out.write(block)
+    except _TooLongError:
+        raise StageError(
+            f"{file.name}: row {rows + 1} is longer than {LONGEST_ROW} bytes, or the file breaks off in it: "
+            "leave that row out, or write the rows as JSON lines"
+        ) from None
     except (EOFError, OSError, zlib.error, json.JSONDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk, not the file's content
@@ -129,6 +138,8 @@ def _end_of_element(text: str, pos: int) -> int:
         goes_on = error.pos > len(text) - 16 or error.msg.startswith("Unterminated")
         if goes_on and len(text) - pos < LONGEST_ROW:
             return -1
+        if goes_on:
+            raise _TooLongError from None
         raise
     return end if end < len(text) else -1  # a number may go on
 

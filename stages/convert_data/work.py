@@ -27,7 +27,7 @@ from stages.convert_data.digests import NO_DIGEST
 from stages.convert_data.draft import Rounded
 from stages.convert_data.inference import Census, load_census, save_census
 from stages.convert_data.messages import load_json
-from stages.convert_data.offers import ConvertContext
+from stages.convert_data.offers import ConvertContext, ToolsUnclear
 from stages.convert_data.pieces import Piece, Span, read_rows
 from stages.convert_data.rendering import Target, write_text
 from stages.convert_data.rows import convert_row
@@ -69,6 +69,16 @@ Task = Callable[[Piece, Work], int]
 """What is done with a piece; returns its rows."""
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is done with all pieces."""
+
+    label: str
+    task: Task
+    is_done: Callable[[Piece, Work], bool]
+    """Whether an earlier run has done it with a piece."""
+
+
 @dataclass
 class Summary:
     """What is known about a converted piece."""
@@ -84,7 +94,7 @@ def convert_piece(piece: Piece, work: Work) -> int:
     Raises ToolsUnclear where a row contradicts what the context takes for granted about tools.
     """
     target = work.place(piece)
-    if target.is_dir():
+    if _is_converted(piece, work):
         return piece.rows
     # Two processes may work on the same piece when one was thought dead; both write the same.
     part = target.with_name(f".{piece.name}.{os.getpid()}")
@@ -94,6 +104,7 @@ def convert_piece(piece: Piece, work: Work) -> int:
         for span in piece.spans:
             _convert_span(span, results, work)
     results.write_summary()
+    require_one_kind(results.cards.values(), work)
     try:
         part.rename(target)
     except OSError:
@@ -101,6 +112,14 @@ def convert_piece(piece: Piece, work: Work) -> int:
             raise
         shutil.rmtree(part)
     return piece.rows
+
+
+def require_one_kind(cards: Iterable[SplitCard], work: Work) -> None:
+    """Raise ToolsUnclear where rows have tools of their own, and it is not known what others have."""
+    if work.context.tools is None:
+        kinds = {kind for card in cards for kind in card.rows_by_owner}
+        if len(kinds) > 1:
+            raise ToolsUnclear(ToolsUnclear.MIXED)
 
 
 def read_summary(work: Work, piece: Piece) -> Summary:
@@ -111,10 +130,9 @@ def read_summary(work: Work, piece: Piece) -> Summary:
 
 def count_calls(piece: Piece, work: Work) -> int:
     """Count the calls of a piece for `read_census`, unless that was done before; returns its rows."""
-    path = _census_file(piece, work)
-    if path.exists():
+    if _is_counted(piece, work):
         return piece.rows
-    census = Census()
+    path, census = _census_file(piece, work), Census()
     for span in piece.spans:
         for _, item in read_rows(span):
             try:
@@ -141,6 +159,18 @@ def _census_file(piece: Piece, work: Work) -> Path:
     return work.folder / CENSUS / f"{piece.name}.json"
 
 
+def _is_converted(piece: Piece, work: Work) -> bool:
+    return work.place(piece).is_dir()
+
+
+def _is_counted(piece: Piece, work: Work) -> bool:
+    return _census_file(piece, work).exists()
+
+
+CONVERT = Job("converting", convert_piece, _is_converted)
+COUNT = Job("looking for tools", count_calls, _is_counted)
+
+
 def _convert_span(span: Span, results: _Results, work: Work) -> None:
     keep, choose, context, before = results.keep, _Choice(results.split, work), work.context, span.before
     for number, item in read_rows(span):
@@ -153,7 +183,7 @@ def _convert_span(span: Span, results: _Results, work: Work) -> None:
             results.reject(span, number, str(error), item)
         else:
             if nulls:
-                converted.changes.append(ARROW_NULLS)
+                converted = converted.note(ARROW_NULLS)
             split = choose.split_of(converted.digests)
             keep(split, before + number, converted)
             if work.target is not None:

@@ -14,7 +14,7 @@ from stages.eval.attribution import Signs, find_cause, read_signs
 from stages.eval.behaviour import Behaviour, RunCode, observe_code
 from stages.eval.matching import match_calls
 
-SCORER_VERSION = 5
+SCORER_VERSION = 6
 
 
 def score_replies(

@@ -29,11 +29,13 @@ def test_a_hub_data_set_is_fetched_and_then_taken_from_the_cache(
         shard = repository / "data" / f"train-{index:05d}-of-00002.jsonl.gz"
         shard.write_bytes(gzip.compress("\n".join(rows[index * 2 : index * 2 + 2]).encode()))
     (repository / "data" / "validation-00000-of-00001.jsonl.gz").write_bytes(gzip.compress(rows[4].encode()))
+    (repository / "data" / "train_sft-00000-of-00001.jsonl.gz").write_bytes(gzip.compress(b"{}"))
     script = (
         "import sys; from pathlib import Path; from stages.convert_data.sources import find_source\n"
         "source = find_source(Path(sys.argv[1]))\n"
         "for split, files in source.splits.items():\n"
         "    print(split, *(f'{file.name} {file.packing} {file.path.stat().st_size}' for file in files))\n"
+        "print('left out', *source.left_out)\n"
     )
 
     def find(name: str) -> subprocess.CompletedProcess[str]:
@@ -54,8 +56,9 @@ def test_a_hub_data_set_is_fetched_and_then_taken_from_the_cache(
         "train-00000-of-00002.jsonl.gz", "train-00001-of-00002.jsonl.gz", "validation-00000-of-00001.jsonl.gz"
     ]  # fmt: skip
     assert [int(size) for _, size in names] == [
-        path.stat().st_size for path in sorted((repository / "data").iterdir())
+        path.stat().st_size for path in sorted((repository / "data").iterdir()) if "sft" not in path.name
     ]
+    assert "left out train_sft" in first.stdout
     assert "StageError: org/none is neither a file here nor to be had from the hub" in missing.stderr
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     again = find("org/rows")

@@ -61,8 +61,10 @@ def test_counts() -> None:
     data = card.to_json()
     assert (data["rows"], data["converted"], data["rejected"]) == (9, 6, 3)
     assert data["rows_by_shape"] == {"text": 6}
-    assert data["turns_by_dialect"] == {"none": 3, "hermes": 2, "qwen3_coder": 1}
-    assert data["calls_by_tool"] == {"f": 4}
+    assert data["rows_by_dialect"] == {"no call": 3, "hermes": 2, "qwen3_coder": 1}
+    assert data["turns_by_dialect"] == {"hermes": 2, "qwen3_coder": 1}
+    assert (data["rows_by_tool"], data["calls_by_tool"]) == ({"f": 3}, {"f": 4})
+    assert data["rows_by_whose_tools"] == {"those of all rows without": 6}
     assert data["role_patterns"] == {"user-assistant": 6}
     assert data["untyped_xml_values"] == {"f.a|b": 1}
     assert data["calls_of_undefined_tools"] == {"f": 4}
@@ -123,15 +125,15 @@ def test_memory_is_bounded_whatever_the_data() -> None:
             number, f"column c{chr(97 + number % 26)}x{chr(97 + number // 26 % 26)} {'y' * (number % 50)}"
         )
         converted = convert(ROWS[0])
-        converted.tools = [f"tool{number}"]
-        converted.changes = [f"column {number} not kept"]
+        kind = converted.kind._replace(tools=(f"tool{number}",), changes=(f"column {number} not kept",))
+        converted = converted._replace(kind=kind)
         card.accept(converted)
     assert len(card.reasons) <= 201
     assert card.reasons["message …: unknown role …"].count == 30_000
     assert card.reasons["message …: unknown role …"].lines == [0, 1, 2, 3, 4]
-    assert len(card.tools) <= 10_001
-    assert card.tools[OTHERS] == 20_000
-    assert sum(card.tools.values()) == sum(card.changes.values()) == 30_000
+    assert len(card.calls_by_tool) <= 10_001
+    assert card.calls_by_tool[OTHERS] == 20_000
+    assert sum(card.calls_by_tool.values()) == sum(card.changes.values()) == 30_000
     assert sum(reason.count for reason in card.reasons.values()) == 60_000
     assert len(pickle.dumps(card)) < 2_000_000
 
@@ -212,8 +214,8 @@ def test_the_page_shows_the_system_texts_that_were_written(fixes: FixSet, tmp_pa
     for name, raw in ((name, raw) for name, each in rows.items() for raw in each):
         converted = convert_row(raw, ConvertContext(SETUP, fixes, (EXECUTE_CODE,)))
         first = converted.row["messages"][0]
-        assert converted.system[:1] in ((), (first["content"],))
-        assert (converted.system == ()) == (first in raw["messages"]), "told where it is new"
+        assert converted.kind.system[:1] in ((), (first["content"],))
+        assert (converted.kind.system == ()) == (first in raw["messages"]), "told where it is new"
         splits[name].accept(converted)
     write_card(Card("an arm", splits), tmp_path)
     assert json.loads((tmp_path / "card.json").read_bytes())["system_texts"] == [
@@ -260,7 +262,7 @@ def test_rounds_of_calls_are_one_pattern() -> None:
             *[Turn("assistant", HERMES), Turn("tool", "1")] * rounds,
             Turn("assistant", "Done."),
         ]
-        return convert({"text": join_chatml(turns)}).pattern
+        return convert({"text": join_chatml(turns)}).kind.pattern
 
     assert pattern(2) == "user-assistant-tool-assistant-tool-assistant"
     assert pattern(3) == pattern(30) == "user-(assistant-tool)+-assistant"

@@ -111,7 +111,12 @@ def test_the_shipped_corpus_loses_no_row(tmp_path: Path) -> None:
     }
     assert (tmp_path / "out" / "rejected.jsonl").read_bytes() == b""
     card = json.loads((tmp_path / "out" / "card.json").read_bytes())
-    assert card["splits"]["train"]["turns_by_dialect"] == {"qwen3_coder": 419, "none": 208, "bare_python": 62}
+    assert card["splits"]["train"]["rows_by_dialect"] == {
+        "qwen3_coder": 415,
+        "no call": 208,
+        "bare_python": 62,
+    }
+    assert card["splits"]["train"]["turns_by_dialect"] == {"qwen3_coder": 419, "bare_python": 62}
     (system,) = card["system_texts"]
     assert system["text"] == system_message(load_preset("smol").model, FAIR).content
     assert system["rows_that_had"] == {

@@ -196,6 +196,13 @@ def test_a_broken_array_names_the_row(text: str, tmp_path: Path) -> None:
         unpack(source(tmp_path / "rows.json"), tmp_path / "rows.jsonl")
 
 
+def test_a_row_too_long_in_an_array_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.convert_data.unpack.LONGEST_ROW", 100_000)
+    (tmp_path / "rows.json").write_text(json.dumps([{"a": 1}, {"a": "x" * 200_000}, {"a": 2}]))
+    with pytest.raises(StageError, match=r"rows.json: row 2 is longer than 100000 bytes"):
+        unpack(source(tmp_path / "rows.json"), tmp_path / "rows.jsonl")
+
+
 def test_json_lines_named_json_are_read_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_bytes(TEXT)
     assert not needs_unpacking(source(tmp_path / "rows.json"))

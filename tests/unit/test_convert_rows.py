@@ -95,10 +95,11 @@ def test_a_call_of_any_dialect_becomes_a_structured_call(dialect: str) -> None:
         ],
         "tools": [EXECUTE_CODE.to_json()],
     }
-    assert (converted.pattern, converted.dialects) == ("system-user-assistant-user-assistant", [dialect])
-    assert converted.tools == ["execute_code"]
-    assert "another system text replaced" in converted.changes
-    assert "tool result made a tool turn" in converted.changes
+    assert converted.kind.pattern == "system-user-assistant-user-assistant"
+    assert converted.kind.dialects == (dialect,)
+    assert converted.kind.tools == ("execute_code",)
+    assert "another system text replaced" in converted.kind.changes
+    assert "tool result made a tool turn" in converted.kind.changes
 
 
 def test_training_and_evaluation_see_the_same_prompt() -> None:
@@ -127,7 +128,7 @@ def test_two_calls_and_their_results_in_one_turn() -> None:
 def test_a_direct_call_of_a_function_becomes_code_mode() -> None:
     raw = answer(render_calls([ToolCall("typecheck", {"path": "src"})], "qwen3_coder"))
     assert messages(raw)[1]["tool_calls"] == [call("print(typecheck(path='src'))")]
-    assert "direct call of typecheck written as Code Mode" in convert(raw).changes
+    assert "direct call of typecheck written as Code Mode" in convert(raw).kind.changes
 
 
 def test_the_reasoning_before_a_call_is_kept() -> None:
@@ -164,7 +165,7 @@ def test_structured_rows_pass_through() -> None:
         {"role": "assistant", "content": "", "tool_calls": [call("print(1)")]},
         {"role": "tool", "content": "1", "name": "execute_code", "tool_call_id": "call_0"},
     ]
-    assert converted.dialects == ["messages"]
+    assert converted.kind.dialects == ("messages",)
     again = convert(converted.row)
     assert again.row == converted.row, "converting twice changes nothing more"
 
@@ -175,7 +176,7 @@ def test_without_json_the_text_stays_as_it_is() -> None:
     )
     converted = convert(raw | {"source": "somewhere"}, FLAWED)
     assert converted.row == raw | {"source": "somewhere"}
-    assert (converted.dialects, converted.tools) == (["qwen3_coder"], ["execute_code"])
+    assert (converted.kind.dialects, converted.kind.tools) == (("qwen3_coder",), ("execute_code",))
 
 
 def test_with_tools_alone_only_the_system_turn_changes() -> None:
@@ -236,6 +237,18 @@ CALLING = {
 }
 
 
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [('{"code": "a", "code": "b"}', "code"), ('{"code": "x: y", "more": {"a": 1, "b": 2, "a" : 3}}', "a")],
+)
+def test_arguments_with_a_key_twice_are_refused(arguments: str, key: str) -> None:
+    given = {"function": {"name": "execute_code", "arguments": arguments}}
+    assert f"have '{key}' twice" in reason({"messages": [{"role": "assistant", "tool_calls": [given]}]})
+    quoted = orjson.dumps({"code": '{"a": 1, "a": 2}'}).decode()
+    once = {"name": "execute_code", "arguments": quoted}
+    assert messages({"messages": [{"role": "assistant", "tool_calls": [{"function": once}]}]})
+
+
 def test_who_speaks_of_a_tag_gives_no_result() -> None:
     system, asked = "Results stand in <tool_response> tags.", "What is <tool_response>?"
     raw = text_row(("system", system), ("user", asked), ("assistant", "A tag."))
@@ -275,7 +288,7 @@ def test_words_around_a_call_do_not_grow_together() -> None:
     ):
         converted = convert(answer(text))
         assert converted.row["messages"][-1]["content"] == content
-        assert ("prose behind a call moved before it" in converted.changes) is moved
+        assert ("prose behind a call moved before it" in converted.kind.changes) is moved
 
 
 def test_a_direct_call_that_would_be_no_python_is_refused() -> None:

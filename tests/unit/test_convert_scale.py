@@ -326,6 +326,17 @@ def test_a_worker_that_dies_is_said_and_what_is_done_stays(
 # Bad data: every row is in exactly one place
 
 
+def test_the_disk_must_hold_the_text_and_not_its_compressed_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr("stages.convert_data.stage.require_disk", lambda _, gb, what: asked.append(gb - 0.01))
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress((GOOD + b"\n") * 5000))
+    convert(path, tmp_path / "out", Request(valid_share=0))
+    assert asked == pytest.approx([4 * path.stat().st_size / 1e9, 4 * 5000 * (len(GOOD) + 1) / 1e9], rel=0.01)
+
+
 def test_every_row_is_in_exactly_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "SMALLEST", 2000)
     monkeypatch.setattr(pieces, "LONGEST_ROW", 10_000)

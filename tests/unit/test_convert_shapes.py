@@ -142,8 +142,8 @@ SHAPES: list[tuple[str, dict[str, Any]]] = [
 def test_every_shape_gives_the_same_conversation(shape: str, raw: dict[str, Any], tools: Any) -> None:
     converted = convert({**raw, "tools": tools})
     assert converted.row == {"messages": NEUTRAL, "tools": TOOLS}
-    assert (converted.shape, converted.tools) == (shape, ["get_weather"])
-    assert converted.untyped == converted.undefined == []
+    assert (converted.kind.shape, converted.kind.tools) == (shape, ("get_weather",))
+    assert converted.kind.untyped == converted.kind.undefined == ()
 
 
 def test_the_same_meaning_has_the_same_digests_in_every_shape() -> None:
@@ -177,7 +177,7 @@ def test_instruction_and_query_rows() -> None:
             call(0, "get_weather", OSLO),
             call(1, "get_time", {"zone": "UTC"}),
         ]
-        assert converted.changes == ["column id not kept", "system turn added"]
+        assert converted.kind.changes == ("column id not kept", "system turn added")
 
 
 def test_parallel_calls_keep_their_results() -> None:
@@ -212,7 +212,7 @@ def test_parallel_calls_keep_their_results() -> None:
         {"role": "assistant", "content": "Done.", "tool_calls": [call(3, "get_time", {})]},
         result(3, "get_time", "12:01"),
     ]
-    assert "results put in the order of their calls" in converted.changes
+    assert "results put in the order of their calls" in converted.kind.changes
     turns[3] |= {"tool_call_id": "x"}
     assert reason({"messages": turns, "tools": TOOLS}) == (
         "a tool result answers 'x', which no open call has as its id"
@@ -248,7 +248,7 @@ def test_a_call_written_twice_is_one_call() -> None:
     turns = [ASKED, {**OPENAI[2], "content": f"I look.\n{HERMES}"}]
     converted = convert({"messages": turns, "tools": TOOLS})
     assert converted.row["messages"][2] == {**NEUTRAL[2], "content": "I look."}
-    assert "calls written a second time in the text dropped" in converted.changes
+    assert "calls written a second time in the text dropped" in converted.kind.changes
 
 
 def test_what_is_not_kept_is_said() -> None:
@@ -261,13 +261,13 @@ def test_what_is_not_kept_is_said() -> None:
         "score": 0.5,
         "note": None,
     }
-    assert convert(raw).changes == [
+    assert convert(raw).kind.changes == (
         "weight of a message not kept",
         "name of a message not kept",
         "column source not kept",
         "column score not kept",
         "system turn added",
-    ]
+    )
 
 
 @pytest.mark.parametrize(

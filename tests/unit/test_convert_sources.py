@@ -57,6 +57,17 @@ def test_folders_named_after_splits_and_the_layout_of_the_hub(tmp_path: Path) ->
     }  # fmt: skip
 
 
+def test_files_of_no_split_are_named(tmp_path: Path) -> None:
+    names = ["train.jsonl", "valid.jsonl", "extra.jsonl.gz", "more-00000-of-00001.parquet", "rejected.jsonl"]
+    source = find_source(touch(tmp_path, *names, "tools.json", "card.md"))
+    assert source.left_out == ("extra.jsonl.gz", "more-00000-of-00001.parquet")
+    (tmp_path / "train.jsonl").unlink()
+    with pytest.raises(
+        StageError, match=r"has no train.jsonl: .*; not read: extra.jsonl.gz, more-.*: a split"
+    ):
+        require_splits(find_source(tmp_path), tmp_path, None)
+
+
 def test_one_file_is_all_train(tmp_path: Path) -> None:
     path = touch(tmp_path, "rows.jsonl.gz") / "rows.jsonl.gz"
     source = find_source(path)

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.convert_data import work
 from stages.convert_data.converted import Converted
+from stages.convert_data.counts import COMMON_TOOLS, OWN_TOOLS
 from stages.convert_data.inference import (
     Census,
     infer_tools,
@@ -377,18 +379,18 @@ def test_other_tools_in_the_column_than_in_the_text_are_said() -> None:
     left_out = "tools of the system text left out for those of the column"
     for tools, said in ((TOOLS, False), ([OTHER.to_json()], True)):
         converted = convert({**chat("So.", system), "tools": tools}, OWN)
-        assert (converted.row["tools"], left_out in converted.changes) == (tools, said)
+        assert (converted.row["tools"], left_out in converted.kind.changes) == (tools, said)
 
 
 def test_an_empty_list_of_tools_is_none() -> None:
     context = ConvertContext(SETUP, FAIR, (SEARCH,), given=True)
     for empty in EMPTY:
-        assert convert({**chat("So."), "tools": empty}, context).changes == ["system turn added"]
+        assert convert({**chat("So."), "tools": empty}, context).kind.changes == ("system turn added",)
 
 
 def test_own_tools_and_foreign_calls_are_never_taken_for_code_mode() -> None:
-    with pytest.raises(ToolsUnclear, match="own"):
-        convert({**chat("So."), "tools": TOOLS}, PLAIN)
+    own = convert({**chat("So."), "tools": TOOLS}, PLAIN)
+    assert (own.row["tools"], own.kind.has_own_tools) == (TOOLS, True)
     for dialect in ("hermes", "qwen3_coder", "pythonic", "fenced_json"):
         with pytest.raises(ToolsUnclear, match="search is called"):
             convert(chat(render_calls([CALL], dialect, [SEARCH])), PLAIN)
@@ -400,9 +402,9 @@ def test_own_tools_and_foreign_calls_are_never_taken_for_code_mode() -> None:
 def test_the_arms_agree_on_whose_tools_they_are() -> None:
     foreign, own = chat(render_calls([CALL], "fenced_json")), {**chat("So."), "tools": TOOLS}
     for fixes in (FAIR, ("json",), ("tools",)):
-        for raw in (foreign, own):
-            with pytest.raises(ToolsUnclear):
-                convert(raw, ConvertContext(SETUP, fixes))
+        with pytest.raises(ToolsUnclear):
+            convert(foreign, ConvertContext(SETUP, fixes))
+        assert convert(own, ConvertContext(SETUP, fixes)).kind.has_own_tools
     for raw in (foreign, own):
         assert convert(raw, ConvertContext(SETUP, ())).row == raw, "the text as it is needs no tools"
 
@@ -419,7 +421,7 @@ def test_given_tools_go_before_a_rows_own() -> None:
     context = ConvertContext(SETUP, FAIR, (SEARCH,), given=True)
     converted = convert({**chat("So."), "tools": [OTHER.to_json()]}, context)
     assert converted.row["tools"] == [SEARCH.to_json()]
-    assert "tools of the row replaced by the given ones" in converted.changes
+    assert "tools of the row replaced by the given ones" in converted.kind.changes
 
 
 def test_a_converted_code_mode_row_stays_one() -> None:
@@ -434,7 +436,7 @@ def test_calls_of_own_tools_come_out_typed(dialect: str) -> None:
     answer = f"I look.\n\n{render_calls([CALL], dialect, [SEARCH])}"
     converted = convert({**chat(answer), "tools": TOOLS}, OWN)
     assert called(converted) == [CALL]
-    assert converted.untyped == []
+    assert converted.kind.untyped == ()
 
 
 def test_xml_values_without_a_type_stay_text_and_are_counted() -> None:
@@ -442,11 +444,11 @@ def test_xml_values_without_a_type_stay_text_and_are_counted() -> None:
     xml = render_calls([ToolCall("search", values)], "qwen3_coder")
     converted = convert({**chat(xml), "tools": TOOLS}, OWN)
     assert called(converted)[0].arguments == {"zip": "02134", "limit": 30, "page": "2"}
-    assert converted.untyped == ["search.page"]
+    assert converted.kind.untyped == ("search.page",)
     without = convert(chat(xml), ConvertContext(SETUP, FAIR, ()))
     assert called(without)[0].arguments == values
-    assert without.untyped == ["search.zip", "search.limit", "search.page"]
-    assert without.undefined == ["search"]
+    assert without.kind.untyped == ("search.zip", "search.limit", "search.page")
+    assert without.kind.undefined == ("search",)
 
 
 def test_what_the_targets_dialect_cannot_say_is_counted() -> None:
@@ -456,12 +458,12 @@ def test_what_the_targets_dialect_cannot_say_is_counted() -> None:
         context = ConvertContext(SETUP.model_copy(update={"dialect": dialect}), FAIR, ())
         converted = convert(raw, context)
         assert called(converted) == [call]
-        assert len(converted.unwritable) == count
+        assert len(converted.kind.unwritable) == count
 
 
 def test_a_call_of_a_tool_that_is_not_defined_is_counted() -> None:
     converted = convert({**chat(render_calls([ToolCall("buy", {"n": 1})], "hermes")), "tools": TOOLS}, OWN)
-    assert (called(converted), converted.undefined) == ([ToolCall("buy", {"n": 1})], ["buy"])
+    assert (called(converted), converted.kind.undefined) == ([ToolCall("buy", {"n": 1})], ("buy",))
 
 
 @pytest.mark.parametrize(
@@ -483,7 +485,7 @@ def test_foreign_nulls_leave_the_arguments_and_own_ones_stay() -> None:
     calls = [{"function": {"name": "search", "arguments": {"query": "tea", "zip": None, "zone": None}}}]
     converted = convert({"messages": [{"role": "assistant", "tool_calls": calls}], "tools": TOOLS}, OWN)
     assert called(converted)[0].arguments == {"query": "tea", "zip": None}
-    assert "foreign nulls dropped from arguments" in converted.changes
+    assert "foreign nulls dropped from arguments" in converted.kind.changes
     written = render_calls([ToolCall("search", {"zone": None})], "hermes")
     assert called(convert({**chat(written), "tools": TOOLS}, OWN))[0].arguments == {"zone": None}
 
@@ -553,7 +555,7 @@ def test_untyped_xml_is_text_unless_another_dialect_says_more() -> None:
     context = apply_census(PLAIN, census)
     converted = convert(rows_of([ToolCall("f", {"n": 1, "zip": "02134"})], "qwen3_coder")[0], context)
     assert called(converted)[0].arguments == {"n": 1, "zip": "02134"}
-    assert converted.untyped == ["f.zip"]
+    assert converted.kind.untyped == ("f.zip",)
 
 
 @given(
@@ -614,7 +616,7 @@ def test_a_stray_call_does_not_change_what_the_data_are() -> None:
     context = apply_census(PLAIN, census)
     assert (context.tools, census.inferred) == ((EXECUTE_CODE,), False)
     converted = convert(stray, context)
-    assert (called(converted), converted.undefined) == ([CALL], ["search"])
+    assert (called(converted), converted.kind.undefined) == ([CALL], ("search",))
     assert infer_tools([*[code] * 96, stray, stray]).inferred
 
 
@@ -664,16 +666,48 @@ def test_data_without_definitions_are_converted_with_inferred_ones(
     assert "`get_time` is called once" in (tmp_path / "out" / "tools_review.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("more", "passes", "tools"),
+    [
+        ([], 1, "Every row has its own."),
+        ([chat("So.")], 2, "2 rows with tools of their own; the others: none."),
+    ],
+)
+def test_rows_with_tools_of_their_own_are_read_once(
+    more: list[Any], passes: int, tools: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only where other rows have none does the whole data set decide what these are offered."""
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
+    own, read = {**chat(render_calls([CALL], "hermes")), "tools": TOOLS}, []
+
+    def convert_counted(*given: Any, **more: Any) -> Converted:
+        read.append(given)
+        return convert_row(*given, **more)
+
+    monkeypatch.setattr(work, "convert_row", convert_counted)
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (own, *more)))
+    (tmp_path / "valid.jsonl").write_text(json.dumps(own) + "\n")
+    outcome = convert_data(Options(load_preset("smol"), FAIR, data=tmp_path, out=tmp_path / "out"))
+    assert outcome.facts["train"] == {"rows": 1 + len(more), "converted": 1 + len(more), "rejected": 0}
+    assert len(read) == passes * (1 + len(more)) + 1
+    assert tools in (tmp_path / "out" / "card.md").read_text()
+    first, *others = [json.loads(x) for x in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
+    assert first["tools"] == TOOLS
+    assert all(row["tools"] == [] for row in others)
+
+
 def test_the_tool_files_say_where_the_tools_come_from(tmp_path: Path) -> None:
     given = ConvertContext(SETUP, FAIR, (SEARCH,), given=True)
-    assert write_tool_files(given, None, tmp_path) == "Given for all rows, see tools.json: search."
+    assert write_tool_files(given, None, {}, tmp_path) == "Given for all rows, see tools.json: search."
     assert [path.name for path in tmp_path.iterdir()] == ["tools.json"]
     (tmp_path / "tools.json").unlink()
-    assert write_tool_files(PLAIN, None, tmp_path) == "Code Mode's: execute_code."
-    own = infer_tools([{**chat("So."), "tools": TOOLS}])
-    assert write_tool_files(apply_census(PLAIN, own), own, tmp_path) == "1 row has its own; the others: none."
+    assert write_tool_files(PLAIN, None, {COMMON_TOOLS: 1}, tmp_path) == "Code Mode's: execute_code."
+    assert write_tool_files(PLAIN, None, {OWN_TOOLS: 2}, tmp_path) == "Every row has its own."
+    own, rows = infer_tools([{**chat("So."), "tools": TOOLS}]), {OWN_TOOLS: 1, COMMON_TOOLS: 3}
+    line = write_tool_files(apply_census(PLAIN, own), own, rows, tmp_path)
+    assert line == "1 row with tools of their own; the others: none."
     assert list(tmp_path.iterdir()) == []
     census = infer_tools(rows_of(SEEN))
-    line = write_tool_files(apply_census(PLAIN, census), census, tmp_path)
+    line = write_tool_files(apply_census(PLAIN, census), census, {}, tmp_path)
     assert line == "Inferred from the calls, see tools.json and tools_review.md: search, get_time."
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tools.json", "tools_review.md"]

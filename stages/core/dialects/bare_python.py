@@ -10,6 +10,7 @@ import ast
 import re
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 
 from stages.core.chat import ToolCall
 from stages.core.dialects.literals import NotLiteral, read_json
@@ -31,6 +32,7 @@ TOOL = "execute_code"
 ARGUMENT = "code"
 
 _LONGEST = 200_000
+_SHORT = 2_000  # characters of code that is worth to be remembered
 
 _OPENINGS = re.compile(f"{CALL_OPEN}|{THINK_TAGS}")
 _PIECE = re.compile(f"#|\"\"\"|'''|\"|'|{CALL_CLOSE}|{CALL_OPEN}")
@@ -122,6 +124,16 @@ def does_something(code: str) -> bool:
 
     A text too long for a model's turn is not asked: the parser's work and memory would be out of bounds.
     """
+    return _parse_code(code) if len(code) > _SHORT else _parse_short_code(code)
+
+
+@lru_cache(maxsize=4096)
+def _parse_short_code(code: str) -> bool:
+    """The parser takes tens of microseconds, and in many a data set calls repeat."""
+    return _parse_code(code)
+
+
+def _parse_code(code: str) -> bool:
     if len(code) > _LONGEST:
         return False
     try:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stages.core.chat import ToolCall
-from stages.core.dialects.literals import NotLiteral, read_json, read_literal
+from stages.core.dialects.literals import Doubled, NotLiteral, read_json, read_literal
 
 _LOOSE = json.JSONDecoder(strict=False)
 _ESCAPE = re.compile(r"""\\(?:(["\\/bfnrt]|u[0-9a-fA-F]{4})|('))?""")
@@ -112,6 +112,7 @@ def list_foreign_keys(value: Any) -> list[str]:
             foreign += [str(key) for key in item if key not in _WRAPPING_KEYS]
         else:
             function = item
+        foreign += [each.key for each in (item, function) if isinstance(each, Doubled)][:1]
         foreign += [str(key) for key in function if key not in _CALL_KEYS]
         if "arguments" in function and "parameters" in function:
             foreign.append("parameters")

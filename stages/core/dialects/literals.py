@@ -17,8 +17,38 @@ MAX_DEPTH = 100
 
 _FIRST_WINDOW = 4096
 
-_STRICT = json.JSONDecoder()
-_LOOSE = json.JSONDecoder(strict=False)
+
+class Doubled(dict[str, Any]):
+    """A JSON object that had a key twice: the last one counts, as everywhere, and `key` names it."""
+
+    key: str
+
+
+def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) == len(pairs):
+        return made
+    doubled, keys = Doubled(made), [key for key, _ in pairs]
+    doubled.key = max(made, key=keys.count)
+    return doubled
+
+
+def find_doubled(value: Any) -> str:
+    """A key that an object in a value had twice, empty where there is none."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, Doubled):
+            return item.key
+        if isinstance(item, dict):
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+    return ""
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_make_object)
+_LOOSE = json.JSONDecoder(object_pairs_hook=_make_object, strict=False)
 
 _SPACE = re.compile(r"\s*+")
 _NAME = re.compile(r"[^\W\d]\w*+")
@@ -173,7 +203,7 @@ def _read_parentheses(text: str, pos: int, depth: int) -> tuple[Any, int]:
 
 
 def _read_pairs(text: str, pos: int, depth: int) -> tuple[dict[str, Any], int]:
-    pairs = {}
+    pairs: list[tuple[str, Any]] = []
     pos = _skip(text, pos)
     while not text.startswith("}", pos):
         if text.startswith(("{", "[", "("), pos):
@@ -183,9 +213,9 @@ def _read_pairs(text: str, pos: int, depth: int) -> tuple[dict[str, Any], int]:
         if not text.startswith(":", end):
             raise NotLiteral("expected a key and :", end)
         value, end = _read_value(text, _skip(text, end + 1), depth + 1)
-        pairs[key if isinstance(key, str) else json.dumps(key)] = value
+        pairs.append((key if isinstance(key, str) else json.dumps(key), value))
         pos = _read_separator(text, end, "}")
-    return pairs, pos + 1
+    return _make_object(pairs), pos + 1
 
 
 def _read_number(match: re.Match[str]) -> int | float:

@@ -14,10 +14,13 @@ from typing import Any
 from stages.core.chat import ToolCall
 from stages.core.dialects import bare_python, hermes, qwen3_coder
 from stages.core.dialects.json_calls import NotCall, list_foreign_keys, read_call
-from stages.core.dialects.literals import NotLiteral, read_json
+from stages.core.dialects.literals import NotLiteral, find_doubled, read_json
 from stages.core.dialects.scanning import CALL_CLOSE, CALL_OPEN, Reply, drop_gap, unwrap
 from stages.core.dialects.schema import TEXT, read_typed
 from stages.core.dialects.toolbox import Toolbox
+
+Call = tuple[str, dict[str, Any]]
+"""A tool's name and its arguments."""
 
 _KEY = r"[^<>\n]++"
 _VALUE = r"[^<]*+(?:<(?!/parameter>|parameter=)[^<]*+)*+"  # no tag of a parameter in it
@@ -34,68 +37,77 @@ _PYTHON = re.compile(rf"{CALL_OPEN}(?!\s*+[<{{\[`]){_BODY}(?<=\n){CALL_CLOSE}\s*
 
 def read_plain(text: str, box: Toolbox) -> Reply | None:
     """The reply if the text is of the commonest form, else None."""
+    if (found := find_calls(text, box)) is None:
+        return None
+    prose, calls, dialect = found
+    return Reply(prose, [ToolCall(name, arguments) for name, arguments in calls], dialect)
+
+
+def find_calls(text: str, box: Toolbox) -> tuple[str, list[Call], str] | None:
+    """The prose, the calls and their dialect if the text is of the commonest form, else None."""
     start = text.find("<")
-    prose = text[:start]
-    if start == -1 or "[" in prose or "{" in prose or "```" in prose:
+    prose = text[:start] if start else ""
+    if start == -1 or (prose and ("[" in prose or "{" in prose or "```" in prose)):
         return None
     for dialect, gap, pattern, read in _FORMS:
         if (block := pattern.match(text, start)) is not None:
             calls = _read_calls(text, block, read, box)
-            return Reply(drop_gap(prose, gap), calls, dialect) if calls else None
+            return (drop_gap(prose, gap) if prose else "", calls, dialect) if calls else None
     return None
 
 
-def _read_calls(text: str, block: re.Match[str], read: _Read, box: Toolbox) -> list[ToolCall]:
+def _read_calls(text: str, block: re.Match[str], read: _Read, box: Toolbox) -> list[Call]:
     """The calls from a block on; none where anything but blocks of the same form follows."""
-    calls: list[ToolCall] = []
+    calls: list[Call] = []
     following: re.Match[str] | None = block
     while following is not None and (call := read(following, box)) is not None:
         calls.append(call)
-        if following.end() == len(text):
+        end = following.end()
+        if end == len(text):
             return calls
-        following = block.re.match(text, following.end())
+        following = block.re.match(text, end)
     return []
 
 
-def _read_xml(block: re.Match[str], box: Toolbox) -> ToolCall | None:
-    name, first, value, others = block.groups()
-    name = name.strip()
-    pairs = [(first, value)]
-    if others:
-        pairs += _PAIR.findall(others)
+def _read_xml(block: re.Match[str], box: Toolbox) -> Call | None:
     arguments: dict[str, Any] = {}
-    for written, raw in pairs:
-        key, value = written.strip(), unwrap(raw)
+    name, first, raw, others = block.groups()
+    name = name.strip()
+    for written, value in ((first, raw), *_PAIR.findall(others)) if others else ((first, raw),):
+        key = written.strip()
         if key in arguments:
             return None
+        arguments[key] = value = unwrap(value)
         types = box.find_types(name, key)
-        arguments[key], problem = read_typed(value, types) if types and types != TEXT else (value, "")
-        if problem:
-            return None
-    return ToolCall(name, arguments)
+        if types is not TEXT and types and types != TEXT:
+            arguments[key], problem = read_typed(value, types)
+            if problem or find_doubled(arguments[key]):
+                return None
+    return name, arguments
 
 
-def _read_json(block: re.Match[str], box: Toolbox) -> ToolCall | None:
+def _read_json(block: re.Match[str], box: Toolbox) -> Call | None:
     body = block[1]
     try:
         value, end = read_json(body, 0)
         call = read_call(value)
     except (NotLiteral, NotCall):
         return None
-    return call if not body[end:].strip() and not list_foreign_keys(value) else None
+    lost = list_foreign_keys(value) or find_doubled(call.arguments)
+    return (call.name, call.arguments) if not body[end:].strip() and not lost else None
 
 
-def _read_python(block: re.Match[str], box: Toolbox) -> ToolCall | None:
+def _read_python(block: re.Match[str], box: Toolbox) -> Call | None:
     """Code whose closing tag, on a line of its own, cannot be in a string."""
     if (box and bare_python.TOOL not in box.schemas) or '"""' in block[1] or "'''" in block[1]:
         return None
     code = unwrap(block[1])
     if not bare_python.does_something(code):
         return None
-    return ToolCall(bare_python.TOOL, {bare_python.ARGUMENT: code})
+    return bare_python.TOOL, {bare_python.ARGUMENT: code}
 
 
-_Read = Callable[[re.Match[str], Toolbox], ToolCall | None]
+_Read = Callable[[re.Match[str], Toolbox], Call | None]
 _FORMS: tuple[tuple[str, int, re.Pattern[str], _Read], ...] = (
     (qwen3_coder.NAME, qwen3_coder.GAP, _XML, _read_xml),
     (hermes.NAME, 1, _JSON, _read_json),

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stages.core.chat import ToolCall
-from stages.core.dialects.problems import Recovered
+from stages.core.dialects.literals import find_doubled
+from stages.core.dialects.problems import Recovered, shorten
 from stages.core.dialects.toolbox import Toolbox, Tools
 
 CALL_OPEN = "<tool_call>"
@@ -201,9 +202,19 @@ def read_reply(
             continue
         draft.problems += block.problems
         if block.calls:
+            draft.problems += _list_doubled(block, start)
             draft.add(text, start, block)
         pos = max(block.end, start + 1)
     return draft.finish(text)
+
+
+def _list_doubled(block: Block, start: int) -> list[str]:
+    """The calls with an argument, or a key in one, that is written twice."""
+    place = f"{block.dialect}, character {start}"
+    found = ((find_doubled(call.arguments), call.name) for call in block.calls)
+    return [
+        f"{place}: {shorten(key)} is given twice to {name!r}, the last counts" for key, name in found if key
+    ]
 
 
 def _read_thought(draft: _Draft, text: str, start: int, last_close: int) -> int:
