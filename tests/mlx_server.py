@@ -33,7 +33,11 @@ def serving_model(model: Path, place: Path) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             server.terminate()
-            server.wait(20)
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:  # in the middle of a prompt; its answers are here already
+                server.kill()
+                server.wait()
 
 
 def _wait(address: str, server: subprocess.Popen[bytes], log: Path) -> None:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from stages.core.suite import load_suite
 from stages.core.wording import find_near, mask_paths, normalise
 
 APART = 82.0  # lower than where wordings count as near: what we write ourselves stays well clear
 
 
 class SuiteGuard:
-    """Refuses queries that are in a suite or close to one."""
+    """Refuses queries that are in a suite or close to one: to any turn of the user's in it."""
 
     def __init__(self, suites: Path) -> None:
-        files = sorted(suites.glob("*.json"))
-        queries = [q["query"] for file in files for q in json.loads(file.read_bytes())["queries"]]
-        self._exact = {normalise(query) for query in queries}
-        self._masked = sorted({mask_paths(query) for query in queries})
+        asked = [query for file in sorted(suites.glob("*.json")) for query in load_suite(str(file)).queries]
+        said = [turn["content"] for query in asked for turn in query.turns if turn["role"] == "user"]
+        self._exact = {normalise(text) for text in said}
+        self._masked = sorted({mask_paths(text) for text in said})
 
     def allows(self, query: str) -> bool:
         """True when the query is far enough from every suite query."""

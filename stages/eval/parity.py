@@ -37,7 +37,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Behaviour:
+class Features:
     """What one reply shows of template, parser and stop tokens."""
 
     decision: str
@@ -76,11 +76,11 @@ def compare_outputs(folders: Sequence[Path]) -> Comparison:
     return Comparison(lines, differences)
 
 
-def describe_reply(side: Side, query: str) -> Behaviour:
+def describe_reply(side: Side, query: str) -> Features:
     """What a reply shows: its decision and calls read strictly, its dialect whatever it is."""
     reply, score = side.replies[query], side.scores[query]
     dialect = "the server's" if reply.calls_by == "server" else score.lenient.dialect
-    return Behaviour(
+    return Features(
         decision="tool" if score.strict.calls else "direct",
         calls=orjson.dumps(score.strict.calls, option=orjson.OPT_SORT_KEYS).decode(),
         dialect=dialect or "none",
@@ -121,13 +121,13 @@ def _require_comparable(suite: str, sides: Sequence[Side]) -> None:
             )
 
 
-def _differing(table: Mapping[str, Sequence[Behaviour]], name: str) -> list[str]:
+def _differing(table: Mapping[str, Sequence[Features]], name: str) -> list[str]:
     """The queries on which the engines differ in something; what nobody counted differs from nothing."""
     known = {query: {getattr(b, name) for b in row} - {"?"} for query, row in table.items()}
     return [query for query, values in known.items() if len(values) > 1]
 
 
-def _describe_suite(suite: str, sides: Sequence[Side], table: Mapping[str, Sequence[Behaviour]]) -> list[str]:
+def _describe_suite(suite: str, sides: Sequence[Side], table: Mapping[str, Sequence[Features]]) -> list[str]:
     """The table of a suite: its engines, how often each thing differs, and the queries that differ."""
     letters = [chr(ord("A") + i) for i in range(len(sides))]
     lines = [f"{suite}: {plural(len(table), 'query')}"]
@@ -136,7 +136,7 @@ def _describe_suite(suite: str, sides: Sequence[Side], table: Mapping[str, Seque
     counts = [f"{name} {len(_differing(table, name))}" for name in COLUMNS]
     lines.append(f"  queries that differ in: {', '.join(counts)}")
     rows = [
-        [query, *(" / ".join(getattr(behaviour, name) for behaviour in row) for name in SHOWN)]
+        [query, *(" / ".join(getattr(features, name) for features in row) for name in SHOWN)]
         for query, row in table.items()
         if any(query in _differing(table, name) for name in (*SHOWN, "calls"))
     ]

@@ -51,14 +51,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--concurrency",
         type=whole_number,
-        default=Request.concurrency,
         metavar="N",
         help=f"requests at the same time (default: {Request.concurrency})",
     )
     group.add_argument(
         "--timeout",
         type=number,
-        default=Request.timeout,
         metavar="SECONDS",
         help=f"for the answer to one request (default: {Request.timeout:g})",
     )
@@ -82,8 +80,8 @@ def read_request(args: argparse.Namespace, options: Options) -> Request:
     request = Request(
         endpoint=args.endpoint,
         served_model=args.served_model,
-        concurrency=args.concurrency,
-        timeout=args.timeout,
+        concurrency=Request.concurrency if args.concurrency is None else args.concurrency,
+        timeout=Request.timeout if args.timeout is None else args.timeout,
         replies=args.replies,
         ask_again=args.ask_again,
         compare=tuple(args.compare),
@@ -96,8 +94,9 @@ def read_request(args: argparse.Namespace, options: Options) -> Request:
         raise StageError(f"{given[0]} asks no model folder: leave --data out")
     if request.ask_again and (request.replies is not None or request.compare):
         raise StageError(f"--ask-again asks a model, and {given[0]} has none: leave it out")
-    if request.served_model is not None and request.endpoint is None:
-        raise StageError("--served-model names a model of --endpoint: give its address too")
+    for flag in ("served_model", "concurrency", "timeout"):
+        if getattr(args, flag) is not None and request.endpoint is None:
+            raise StageError(f"--{flag.replace('_', '-')} is for a server: give its address with --endpoint")
     if request.concurrency < 1:
         raise StageError(f"--concurrency {request.concurrency}: use 1 or more")
     if not 0 < request.timeout < float("inf"):

@@ -18,6 +18,7 @@ import orjson
 from pydantic import Field, ValidationError
 
 from stages.core.artifact import fingerprint_json
+from stages.core.cli import Options, artifacts_root
 from stages.core.errors import StageError
 from stages.core.records import RawReply, Record, read_record, write_record
 from stages.eval.engines import Costs, Question
@@ -38,6 +39,11 @@ class SuiteCosts(Record):
     """What the replies of each suite cost, by its name."""
 
     suites: dict[str, Costs]
+
+
+def replies_root(options: Options) -> Path:
+    """Where the kept replies of a preset's models are, whatever the arm and the engine."""
+    return artifacts_root() / options.preset.name / "replies"
 
 
 def kept_models(root: Path, url: str) -> tuple[str, ...]:

@@ -41,6 +41,18 @@ def summarize_scores(
     )
 
 
+def describe_summary(summary: EvalSummary) -> str:
+    """A summary as a line: what was right, and the time of a query."""
+    strict = summary.strict
+    shown: dict[str, Rate | None] = {"tool or direct": summary.tool_or_direct}
+    if strict is not None:
+        shown |= {"format": strict.format, "tool": strict.tool, "arguments": strict.arguments}
+        shown |= {"code": strict.code, "stop": strict.stop, "whole": strict.whole}
+    words = [f"{name} {r.k}/{r.n} ({r.value:.0%})" for name, r in shown.items() if r is not None]
+    took = summary.timing.seconds_per_query
+    return f"{summary.suite}: {', '.join(words)}" + (f"; {took:.2f} s a query" if took is not None else "")
+
+
 def rate(outcomes: Iterable[bool | None]) -> Rate | None:
     """How many of the outcomes that were scored are true; None when none was scored."""
     scored = [outcome for outcome in outcomes if outcome is not None]

@@ -20,17 +20,20 @@ from stages.core.cli import Options, artifacts_root
 from stages.core.compute import load_arrays
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR
-from stages.core.preset import Preset
+from stages.core.preset import Preset, load_preset
+from stages.core.prompts import case_row
 from stages.core.records import EvalSummary, Rate, RawReply, Recipe, Score, read_lines, read_record
+from stages.core.render import find_turns
 from stages.core.suite import load_suite
+from stages.core.tokenizer import load_tokenizer
 from stages.eval.__main__ import main
 from stages.eval.engines import Question, Sampling
-from stages.eval.engines.generation import Generator, common_prefix
+from stages.eval.engines.generation import Generator, common_prefix, write_prompt
 from stages.eval.engines.local import LocalEngine
 from stages.eval.request import Request
 from stages.eval.score import SCORER_VERSION
 from stages.eval.stage import evaluate
-from tests.models import END_OF_TEXT, IM_END, KINDS, BuiltOnce, Kind
+from tests.models import END_OF_TEXT, FAMILIES, IM_END, KINDS, BuiltOnce, Family, Kind
 from tests.parrot import write_parrot
 from tests.pipeline import Pipeline, run_work, stock_functions
 
@@ -334,7 +337,7 @@ def test_replies_are_kept_when_only_their_scores_change(
     elif change == "version":
         changed["version"] = 2
     else:
-        monkeypatch.setattr("stages.eval.stage.SCORER_VERSION", SCORER_VERSION + 1)
+        monkeypatch.setattr("stages.eval.recipe.SCORER_VERSION", SCORER_VERSION + 1)
     Path(options.preset.eval.suites[0]).write_text(json.dumps(changed), "utf-8")
     monkeypatch.setattr(Generator, "load", None)  # a model that is gone cannot be asked again
     path = first.folder / "three" / "summary.json"
@@ -442,6 +445,25 @@ def test_a_reply_can_be_cut_off_behind_its_call(
     assert [r.text for r in answer(engine, 20, slice(2), stop_at_call=True)] == [r.text for r in endless]
 
 
+@pytest.mark.parametrize("family", [*FAMILIES, None])
+def test_every_template_writes_the_given_turns_of_situations(family: Family | None, built: BuiltOnce) -> None:
+    """Qwen's own ones, and the one that SmolLM2 gets."""
+    setup = load_preset("smol").model
+    if family is None:
+        tokenizer = load_tokenizer(built.model("llama"), setup)
+    else:
+        tokenizer = load_tokenizer(built.tokenizer(family))
+    turns = find_turns(tokenizer)
+    for query in load_suite("situations").queries:
+        row = case_row(query, setup, FAIR)
+        text = write_prompt(Question(query.id, row), tokenizer)
+        assert text.endswith(turns.opening + turns.given), query.id
+        assert [turn["content"] for turn in row["messages"] if turn["content"] not in text] == [], query.id
+        calls = [call["function"] for turn in row["messages"] for call in turn.get("tool_calls", ())]
+        names = [tool["function"]["name"] for tool in row["tools"]] + [call["name"] for call in calls]
+        assert [name for name in names if name not in text] == [], query.id
+
+
 def test_a_bare_model_folder(
     built: BuiltOnce, suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -462,7 +484,7 @@ def test_missing_model_names_the_command(
     place = f"FAIR_RETEST_ARTIFACTS={tmp_path}"
     same = f"-- --model {folder} --fixes fair --seed 2"
     more = f"{same} --suites=core20"
-    known = ", ".join(["core20, extended", *CATEGORIES])
+    known = ", ".join(["core20, extended, situations", *CATEGORIES])
     suites = f"use one of {known}, or the path of a .json or .jsonl file\n"
     adapter = tmp_path / "adapter"
     with build_artifact(adapter, Recipe(stage="train", settings={}, inputs={})):

@@ -131,7 +131,7 @@ def test_a_model_that_is_gone_is_scored_again(
     assert run_work("eval", options).up_to_date
     if not kept:
         shutil.rmtree(folder.parents[3] / "replies")
-    monkeypatch.setattr("stages.eval.stage.SCORER_VERSION", SCORER_VERSION + 1)
+    monkeypatch.setattr("stages.eval.recipe.SCORER_VERSION", SCORER_VERSION + 1)
     monkeypatch.setattr(Generator, "load", None)
     assert not run_work("eval", options).up_to_date
     assert [(folder / name).read_bytes() for name in names] == before

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from stages.core.records import EvalSummary, RawReply, Score, read_lines, read_record
+from stages.core.tokenizer import read_template
 from stages.eval.__main__ import main
 from tests.mlx_server import serving_model
 from tests.models import BuiltOnce
@@ -17,15 +18,19 @@ from tests.small_suite import SUITE
 CALL = '<tool_call>{"name":"f" ,"arguments":{} }</tool_call>'
 
 
-@pytest.mark.parametrize("says", ["a call", "anything"])
+@pytest.mark.parametrize(
+    ("says", "template"), [("a call", None), ("a call", "chatml_hermes"), ("anything", None)]
+)
 def test_the_same_model_decides_the_same_behind_a_server(
-    says: str, built: BuiltOnce, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    says: str, template: str | None, built: BuiltOnce, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
+    """With the model's own chat template or with ours: the server tells by its text how calls are written."""
     monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
     model = built.model("qwen2", quantize=False)
     if says == "a call":
-        model = write_parrot(model, tmp_path / "parrot", CALL, "<|endoftext|>")
+        text = template and read_template(template)
+        model = write_parrot(model, tmp_path / "parrot", CALL, "<|endoftext|>", text)
     suite = tmp_path / "three.json"
     suite.write_text(json.dumps(SUITE), "utf-8")
     words = ["--model", str(model), "--suites", str(suite), "--max-tokens", "14"]

@@ -316,23 +316,27 @@ def test_no_query_is_used_twice() -> None:
     assert [query for query, times in Counter(queries).items() if times > 1] == []
 
 
-@pytest.mark.parametrize("name", ["core20", "extended"])
-def test_no_suite_query_is_in_the_corpus(name: str) -> None:
+def said_in(suite: str) -> list[str]:
+    """Every turn of the user's in a suite."""
+    turns = [turn for query in load_suite(suite).queries for turn in query.turns]
+    return [turn["content"] for turn in turns if turn["role"] == "user"]
+
+
+@pytest.mark.parametrize(("name", "turns"), [("core20", 20), ("extended", 200), ("situations", 65)])
+def test_no_suite_query_is_in_the_corpus(name: str, turns: int) -> None:
     corpus = {normalise(row.query) for row in read_all()}
-    assert [query.query for query in load_suite(name).queries if normalise(query.query) in corpus] == []
+    said = said_in(name)
+    assert len(said) == turns
+    assert [text for text in said if normalise(text) in corpus] == []
 
 
-@pytest.mark.parametrize("name", ["core20", "extended"])
+@pytest.mark.parametrize("name", ["core20", "extended", "situations"])
 def test_no_suite_query_is_close_to_the_corpus(name: str) -> None:
     corpus = sorted({mask(row.query) for row in read_all()})
     close = [
-        (query.query, near[0])
-        for query in load_suite(name).queries
-        if (
-            near := process.extractOne(
-                mask(query.query), corpus, scorer=fuzz.token_sort_ratio, score_cutoff=85
-            )
-        )
+        (text, near[0])
+        for text in said_in(name)
+        if (near := process.extractOne(mask(text), corpus, scorer=fuzz.token_sort_ratio, score_cutoff=85))
     ]
     assert close == []
 
@@ -340,9 +344,8 @@ def test_no_suite_query_is_close_to_the_corpus(name: str) -> None:
 def test_no_answer_to_a_direct_suite_question_is_a_row() -> None:
     """Direct questions of the suites are other questions, not the corpus's in other words."""
     corpus = sorted({normalise(row.query) for row in read_all() if not row.codes})
-    direct = [
-        q.query for name in ("core20", "extended") for q in load_suite(name).queries if q.kind == "direct"
-    ]
+    suites = [load_suite(name) for name in ("core20", "extended", "situations")]
+    direct = [query.query for suite in suites for query in suite.queries if query.kind == "direct"]
     close = [
         (query, near[0])
         for query in direct

@@ -491,10 +491,16 @@ def test_runaway_replies_are_counted_with_their_cost() -> None:
     )  # fmt: skip
 
 
-def test_the_kept_replies_of_an_output_are_those_of_the_store(options: Options, server: ChatServer) -> None:
-    folder = ask(options, server)
-    replies = read_lines(folder / "three" / "replies.jsonl", RawReply)
+def test_the_kept_replies_of_an_output_are_those_of_the_store(
+    options: Options, server: ChatServer, tmp_path: Path
+) -> None:
+    server.reply = lambda question, _: (200, complete(f"Is it this? {question}"))
+    replies = read_lines(ask(options, server) / "three" / "replies.jsonl", RawReply)
     assert [reply.id for reply in replies] == ["types", "tests", "direct"]
+    (store,) = tmp_path.glob("artifacts/smol/replies/*/replies.jsonl")
+    kept = [json.loads(line)["reply"] for line in store.read_bytes().splitlines() if line]
+    assert [reply.model_dump(mode="json") for reply in replies] == kept
+    assert len({reply.text for reply in replies}) == 3
 
 
 # The report on them

@@ -235,7 +235,7 @@ def test_replies_that_are_kept_in_an_output_alone_are_scored_again(
     path = tmp_path / "out" / "three" / "summary.json"
     before = read_record(path, EvalSummary)
     shutil.rmtree(tmp_path / "artifacts")
-    monkeypatch.setattr("stages.eval.stage.SCORER_VERSION", SCORER_VERSION + 1)
+    monkeypatch.setattr("stages.eval.recipe.SCORER_VERSION", SCORER_VERSION + 1)
     assert run(options, server) == ["Old."] * 3
     assert len(server.asked) == 3
     assert read_record(path, EvalSummary).timing == before.timing

@@ -24,6 +24,7 @@ LIGHT = (
     "stages.eval.engines.local",
     "stages.eval.engines.recorded",
     "stages.eval.parity",
+    "stages.eval.recipe",
     "stages.eval.score",
     "stages.eval.stage",
     "stages.fuse.recipe",

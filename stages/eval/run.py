@@ -1,0 +1,79 @@
+"""One engine under evaluation: an output for every suite and cell that is put to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from stages.core.artifact import build_artifact, is_current, read_manifest
+from stages.core.cli import Options
+from stages.core.errors import StageError
+from stages.core.platform import require_disk
+from stages.core.records import EvalSummary, read_record, write_lines, write_record
+from stages.core.suite import Suite
+from stages.eval.cells import Cell
+from stages.eval.engines import Engine
+from stages.eval.recipe import make_recipe, needs_scores_alone
+from stages.eval.replies import Replies
+from stages.eval.sandbox import CodeRunner, Sandbox
+from stages.eval.score import score_replies
+from stages.eval.summary import summarize_scores
+
+
+class Run:
+    """An engine and the options of a run; the engine is loaded when the first reply is needed."""
+
+    def __init__(self, options: Options, engine: Engine, *, ask_again: bool = False) -> None:
+        self._options, self._engine, self._ask_again = options, engine, ask_again
+        self._model = engine.fingerprint()
+        self._replies = Replies(options, engine, self._model)
+        # Of a server, of recorded replies and of a folder that no stage wrote nothing of the kind is known.
+        self._made = read_manifest(options.input("quantize")) if engine.name == "local" else None
+
+    def begin(self, suites: Sequence[Suite], cells: Sequence[Cell]) -> None:
+        """Forget what is kept, where every query is to be asked again."""
+        if self._ask_again:
+            self._replies.forget(suites, cells)
+
+    def require(self, suite: Suite, cell: Cell, target: Path) -> tuple[EvalSummary, bool]:
+        """The summary of a suite, evaluated unless its output is current, and whether it was."""
+        recipe = make_recipe(self._options, self._model, suite, cell)
+        if self.is_current(suite, cell, target):
+            return read_record(target / "summary.json", EvalSummary), True
+        require_disk(target, 0.01, "the replies")
+        if needs_scores_alone(target, recipe) and not self._ask_again:
+            self._replies.adopt(suite, cell, target)
+        with build_artifact(target, recipe, given=self._options.given) as build:
+            summary = self._evaluate(suite, cell, build.folder)
+            build.facts |= self._engine.facts()
+            if self._made is not None:
+                build.inherit(self._made)
+        return summary, False
+
+    def is_current(self, suite: Suite, cell: Cell, target: Path) -> bool:
+        """Whether an output needs nothing.
+
+        Raises StageError where it is another evaluation's, or where a server has another model by now.
+        """
+        recipe = make_recipe(self._options, self._model, suite, cell)
+        replaced = self._options.force or self._ask_again or needs_scores_alone(target, recipe)
+        current = is_current(target, recipe, force=replaced)
+        if told := self._replies.find_change(suite, cell):
+            raise StageError(
+                f"the server has another model under this name ({told}) than when {suite.name} was answered: "
+                "--ask-again asks every query anew"
+            )
+        return current and not self._replies.has_forgotten(suite, cell)
+
+    def _evaluate(self, suite: Suite, cell: Cell, folder: Path) -> EvalSummary:
+        """Replies, scores and summary of one suite, written into `folder`."""
+        replies, timing = self._replies.collect(suite, cell)
+        with Sandbox() as sandbox:
+            run_code = CodeRunner(sandbox)
+            scores = score_replies(suite, replies, self._options.parser, run_code)
+        summary = summarize_scores(suite, scores, self._options, self._engine.name, timing)
+        write_lines(folder / "replies.jsonl", replies)
+        write_lines(folder / "scores.jsonl", scores)
+        write_lines(folder / "codes.jsonl", run_code.runs)
+        write_record(folder / "summary.json", summary)
+        return summary
