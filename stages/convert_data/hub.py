@@ -5,6 +5,7 @@ It is not asked to read the rows: it would put every object of a column into one
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def find_hub_source(name: str, config: str | None, revision: str | None) -> Sour
     except ImportError:  # the folder `datasets` of this project is a namespace without anything in it
         raise StageError(f"{name} is no file here, and a hub data set needs the package datasets") from None
     disable_progress_bars()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every attempt
     try:
         builder = _find_builder(name, config, revision)
         files = {

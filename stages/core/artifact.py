@@ -206,7 +206,9 @@ def read_manifest(folder: Path) -> Manifest | None:
         return read_record(path, Manifest) if path.is_file() else None
     except StageError as error:
         remedy = (
-            f"make {folder} anew with --force" if _is_ours(path) else "it is no stage's: name another folder"
+            f"make {folder} anew with --force"
+            if _is_ours(path)
+            else f"it is damaged or no stage's: remove {folder} if it is yours, or name another folder"
         )
         raise StageError(f"{error}: {remedy}") from None
 

@@ -239,31 +239,35 @@ def guard(stage: str, body: Callable[[], int]) -> int:
     except StageFailed:
         return 2
     except StageError as error:
-        print(f"{stage}: {show_controls(str(error))}", file=sys.stderr)
+        _complain(stage, str(error))
         return 2
     except OSError as error:
         if error.errno not in UNUSABLE_PLACE:
             raise
         # A copy that fails names its source first, which is not the place that is full.
         place = error.filename2 or error.filename or "the disk of the output"
-        print(
-            f"{stage}: cannot use {place}: {error.strerror}; "
-            "check it, or choose another place with --out or FAIR_RETEST_ARTIFACTS",
-            file=sys.stderr,
+        _complain(
+            stage,
+            f"cannot use {place}: {error.strerror}; check it, or choose another place "
+            "(outputs go where --out or FAIR_RETEST_ARTIFACTS says)",
         )
         return 2
     except ImportError as error:
         if CUDA_DRIVER not in str(error):
             raise
-        print(
-            f"{stage}: MLX's CUDA build finds no driver here ({CUDA_DRIVER}): install NVIDIA's driver, or "
-            "run without --cuda and FAIR_RETEST_MLX",
-            file=sys.stderr,
+        _complain(
+            stage,
+            f"MLX's CUDA build finds no driver here ({CUDA_DRIVER}): install NVIDIA's driver, or run without "
+            "--cuda and FAIR_RETEST_MLX",
         )
         return 2
     except KeyboardInterrupt:
-        print(f"{stage}: {INTERRUPTED}", file=sys.stderr)
+        _complain(stage, INTERRUPTED)
         return 130
+
+
+def _complain(stage: str, text: str) -> None:
+    print(f"{progress.line_mark()}{stage}: {show_controls(text)}", file=sys.stderr)
 
 
 class Parser(argparse.ArgumentParser):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+
+from stages.core import progress
 
 
 def stop_signals() -> list[signal.Signals]:
@@ -26,12 +29,23 @@ def catch_interrupts() -> None:
 
 
 @contextmanager
-def deferred_interrupts() -> Iterator[threading.Event]:
-    """Within the block a signal to stop only sets the event: the block saves its work and raises itself."""
+def deferred_interrupts(answer: str = "") -> Iterator[threading.Event]:
+    """Within the block a signal to stop only sets the event: the block saves its work and raises itself.
+
+    The `answer`, if any, is what the user reads meanwhile, once.
+    """
     wanted = threading.Event()
+
+    def note(_signal: int, _frame: FrameType | None) -> None:
+        if answer and not wanted.is_set():
+            with suppress(OSError):  # there may be no such stream
+                # Not `say`, which the signal may have interrupted.
+                os.write(progress.stream().fileno(), f"  {answer}\n".encode())
+        wanted.set()
+
     before = {number: signal.getsignal(number) for number in stop_signals()}
     for number in before:
-        signal.signal(number, lambda _signal, _frame: wanted.set())
+        signal.signal(number, note)
     try:
         yield wanted
     finally:
@@ -41,5 +55,9 @@ def deferred_interrupts() -> Iterator[threading.Event]:
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     for number in stop_signals():
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, _pass)  # SIG_IGN would print a traceback for one that is already on its way
     raise KeyboardInterrupt
+
+
+def _pass(_signal: int, _frame: FrameType | None) -> None:
+    pass

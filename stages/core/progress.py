@@ -43,10 +43,15 @@ def line_label() -> str:
     return os.environ.get(LABEL_VARIABLE, "")
 
 
+def line_mark() -> str:
+    """The label and what divides it from the line."""
+    return f"{line_label()} | " if line_label() else ""
+
+
 def say(text: str) -> None:
     """Print one line above any bar. What a server or a file put into it does not steer the terminal."""
-    mark = f"{line_label()} | " if line_label() else ""
-    tqdm.write(mark + show_controls(text), file=stream())
+    # With its end in one piece: another process may write to the same place.
+    tqdm.write(f"{line_mark()}{show_controls(text)}\n", file=stream(), end="")
     stream().flush()
 
 

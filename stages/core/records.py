@@ -9,6 +9,7 @@ import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stages.core.errors import StageError
+from stages.core.files import write_whole
 from stages.core.problems import first_problem
 
 SCHEMA_VERSION = 1
@@ -392,9 +393,12 @@ def as_json(value: Any, depth: int = 0) -> Any:
 
 def write_record(path: Path, record: BaseModel) -> None:
     """Write a record as JSON, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(orjson.dumps(record.model_dump(mode="json"), option=orjson.OPT_INDENT_2) + b"\n")
-    partial.replace(path)
+    write_whole({path: encode_record(record)})
+
+
+def encode_record(record: BaseModel) -> bytes:
+    """A record as the JSON of a file."""
+    return orjson.dumps(record.model_dump(mode="json"), option=orjson.OPT_INDENT_2) + b"\n"
 
 
 def read_record(path: Path, kind: type[R]) -> R:

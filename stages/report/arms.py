@@ -52,6 +52,24 @@ def describe_arms(arms: Sequence[Arm]) -> str:
     return f"Arms, decided right: {'; '.join(parts)}."
 
 
+def describe_calls(arm: Arm) -> str:
+    """How often what was decided right was also done right, in one sentence."""
+    parts = []
+    for name, result in sorted(arm.suites.items()):
+        rates = result.summary.strict
+        if rates is None:
+            continue
+        called = (
+            f"the right tool in {rate_cell(rates.tool)}, right arguments in {rate_cell(rates.arguments)}, "
+        )
+        parts.append(f"{plain(name)} {called}the whole reply in {rate_cell(rates.whole)}")
+    return (
+        f"To decide right is not to call right. The {arm.label} arm has on {'; '.join(parts)}."
+        if parts
+        else ""
+    )
+
+
 def write_fixes(arms: Sequence[Arm]) -> str:
     """What each fix does, which arm has it, and which ones changed nothing here."""
     rows = [

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from stages.core.files import write_whole
 from stages.core.pages import plot_name, require_own_files, sign_text
-from stages.core.records import Verdict, write_record
+from stages.core.records import Verdict, encode_record
 
 
 def save_page(
@@ -20,14 +21,15 @@ def save_page(
         require_own_files(folder, verdict.report, plot=plot is not None)
     target = folder / f"{verdict.report}.md"
     folder.mkdir(parents=True, exist_ok=True)
+    files = {
+        target: _sign("\n\n".join(part for part in page if part) + "\n\n"),
+        folder / f"{verdict.report}.json": encode_record(verdict),
+    }
     if plot:
-        _write(folder / plot_name(verdict.report), plot.rstrip("\n") + "\n")
-    _write(target, "\n\n".join(part for part in page if part) + "\n\n")
-    write_record(folder / f"{verdict.report}.json", verdict)
+        files[folder / plot_name(verdict.report)] = _sign(plot.rstrip("\n") + "\n")
+    write_whole(files)
     return target
 
 
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(sign_text(text), "utf-8")
-    partial.replace(path)
+def _sign(text: str) -> bytes:
+    return sign_text(text).encode("utf-8")

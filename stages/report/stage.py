@@ -14,7 +14,7 @@ from stages.core.fixes import FAIR
 from stages.core.pages import ForeignFiles, plot_name, sign_verdict
 from stages.core.preset import Preset, preset_names
 from stages.core.records import Verdict
-from stages.report.arms import describe_arms, write_findings, write_fixes, write_suites
+from stages.report.arms import describe_arms, describe_calls, write_findings, write_fixes, write_suites
 from stages.report.cells import cut, plain, short_model, table
 from stages.report.commands import retest_command
 from stages.report.comparison import describe_costs, write_categories, write_results
@@ -99,7 +99,12 @@ def report_model(preset: Preset, request: Request) -> Verdict:
     steps = plan_steps(request, arms, same, large_preset, reference, matches.values())
     if reference and find_faults(reference, match) and not find_flaws(arm):
         steps = replace(steps, repeat=_repair(reference, match, request))
-    asides = [describe_seeds(verdict, large), describe_arms(arms), describe_costs(match)]
+    asides = [
+        describe_seeds(verdict, large),
+        describe_arms(arms),
+        describe_calls(arm),
+        describe_costs(match),
+    ]
     page = [
         f"# {small}: {plain(cut(match.candidate.title))}, {arm.label} arm",
         write_verdict(verdict, asides, small, large, steps),

@@ -12,7 +12,7 @@ from stages.core.errors import StageError
 from stages.core.fixes import distinct_arms, require_taken
 from stages.core.flags import add_ask_again, add_row_flags, seed_list, whole_number
 from stages.core.interrupts import catch_interrupts
-from stages.retest_fair.stage import Plan, retest
+from stages.retest_fair.stage import Plan, check_inputs, retest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,12 +31,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="arms that train side by side (default: 2 of a small model)",
     )
     parser.add_argument(
+        "--check", action="store_true", help="make nothing but sure that the retest could begin"
+    )
+    parser.add_argument(
         "--despite-audit", action="store_true", help="train even if the fair arm's audit is critical"
     )
 
     def body() -> int:
         catch_interrupts()
-        return retest(_read_plan(parser.parse_args(argv)))
+        plan = _read_plan(parser.parse_args(argv))
+        if plan.options.check:
+            check_inputs(plan)
+            return 0
+        return retest(plan)
 
     return guard("retest_fair", body)
 

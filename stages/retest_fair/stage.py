@@ -63,8 +63,9 @@ def retest(plan: Plan) -> int:
     os.environ[progress.LOG_VARIABLE] = str(log.absolute())
     progress.talk_on_stderr(plan.options.json)
     started = time.perf_counter()
-    _announce(plan, log)
+    _announce(plan)
     check_inputs(plan)
+    progress.say(f"  log {log}")
     with progress.run_log("retest_fair", root / "logs", model=plan.options.preset.name):
         finished = find_finished(plan)
         for steps in list_groups(plan, plan.jobs or choose_jobs(plan)):
@@ -222,11 +223,11 @@ def estimate_disk_gb(plan: Plan) -> float:
     return 0.1 + (weights.whole_gb + weights.billions * QUANTIZED_BYTES) * len(missing)
 
 
-def _announce(plan: Plan, log: Path) -> None:
+def _announce(plan: Plan) -> None:
     options = plan.options
     progress.say(f"retest_fair: {options.preset.title}, arms {', '.join(arm_name(a) for a in plan.arms)}")
     seeds = number_each("seed", plan.seeds)
-    progress.say(f"  {seeds}, reference {options.preset.model.reference}, log {log}")
+    progress.say(f"  {seeds}, reference {options.preset.model.reference}")
     if share := options.rows.get("valid_share"):
         progress.say(f"  valid: {share:g} of the rows, drawn with seed 0, the same ones for every seed")
     for fixes in plan.arms:

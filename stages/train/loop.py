@@ -31,6 +31,7 @@ from stages.train.rows import Batch, BatchPlan, make_batch, shared_prefix
 from stages.train.split import SplitModel, Trunk
 
 COMPANY = 8  # rows whose frozen layers are computed together
+STOPPING = "stops and saves its work as soon as this step is done"
 REPORT_EVERY = 10  # steps between lines of the log
 # Relative difference at which the fast computation is not trusted; 16-bit models round differently
 # in other shapes, and a mixture of experts may then choose another expert.
@@ -166,7 +167,7 @@ def train_adapter(run: Run, trackers: Any = None) -> State:
     begun, stopped = state.step, False
     window = _Window(Losses.from_numbers(state.window), 0, time.perf_counter())
     with (
-        deferred_interrupts() as stop,
+        deferred_interrupts(STOPPING) as stop,
         progress.bar("train", setup.iters, "steps", done=state.step) as bar,
     ):
         while True:

@@ -466,12 +466,16 @@ def test_a_closed_terminal_interrupts_but_for_nohup() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_can_wait_for_the_end_of_a_block(number: signal.Signals) -> None:
+def test_signals_can_wait_for_the_end_of_a_block(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
     catch_interrupts()
-    with deferred_interrupts() as wanted:
+    with deferred_interrupts("stops soon") as wanted:
         assert not wanted.is_set()
         send(number)
         assert wanted.is_set()
+        send(number)
+    assert capfd.readouterr().out == "  stops soon\n", "said once"
     assert guard("train", lambda: send(number)) == 130
 
 
