@@ -63,7 +63,8 @@ def test_a_hub_data_set_is_fetched_and_then_taken_from_the_cache(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     again = find("org/rows")
     assert again.returncode == 0, again.stderr
-    assert again.stdout.splitlines()[1:] == first.stdout.splitlines()
+    *splits, _ = first.stdout.splitlines()  # what was not fetched is not in the cache
+    assert again.stdout.splitlines()[1:-1] == splits
     assert "taken from its cache" in again.stdout.splitlines()[0]
 
 

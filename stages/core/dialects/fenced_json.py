@@ -32,9 +32,8 @@ TOOLS_CLOSE = "</tools>"
 FENCE = "```"
 _CALL_START = r"""(?:\[\s*+)?\{\s*+["'](?:name|arguments|parameters|function|type|id)["']\s*+:"""
 # Behind words JSON begins with its name, and the words are neither code nor other JSON.
-_INLINE_START = (
-    r"""(?:(?<=[^\s\[{(,=`"'>])(?<!["']:)[ \t]++|(?<=[:：。])(?<!["']:))(?=\{\s*+["']name["']\s*+:)"""
-)
+_NAME_FIRST = r"""\{\s*+["']name["']\s*+:\s*+["']"""
+_INLINE_START = rf"""(?:(?<=[^\s\[{{(,=`"'>])(?<!["']:)[ \t]++|(?<=[:：。])(?<!["']:))(?={_NAME_FIRST})"""
 BARE_START = rf"(?:^|(?<=</think>))[ \t]*+(?={_CALL_START})|{_INLINE_START}"
 _CALL_MARKS = {
     TOOLS_OPEN: TOOLS_CLOSE,
@@ -54,7 +53,7 @@ MARK_START = "|".join((*map(re.escape, _CLOSINGS), rf"(?<!\w){_PHI}(?=\[\s*+\{{)
 
 _OPENINGS = re.compile(f"{CALL_OPEN}|{MARK_START}|{THINK_TAGS}|{FENCE}|{BARE_START}", re.MULTILINE)
 _MARK = re.compile(MARK_START)
-_INLINE = re.compile(_INLINE_START)
+_INLINE = re.compile(rf"""{_INLINE_START}{_NAME_FIRST}([^"'\\]*+)""")
 _NAMED = re.compile(r"([A-Za-z_][\w.\-]*+)(?:\[CALL_ID\][\w\-]*+)?(?:\[ARGS\])?\s*+(?=\{)")
 _FENCE = re.compile(r"```[ \t]*+(?:(?:json[c5l]?|xml|tool_calls?|tool_code)\b)?\s*+(?=[{\[])", re.IGNORECASE)
 _LOOKS_LIKE_CALL = re.compile(_CALL_START)
@@ -195,17 +194,19 @@ def _read_marked(source: Source, mark: re.Match[str]) -> Block | None:
 def _read_bare(source: Source, start: int) -> Block | None:
     text, place = source.text, f"{NAME}, character {start}"
     begin = source.skip_space(start)
-    inline = _INLINE.match(text, start) is not None
+    inline = _INLINE.match(text, start)
+    if inline is not None and inline[1] not in source.tools.schemas:
+        return None  # answers show all kinds of JSON in their sentences
     problems: list[str] = []
     try:
         calls, end = _read_values(source, begin, problems, place)
     except NotLiteral as error:
-        if inline or not _meant_as_call(source, begin, error.pos + _FURTHER, error):
+        if inline is not None or not _meant_as_call(source, begin, error.pos + _FURTHER, error):
             return None
         problem = f"{place}: invalid JSON ({error} at character {error.pos})"
         return Block(max(error.pos, begin + 1), NAME, problems=[problem])
-    if inline and not (calls and all(call.name in source.tools.schemas for call in calls)):
-        return None  # answers show all kinds of JSON in their sentences
+    if inline is not None and not (calls and all(call.name in source.tools.schemas for call in calls)):
+        return None
     if not calls:
         return Block(end, NAME, problems=problems)
     closing = source.skip_space(end)
@@ -213,6 +214,6 @@ def _read_bare(source: Source, start: int) -> Block | None:
         if text.startswith(tag, closing):
             problems.append(Recovered(place, f"{tag} without its opening tag"))
             return Block(closing + len(tag), NAME, calls, problems)
-    if inline or _BLANK_LINE.match(text, end) is None:
+    if inline is not None or _BLANK_LINE.match(text, end) is None:
         problems.append(f"{place}: JSON in the middle of prose")
     return Block(end, NAME, calls, problems)
