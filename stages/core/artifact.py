@@ -208,7 +208,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         remedy = (
             f"make {folder} anew with --force"
             if _is_ours(path)
-            else f"it is damaged or no stage's: remove {folder} if it is yours, or name another folder"
+            else "it is no stage's, or damaged: name another folder, or remove this one if it is yours"
         )
         raise StageError(f"{error}: {remedy}") from None
 

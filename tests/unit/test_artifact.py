@@ -346,7 +346,8 @@ def test_a_manifest_that_is_not_ours_protects_its_folder(content: str, force: bo
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / MANIFEST).write_text(content)
     with pytest.raises(
-        StageError, match=r"^\S+manifest\.json is not a valid Manifest at [^\n]+: it is no stage's: name"
+        StageError,
+        match=r"^\S+manifest\.json is not a valid Manifest at [^\n]+: it is no stage's, or damaged: name",
     ):
         is_current(tmp_path / "out", RECIPE, force=force)
 

@@ -397,7 +397,7 @@ def test_a_model_folder_needs_the_disk_of_its_own_weights(
         (["--suites", ""], "--suites '': name at least 1"),
         (["--suites", "core20,core20"], "--suites core20,core20: name each suite once"),
         (["--itres", "5"], "unrecognized arguments: --itres 5"),
-        (["--check"], "unrecognized arguments: --check"),
+        (["--check", "--suites", "nosuch"], "no suite 'nosuch'"),
         (["--seed", "-1"], "--seed -1"),
         (["--seeds", "0,0"], "argument --seeds: '0,0': name each seed once, as in 0,1,2"),
         (["--seeds", "-1,2"], "--seeds"),
