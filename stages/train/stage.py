@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -37,11 +38,12 @@ from stages.train.loop import Run, train_adapter
 from stages.train.memory import choose_checkpointing
 from stages.train.ranks import Ranks
 from stages.train.recipe import make_recipe
-from stages.train.rows import count_alike, load_rows, spread
+from stages.train.rows import load_rows, spread
+from stages.train.split import Trunk
 from stages.train.trackers import refuse_trackers, start_trackers
 
 CACHE_LIMIT = 1 << 28  # bytes of freed buffers that MLX keeps on a CPU: shapes vary from step to step
-WORTH_SAYING = 16  # tokens that a shared beginning could be longer
+SHOWN = 4  # ways to begin that are named one by one
 RECORDS = ("log.jsonl", "checkpoints", "best")  # of the way to the adapter, with times in them
 
 
@@ -155,18 +157,21 @@ def checkpoints_gb(model: Model, setup: TrainSetup) -> float:
 
 
 def _train(run: Run, trackers: Any) -> State:
-    progress.say(
-        f"  all rows begin with the same {run.trunk.size} tokens; {run.plan.steps_per_epoch} batches an epoch"
-    )
-    rows = [*run.train, *run.valid]
-    alike, others = count_alike(rows)
-    if others and alike > run.trunk.size + WORTH_SAYING:
-        progress.say(
-            f"  {others} of {len(rows)} rows begin in another way; without them it would be {alike} tokens, "
-            "which are computed once for all rows"
-        )
+    progress.say(f"  {describe_beginnings(run.trunks)}; {run.plan.steps_per_epoch} batches an epoch")
     run.verify()
     return train_adapter(run, trackers)
+
+
+def describe_beginnings(trunks: Sequence[Trunk]) -> str:
+    """How many rows begin with the same tokens, which are computed once for what a batch has of them."""
+    if len(trunks) == 1:
+        return f"all rows begin with the same {trunks[0].size} tokens"
+    first, *others = trunks[:SHOWN]
+    parts = [f"{len(first.rows)} rows begin with the same {first.size} tokens"]
+    parts += [f"{len(trunk.rows)} with {trunk.size}" for trunk in others]
+    if rest := trunks[SHOWN:]:
+        parts.append(f"{sum(len(trunk.rows) for trunk in rest)} in other ways")
+    return ", ".join(parts)
 
 
 def _show_supervision(rows: list[Encoded], tokenizer: Tokenizer) -> None:
