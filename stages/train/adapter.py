@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
+from mlx_lm.models.cache import KVCache, make_prompt_cache
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from stages.core import progress
@@ -69,12 +70,19 @@ def count_layers(base: Path) -> int | None:
 
 
 def _require_known_build(model: Model) -> None:
-    """Raise StageError for a model that is not embedding, layers, norm and head, as Llama's are."""
+    """Raise StageError for a model that is not embedding, layers, norm and head, as Llama's are.
+
+    Every layer has to attend to all earlier positions, or a prefix could not be computed apart.
+    """
     inner = getattr(model, "model", None)
     if inner is None or not all(hasattr(inner, part) for part in ("embed_tokens", "layers", "norm")):
         raise StageError(
             f"{type(model).__module__.rsplit('.', 1)[-1]} models are built in another way than train knows: "
             "take a model of the Llama, Qwen or Mistral kind"
+        )
+    if not all(type(cache) is KVCache for cache in make_prompt_cache(model)):
+        raise StageError(
+            "this architecture has layers with a sliding window or a state, which train cannot do yet"
         )
 
 

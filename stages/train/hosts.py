@@ -41,6 +41,7 @@ def launch_there(names: Sequence[str], backend: str, command: Sequence[str]) -> 
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            errors="replace",
             start_new_session=True,
         )
         stack.enter_context(process)

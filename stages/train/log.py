@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class RunLog:
             kind="valid",
             loss=round(losses.mean, 5),
             call_loss=_rounded(losses.call_mean),
-            exact_calls=round(losses.exact_calls / losses.calls, 4) if losses.calls else None,
+            exact_calls=_rounded(losses.exact_share, 4),
             seconds=self.seconds,
         )
         exact = f", {losses.exact_calls} of {losses.calls} calls exact" if losses.calls else ""
@@ -71,6 +72,8 @@ class RunLog:
     def _write(self, point: LossPoint) -> None:
         with self._path.open("ab") as file:
             file.write(orjson.dumps(point.model_dump()) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())  # a checkpoint on the disk says how long the log is
 
 
 def _named(point: LossPoint, loss: str) -> dict[str, Any]:
@@ -79,5 +82,5 @@ def _named(point: LossPoint, loss: str) -> dict[str, Any]:
     return {"iteration": point.step, loss: values.pop("loss"), **values}
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 5)
+def _rounded(value: float | None, digits: int = 5) -> float | None:
+    return None if value is None else round(value, digits)

@@ -26,9 +26,10 @@ from stages.train.checkpoint import Checkpoints, State, share_state
 from stages.train.log import RunLog
 from stages.train.loss import Losses, count_losses, count_validation, plain_loss, weighted_loss
 from stages.train.optimizer import clip_gradient, make_optimizer, measure_norm
+from stages.train.prefixes import group_rows
 from stages.train.ranks import Ranks
-from stages.train.rows import Batch, BatchPlan, make_batch, shared_prefix
-from stages.train.split import SplitModel, Trunk
+from stages.train.rows import Batch, BatchPlan, make_batch
+from stages.train.split import SplitModel, Trunk, make_trunks
 
 COMPANY = 8  # rows whose frozen layers are computed together
 STOPPING = "stops and saves its work as soon as this step is done"
@@ -52,14 +53,10 @@ class Run:
 
     def __post_init__(self) -> None:
         self.split = SplitModel(self.model, self.setup.num_layers, checkpoint=self.setup.grad_checkpoint)
-        if not self.split.can_split:
-            raise StageError(
-                "this architecture has layers with a sliding window or a state, which train cannot do yet"
-            )
-        rows = [*self.train, *self.valid]
-        # Ranks ask for rows of all groups: with one row to a group none is computed twice.
-        group = COMPANY if self.ranks.size == 1 else 1
-        self.trunk = Trunk(self.split, shared_prefix(rows), rows, group)
+        groups = group_rows([*self.train, *self.valid], -(-self.setup.batch_size // self.ranks.size))
+        # Ranks ask for rows of every company: alone, none is computed twice.
+        self.trunks = make_trunks(self.split, groups, COMPANY if self.ranks.size == 1 else 1)
+        self._trunk_of = {id(row): trunk for trunk in self.trunks for row in trunk.rows}
         self.plan = BatchPlan(tuple(len(r.tokens) for r in self.train), self.setup.batch_size, self.seed)
         self.optimizer = make_optimizer(self.model, self.setup)
         self.checkpoints = Checkpoints(self.folder, self.setup.keep_checkpoints)
@@ -84,6 +81,11 @@ class Run:
         accumulated = self.setup.grad_accumulation
         return [self.plan.rows_of(step * accumulated + part) for part in range(accumulated)]
 
+    def divide(self, rows: list[Encoded]) -> list[tuple[Trunk, list[Encoded]]]:
+        """A batch of the run's rows in parts, each with the trunk of what its rows begin with."""
+        parts = [(trunk, [row for row in rows if self._trunk_of[id(row)] is trunk]) for trunk in self.trunks]
+        return [(trunk, part) for trunk, part in parts if part]
+
     def step(self, index: int, *, stop: Callable[[], bool] = bool) -> tuple[Losses, int, bool]:
         """One optimizer step: its losses, the tokens of its rows, and whether any rank was told to stop."""
         gradient, weight, tokens, losses = None, 0.0, 0, Losses()
@@ -91,14 +93,12 @@ class Run:
         mx.random.seed(draw_seed(self.seed, index, self.ranks.rank))
         for numbers in self.rows_of(index):
             tokens += sum(len(self.train[i].tokens) for i in numbers)
-            rows = [self.train[i] for i in self.ranks.share(numbers)]
-            if not rows:
-                continue
-            part, batch_losses, batch = self._differentiate(rows)
-            gradient = part if gradient is None else tree_map(mx.add, gradient, part)
-            mx.eval(gradient)
-            weight += float(batch.weights(self.setup.call_weight).sum())
-            losses += count_losses(batch_losses, batch)
+            for trunk, rows in self.divide([self.train[i] for i in self.ranks.share(numbers)]):
+                part, batch_losses, batch = self._differentiate(trunk, rows)
+                gradient = part if gradient is None else tree_map(mx.add, gradient, part)
+                mx.eval(gradient)
+                weight += float(batch.weights(self.setup.call_weight).sum())
+                losses += count_losses(batch_losses, batch)
         if gradient is None:
             gradient = tree_map(mx.zeros_like, self.model.trainable_parameters())
         weight, stopped, *sums = self.ranks.sum_numbers([weight, float(stop()), *astuple(losses)])
@@ -136,21 +136,24 @@ class Run:
                 stopped = self.ranks.sum_numbers([stop()])[0] > 0
                 if stopped:
                     break
-                losses += self._count(batch) if batch else Losses()
+                losses += self._count(batch)
                 bar.advance()
         self.model.train()
         return None if stopped else Losses.from_numbers(self.ranks.sum_numbers(astuple(losses)))
 
-    def _differentiate(self, rows: list[Encoded]) -> tuple[Any, mx.array, Batch]:
-        batch = make_batch(rows, self.trunk.size)
-        hidden = self.trunk.hidden(rows, mx.array(batch.inputs))
-        (_, losses), gradient = self._gradient(self.trunk.prefix, hidden, batch)
+    def _differentiate(self, trunk: Trunk, rows: list[Encoded]) -> tuple[Any, mx.array, Batch]:
+        batch = make_batch(rows, trunk.size)
+        hidden = trunk.hidden(rows, mx.array(batch.inputs))
+        (_, losses), gradient = self._gradient(trunk.prefix, hidden, batch)
         return gradient, losses, batch
 
     def _count(self, rows: list[Encoded]) -> Losses:
-        batch = make_batch(rows, self.trunk.size)
-        hidden = self.trunk.hidden(rows, mx.array(batch.inputs))
-        return count_validation(self.split, self.trunk.prefix, hidden, batch)
+        losses = Losses()
+        for trunk, part in self.divide(rows):
+            batch = make_batch(part, trunk.size)
+            hidden = trunk.hidden(part, mx.array(batch.inputs))
+            losses += count_validation(self.split, trunk.prefix, hidden, batch)
+        return losses
 
 
 def draw_seed(seed: int, step: int, rank: int) -> int:
@@ -216,12 +219,7 @@ def _validate(run: Run, state: State, log: RunLog | None, stop: Callable[[], boo
     if losses is None:
         return state
     state = state.model_copy(update={"validated": state.step})
-    exact = losses.exact_calls / losses.calls if losses.calls else 0.0
-    better = state.best_step is None or (
-        (exact, -losses.mean) > (state.best_calls, -state.best_loss)
-        if run.setup.choose_by == "calls"
-        else losses.mean < state.best_loss
-    )
+    better, exact = is_better(losses, state, run.setup.choose_by), losses.exact_share or 0.0
     if log:
         log.validated(state.step, losses)
         if better and run.setup.choose_by != "last":
@@ -230,6 +228,15 @@ def _validate(run: Run, state: State, log: RunLog | None, stop: Callable[[], boo
         return state.model_copy(update={"waiting": state.waiting + 1})
     best = {"best_step": state.step, "best_loss": losses.mean, "best_calls": exact, "waiting": 0}
     return state.model_copy(update=best)
+
+
+def is_better(losses: Losses, state: State, choose_by: str) -> bool:
+    """Whether a validation is the best so far: by its exact calls and then its loss, or by its loss alone."""
+    if state.best_step is None:
+        return True
+    if choose_by == "calls":
+        return (losses.exact_share or 0.0, -losses.mean) > (state.best_calls, -state.best_loss)
+    return losses.mean < state.best_loss
 
 
 @dataclass

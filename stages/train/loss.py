@@ -51,6 +51,11 @@ class Losses:
         """Nats per token of a call; None without one."""
         return self.call_total / self.call_tokens if self.call_tokens else None
 
+    @property
+    def exact_share(self) -> float | None:
+        """The share of calls that are exact; None without one."""
+        return self.exact_calls / self.calls if self.calls else None
+
 
 def weighted_loss(
     split: SplitModel, prefix: mx.array | None, hidden: mx.array, batch: Batch, call_weight: float = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mlx.utils import tree_flatten
@@ -13,12 +14,14 @@ from stages.core.errors import StageError
 from stages.core.platform import GB, accelerator
 from stages.core.preset import TrainSetup
 from stages.core.render import Encoded
+from stages.train.prefixes import group_rows, shared_prefix
 from stages.train.ranks import Ranks
-from stages.train.rows import make_batch, shared_prefix
-from stages.train.split import kept_limit
+from stages.train.rows import make_batch
+from stages.train.split import kept_bytes
 
 ALONE = Ranks()
 SLACK = 2.5  # arrays between the linear layers (norms, positions, sums), and what is freed late
+SCORES = 3  # arrays of attention's scores that MLX has in a layer's backward pass, beside each layer's own
 
 
 def choose_checkpointing(
@@ -31,7 +34,8 @@ def choose_checkpointing(
     """
     free = free_memory_gb() / ranks.here
     part = setup.model_copy(update={"batch_size": -(-setup.batch_size // ranks.size)})
-    plain, lean = (estimate_gb(model, part, rows, checkpoint=c) for c in (setup.grad_checkpoint, True))
+    groups = group_rows(rows, part.batch_size)
+    plain, lean = (estimate_gb(model, part, groups, checkpoint=c) for c in (setup.grad_checkpoint, True))
     each = f", as does each of the {ranks.here} processes" if ranks.here > 1 else ""
     progress.say(
         f"  needs about {plain:.1f} GB of memory beside the model{each}; {free:.1f} GB is free for it"
@@ -57,33 +61,42 @@ def _what_helps(setup: TrainSetup) -> str:
     return f"{fewer}--num-layers"
 
 
-def estimate_gb(model: Model, setup: TrainSetup, rows: list[Encoded], *, checkpoint: bool) -> float:
-    """What comes on top of the loaded model.
+def estimate_gb(
+    model: Model, setup: TrainSetup, groups: Sequence[Sequence[Encoded]], *, checkpoint: bool
+) -> float:
+    """What comes on top of the loaded model, for rows in the groups that `group_rows` makes of them.
 
     Gradient and optimizer of what is trained, kept hidden states, and the largest batch's activations.
     """
-    prefix = len(shared_prefix(rows))
-    lengths = [len(row.tokens) for row in rows]
-    longest = sorted(range(len(rows)), key=lengths.__getitem__)[-setup.batch_size :]
-    batch = make_batch([rows[i] for i in longest], prefix)
-    trained = model.layers[-setup.num_layers :]
-    widths = [_widths(layer) for layer in trained]
     # Layers that are trained whole compute in float32, the others' states stay as they are.
     item, hidden = _item_size(model), int(model.model.norm.weight.size)
     top_item = 4 if setup.fine_tune_type == "full" else item
-    positions = batch.inputs.size + prefix
-    kept = max(widths) + hidden * len(trained) if checkpoint else sum(widths)
-    below = (sum(lengths) - prefix * len(rows)) * hidden * item
-    all_logits = len(batch.where) * _vocabulary(model) * 4
-    logits = min(working_memory(), 2 * all_logits) if accelerator() == "cpu" else 3 * all_logits
-    adapter: Any = tree_flatten(model.trainable_parameters())
+    trained: Any = tree_flatten(model.trainable_parameters())
     total = (
-        (3 + (setup.grad_accumulation > 1)) * sum(array.nbytes for _, array in adapter)
-        + SLACK * kept * positions * top_item
-        + (below if below <= kept_limit() else 0)
-        + logits
+        (3 + (setup.grad_accumulation > 1 or len(groups) > 1)) * sum(array.nbytes for _, array in trained)
+        + kept_bytes(hidden * item, groups)
+        + max(_activations(model, setup, group, top_item, checkpoint=checkpoint) for group in groups)
     )
     return float(total) / GB
+
+
+def _activations(
+    model: Model, setup: TrainSetup, rows: Sequence[Encoded], item: int, *, checkpoint: bool
+) -> float:
+    """Bytes that a batch of a group's longest rows takes in the trained layers and for its logits."""
+    prefix = len(shared_prefix(rows))
+    longest = sorted(rows, key=lambda row: len(row.tokens))[-setup.batch_size :]
+    batch = make_batch(longest, prefix)
+    trained = model.layers[-setup.num_layers :]
+    widths = [_widths(layer) for layer in trained]
+    kept = max(widths) + int(model.model.norm.weight.size) * len(trained) if checkpoint else sum(widths)
+    states = SLACK * kept * (batch.inputs.size + prefix) * item
+    all_logits = len(batch.where) * _vocabulary(model) * 4
+    if accelerator() == "cpu":  # which keeps no scores of attention, and few logits
+        return states + min(working_memory(), 2 * all_logits)
+    scores = batch.inputs.size * (prefix + batch.inputs.shape[1]) + prefix**2
+    layers = SCORES + (1 if checkpoint else len(trained))
+    return float(states + layers * model.args.num_attention_heads * scores * item + 3 * all_logits)
 
 
 def _widths(layer: Any) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +26,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows that are computed together, without the prefix that all rows of the run share.
+    """Rows that are computed together, without the prefix that they begin with.
 
     `inputs` (B, T) follows the prefix, right-padded. `where` (M,) are flat positions in (B, T)
     whose next token is supervised, `targets` (M,) those tokens. `calls` (M,) numbers the turns with a
@@ -88,18 +87,6 @@ def spread(rows: Sequence[Encoded], count: int) -> list[Encoded]:
     return [rows[len(rows) * i // count] for i in range(count)]
 
 
-def count_alike(rows: Sequence[Encoded], share: float = 0.9) -> tuple[int, int]:
-    """The tokens that at least this share of the rows begins with, and how many rows begin otherwise."""
-    alike, length = [(row.tokens, row.supervised.index(True) - 1) for row in rows], 0
-    while True:
-        counts = Counter(tokens[length] for tokens, limit in alike if length < limit)
-        token, count = next(iter(counts.most_common(1)), (0, 0))
-        if count < share * len(rows):
-            return length, len(rows) - len(alike)
-        alike = [(ids, limit) for ids, limit in alike if length < limit and ids[length] == token]
-        length += 1
-
-
 @dataclass(frozen=True)
 class BatchPlan:
     """Which rows step s (counted from 0) trains on; a function of the seed alone, so it resumes.
@@ -140,7 +127,7 @@ class BatchPlan:
 
 
 def make_batch(rows: Sequence[Encoded], prefix: int) -> Batch:
-    """Cut rows behind the `prefix` tokens that all of the run's rows share, and list what counts."""
+    """Cut rows behind the `prefix` tokens that all of them begin with, and list what counts."""
     length = max(len(r.tokens) for r in rows) - prefix
     inputs = np.zeros((len(rows), length), np.int32)
     where, targets, calls, turns = [], [], [], 0
@@ -159,12 +146,3 @@ def make_batch(rows: Sequence[Encoded], prefix: int) -> Batch:
         calls=np.array(calls, np.int32),
         tokens=sum(len(r.tokens) for r in rows),
     )
-
-
-def shared_prefix(rows: Sequence[Encoded]) -> list[int]:
-    """The tokens that all rows begin with, ending before anything supervised is predicted."""
-    first = rows[0].tokens
-    length = min(row.supervised.index(True) - 1 for row in rows)
-    for row in rows[1:]:
-        length = next((i for i in range(length) if row.tokens[i] != first[i]), length)
-    return first[: max(length, 0)]

@@ -1,8 +1,8 @@
 """The model cut into what stays frozen and what is trained.
 
 Below the first layer that has LoRA nothing changes during a run, so the hidden states that come
-out there are the same for a row in every epoch: they are computed once and kept. The prefix that
-all rows share is computed once for the run below the cut, and once per step above it.
+out there are the same for a row in every epoch: they are computed once and kept. A prefix that rows
+share is computed once for the run below the cut, and once per batch above it.
 """
 
 from __future__ import annotations
@@ -13,20 +13,26 @@ from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.base import create_attention_mask
-from mlx_lm.models.cache import ConcatenateKVCache, KVCache, make_prompt_cache
+from mlx_lm.models.cache import ConcatenateKVCache
 
 from stages.core import cpu
 from stages.core.compute import Model, total_memory_gb
 from stages.core.platform import GB
 from stages.core.render import Encoded
+from stages.train.prefixes import shared_prefix
 from stages.train.rows import make_batch
 
 KEEP_SHARE = 0.15  # of the memory, for the hidden states that are kept
 
 
-def kept_limit() -> float:
-    """Bytes that may be kept: a share of what there is, not of what is free, so that it stays the same."""
-    return KEEP_SHARE * total_memory_gb() * GB
+def kept_bytes(state: int, groups: Sequence[Sequence[Encoded]]) -> int:
+    """What the hidden states of all rows take, `state` bytes each; 0 where that is more than may be kept.
+
+    It is a share of what there is, not of what is free, so that it stays the same.
+    """
+    whole = sum(len(row.tokens) for rows in groups for row in rows)
+    needed = state * (whole - sum(len(shared_prefix(rows)) * len(rows) for rows in groups))
+    return needed if needed <= KEEP_SHARE * total_memory_gb() * GB else 0
 
 
 class PrefixCache(ConcatenateKVCache):  # type: ignore[misc]
@@ -59,11 +65,6 @@ class SplitModel:
         cut = len(model.layers) - trained_layers
         self._below, self._above = model.layers[:cut], model.layers[cut:]
         self._make_cache = partial(PrefixCache, apart=cpu.sees_prefixes(model))
-
-    @property
-    def can_split(self) -> bool:
-        """Whether every layer simply attends to all earlier positions."""
-        return all(type(cache) is KVCache for cache in make_prompt_cache(self.model))
 
     @property
     def width(self) -> int:
@@ -129,24 +130,22 @@ class SplitModel:
 
 
 class Trunk:
-    """The hidden states at the cut: of the prefix (1, P, width), and of rows, each computed once.
+    """The hidden states at the cut: of a prefix (1, P, width), and of the rows behind it, each computed once.
 
     The last bits of a row's states depend on the rows that are computed with it. Each row of the run
     therefore has its fixed company, whatever batch asks for it first: a resumed run gets the same bits.
-    Where the states of all rows would take too much memory none are kept.
     """
 
-    def __init__(self, split: SplitModel, prefix: Sequence[int], rows: Sequence[Encoded], group: int) -> None:
+    def __init__(self, split: SplitModel, rows: Sequence[Encoded], company: int, *, keeps: bool) -> None:
+        prefix = shared_prefix(rows)
         self._split, self._cache = split, split.trunk_cache() if prefix else None
-        self.size = len(prefix)
+        self.rows, self.size = rows, len(prefix)
         self.prefix: mx.array | None = None
         if prefix:
-            self.prefix = split.trunk(mx.array([list(prefix)]), self._cache)
+            self.prefix = split.trunk(mx.array([prefix]), self._cache)
             mx.eval(self.prefix)
         ordered = sorted(rows, key=lambda row: len(row.tokens))
-        groups = [ordered[i : i + group] for i in range(0, len(ordered), group)]
-        positions = sum(len(row.tokens) - self.size for row in rows)
-        keeps = positions * split.width * split.dtype.size <= kept_limit()
+        groups = [ordered[i : i + company] for i in range(0, len(ordered), company)]
         self._company = {id(row): members for members in groups for row in members} if keeps else {}
         self._kept: dict[int, mx.array] = {}
 
@@ -167,3 +166,9 @@ class Trunk:
                 self._kept[id(member)] = mx.contiguous(states[index, : len(member.tokens) - self.size])
             mx.eval([self._kept[id(member)] for member in members])
         return self._kept[id(row)]
+
+
+def make_trunks(split: SplitModel, groups: Sequence[Sequence[Encoded]], company: int) -> list[Trunk]:
+    """A trunk for every group of rows; none keeps states where those of all rows take too much memory."""
+    keeps = kept_bytes(split.width * split.dtype.size, groups) > 0
+    return [Trunk(split, rows, company, keeps=keeps) for rows in groups]

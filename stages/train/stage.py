@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -37,12 +38,13 @@ from stages.train.loop import Run, train_adapter
 from stages.train.memory import choose_checkpointing
 from stages.train.ranks import Ranks
 from stages.train.recipe import make_recipe
-from stages.train.rows import count_alike, load_rows, spread
+from stages.train.rows import load_rows, spread
 from stages.train.saved import may_discard
+from stages.train.split import Trunk
 from stages.train.trackers import refuse_trackers, start_trackers
 
 CACHE_LIMIT = 1 << 28  # bytes of freed buffers that MLX keeps on a CPU: shapes vary from step to step
-WORTH_SAYING = 16  # tokens that a shared beginning could be longer
+SHOWN = 4  # ways to begin that are named one by one
 RECORDS = ("log.jsonl", "checkpoints", "best")  # of the way to the adapter, with times in them
 
 
@@ -153,19 +155,23 @@ def checkpoints_gb(model: Model, setup: TrainSetup) -> float:
 
 
 def _train(run: Run, trackers: Any) -> State:
-    progress.say(
-        f"  all rows begin with the same {plural(run.trunk.size, 'token')}; "
-        f"{plural(run.plan.steps_per_epoch, 'batch')} an epoch"
-    )
-    rows = [*run.train, *run.valid]
-    alike, others = count_alike(rows)
-    if others and alike > run.trunk.size + WORTH_SAYING:
-        progress.say(
-            f"  {others} of {len(rows)} rows begin in another way; without them it would be {alike} tokens, "
-            "which are computed once for all rows"
-        )
+    batches = plural(run.plan.steps_per_epoch, "batch")
+    progress.say(f"  {describe_beginnings(run.trunks)}; {batches} an epoch")
     run.verify()
     return train_adapter(run, trackers)
+
+
+def describe_beginnings(trunks: Sequence[Trunk]) -> str:
+    """How many rows begin with the same tokens, which are computed once for what a batch has of them."""
+    if len(trunks) == 1:
+        return f"all rows begin with the same {plural(trunks[0].size, 'token')}"
+    first, *others = trunks[:SHOWN]
+    rows = plural(len(first.rows), "row")
+    parts = [f"{rows} begin with the same {plural(first.size, 'token')}"]
+    parts += [f"{len(trunk.rows)} with {trunk.size}" for trunk in others]
+    if rest := trunks[SHOWN:]:
+        parts.append(f"{sum(len(trunk.rows) for trunk in rest)} in other ways")
+    return ", ".join(parts)
 
 
 def _show_supervision(rows: list[Encoded], tokenizer: Tokenizer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,7 @@ class Trackio:
     def __init__(self, name: str, config: dict[str, Any], others: Any) -> None:
         import trackio
 
-        with redirect_stdout(sys.stderr):  # stdout may be for JSON alone
-            self._run = trackio.init(PROJECT, name=name, config=config, embed=False)
+        self._run = trackio.init(PROJECT, name=name, config=config, embed=False)
         self._others = others
 
     def on_train_loss_report(self, info: dict[str, Any]) -> None:
@@ -39,13 +39,6 @@ class Trackio:
         self._run.log(info, step=info["iteration"])
         if self._others is not None:
             self._others.on_val_loss_report(info)
-
-    def finish(self) -> None:
-        """Wait until everything is written."""
-        import trackio
-
-        with redirect_stdout(sys.stderr):
-            trackio.finish()
 
 
 def refuse_trackers(names: Sequence[str]) -> None:
@@ -62,15 +55,19 @@ def refuse_trackers(names: Sequence[str]) -> None:
 def start_trackers(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> Iterator[Any]:
     """The callbacks of the named trackers, None without any, for the block; a run has the name of `folder`.
 
-    wandb and swanlab write below `folder`, and end with the process. Raises StageError for a tracker that
-    cannot be used.
+    wandb and swanlab write below `folder`. Raises StageError for a tracker that cannot be used.
     """
-    callbacks = _make_callbacks(names, folder, config) if names else None
+    if not names:
+        yield None
+        return
+    with redirect_stdout(sys.stderr):  # stdout may be for JSON alone
+        callbacks = _make_callbacks(names, folder, config)
     try:
         yield callbacks
     finally:
-        if isinstance(callbacks, Trackio):
-            callbacks.finish()
+        with redirect_stdout(sys.stderr):
+            for name in names:
+                import_module(name).finish()  # which waits until everything is written
 
 
 def _make_callbacks(names: Sequence[str], folder: Path, config: Mapping[str, Any]) -> Any:

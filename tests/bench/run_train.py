@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.core.platform import GB, peak_memory_gb
+from stages.core.platform import GB, accelerator, peak_memory_gb
 from stages.core.records import read_record
 from stages.train.launch import launch_here, stay_quiet
 from tests.bench.task import Figures, Task
@@ -24,14 +24,17 @@ def run_ours(task: Task) -> Figures | None:
     from stages.train.adapter import load_trainable
     from stages.train.loop import Run
     from stages.train.memory import estimate_gb
+    from stages.train.prefixes import group_rows
     from stages.train.ranks import Ranks
     from stages.train.stage import CACHE_LIMIT
 
     ranks, rows = Ranks.join(), task.encoded
-    mx.set_cache_limit(CACHE_LIMIT)
+    if accelerator() == "cpu":
+        mx.set_cache_limit(CACHE_LIMIT)
     model = load_trainable(task.model, task.setup)
     model.load_weights(str(task.adapter), strict=False)
-    estimate = estimate_gb(model, task.setup, rows, checkpoint=task.setup.grad_checkpoint)
+    groups = group_rows(rows, task.setup.batch_size)
+    estimate = estimate_gb(model, task.setup, groups, checkpoint=task.setup.grad_checkpoint)
     mx.clear_cache()
     loaded = psutil.Process().memory_info().rss / GB
     with tempfile.TemporaryDirectory() as folder:

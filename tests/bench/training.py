@@ -21,7 +21,8 @@ from stages.core.models import find_model
 from stages.core.preset import load_preset
 from stages.core.records import write_record
 from stages.core.render import Encoded
-from stages.train.rows import BatchPlan, shared_prefix
+from stages.train.prefixes import shared_prefix
+from stages.train.rows import BatchPlan
 from tests.bench.task import Figures, Task, as_row, join_rows
 
 EPOCHS = 1.3  # of a run with the preset smol; what is computed once for the run is shared by so many

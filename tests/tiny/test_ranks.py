@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import psutil
@@ -24,7 +26,7 @@ from stages.core.records import LossPoint, read_lines
 from stages.train.__main__ import main
 from stages.train.hosts import describe_hosts, launch_there
 from stages.train.launch import Launch, _free_ports, choose_launch, read_place
-from tests.pipeline import Pipeline, start_stage
+from tests.pipeline import Pipeline, run_work, start_stage
 from tests.tiny.test_train import resumed_step, stop_after, train_arguments
 
 SHORT = {"iters": 6, "batch_size": 3, "save_every": 2, "eval_every": 3, "num_layers": 1}
@@ -56,35 +58,42 @@ def find_ranks(launcher: int) -> dict[str, int]:
     return {child.environ()["MLX_RANK"]: child.pid for child in children}
 
 
+def train_alone(run: Pipeline, folder: Path, **overrides: Any) -> Path:
+    """A run in this process, which is never stopped."""
+    run.folder("convert_data")
+    options = run.options("train", **overrides)
+    return run_work("train", replace(options, out=folder / "alone")).folder
+
+
 @pytest.mark.parametrize("name", ["qwen2_run", "qwen3_moe_run"])
 def test_two_ranks_have_the_losses_of_one(
     name: str, request: pytest.FixtureRequest, artifacts: Path, tmp_path: Path
 ) -> None:
     run: Pipeline = request.getfixturevalue(name)
-    for ranks in ("1", "2"):
-        command = [*train_arguments(run, tmp_path / ranks, **SHORT), "--ranks", ranks]
-        process = start_stage("train", command, artifacts)
-        out, error = process.communicate(timeout=240)
-        assert (process.returncode, error) == (0, "")
-        assert out.count("train: done") == 1
-    assert read_losses(tmp_path / "2") == pytest.approx(read_losses(tmp_path / "1"), rel=1e-4)
-    one, two = (load_arrays(tmp_path / r / "adapters.safetensors") for r in "12")
+    command = [*train_arguments(run, tmp_path / "two", **SHORT), "--ranks", "2"]
+    process = start_stage("train", command, artifacts)
+    out, error = process.communicate(timeout=240)
+    assert (process.returncode, error) == (0, "")
+    assert out.count("train: done") == 1
+    alone = train_alone(run, tmp_path, **SHORT)
+    assert read_losses(tmp_path / "two") == pytest.approx(read_losses(alone), rel=1e-4)
+    one, two = (load_arrays(place / "adapters.safetensors") for place in (alone, tmp_path / "two"))
     for key, array in one.items():
         assert float(mx.abs(array - two[key]).max()) < 1e-3 * float(mx.abs(array).max())
 
 
 def test_a_run_of_two_ranks_that_was_stopped_goes_on(
-    qwen2_run: Pipeline, artifacts: Path, tmp_path: Path
+    llama_run: Pipeline, artifacts: Path, tmp_path: Path
 ) -> None:
     """To the same bytes, with dropout and with batches (the last of an epoch) too small for both."""
-    long = SHORT | {"iters": 12, "dropout": 0.3}
+    long = SHORT | {"iters": 12, "dropout": 0.3, "choose_by": "calls"}
     whole = start_stage(
-        "train", [*train_arguments(qwen2_run, tmp_path / "whole", **long), "--ranks", "2"], artifacts
+        "train", [*train_arguments(llama_run, tmp_path / "whole", **long), "--ranks", "2"], artifacts
     )
     whole.communicate(timeout=240)
     assert whole.returncode == 0
     target, partial = tmp_path / "run", tmp_path / ".run.partial"
-    command = train_arguments(qwen2_run, target, **long)
+    command = train_arguments(llama_run, target, **long)
     two = start_stage("train", [*command, "--ranks", "2"], artifacts)
     code, out, error = stop_after(two, partial / "checkpoints" / "0000006", signal.SIGTERM)
     assert code == 130
@@ -94,73 +103,48 @@ def test_a_run_of_two_ranks_that_was_stopped_goes_on(
     assert (again.returncode, error) == (0, "")
     assert resumed_step(out) >= 6
     assert read_losses(target) == read_losses(tmp_path / "whole")
-    same = [(place / "adapters.safetensors").read_bytes() for place in (target, tmp_path / "whole")]
-    assert same[0] == same[1]
+    chosen = (target / "adapters.safetensors").read_bytes()
+    assert chosen == (tmp_path / "whole" / "adapters.safetensors").read_bytes()
+    assert chosen == (target / "best" / "adapters.safetensors").read_bytes()
 
 
-@pytest.fixture(scope="module")
-def whole_losses(
-    qwen2_run: Pipeline, artifacts: Path, tmp_path_factory: pytest.TempPathFactory
-) -> list[float]:
-    """Those of one process that was never stopped."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    run = start_stage("train", train_arguments(qwen2_run, folder, **SHORT), artifacts)
-    run.communicate(timeout=240)
-    return read_losses(folder)
-
-
-@pytest.mark.parametrize("ranks", ["1 then 2", "2 then 1"])
 def test_a_run_goes_on_with_another_number_of_ranks(
-    ranks: str, qwen2_run: Pipeline, whole_losses: list[float], artifacts: Path, tmp_path: Path
+    llama_run: Pipeline, artifacts: Path, tmp_path: Path
 ) -> None:
-    """To the same losses; the first run loses a rank, or itself, to a kill that nothing can answer."""
-    first, second = ranks.split(" then ")
-    command = train_arguments(qwen2_run, tmp_path / "run", **SHORT)
-    run = start_stage("train", [*command, "--ranks", first], artifacts)
-    wait_for(run, tmp_path / ".run.partial" / "checkpoints" / "0000002")
-    victim = run.pid if first == "1" else find_ranks(run.pid)["1"]
-    os.kill(victim, signal.SIGKILL)
-    out, error = run.communicate(timeout=120)
-    assert run.returncode == (-signal.SIGKILL if first == "1" else 1)
-    assert first == "1" or "another process of this run has ended; finished work is kept" in error
-    again = start_stage("train", [*command, "--ranks", second], artifacts)
+    """Two ranks, one, and two, to the losses of one; each run but the last is killed without a word."""
+    long = SHORT | {"iters": 12}
+    command = train_arguments(llama_run, tmp_path / "run", **long)
+    for ranks, step in (("2", 2), ("1", 4)):
+        run = start_stage("train", [*command, "--ranks", ranks], artifacts)
+        wait_for(run, tmp_path / ".run.partial" / "checkpoints" / f"{step:07d}")
+        os.kill(run.pid if ranks == "1" else find_ranks(run.pid)["1"], signal.SIGKILL)
+        out, error = run.communicate(timeout=120)
+        assert run.returncode == (-signal.SIGKILL if ranks == "1" else 1)
+        assert ranks == "1" or "another process of this run has ended; finished work is kept" in error
+        assert step == 2 or resumed_step(out) >= 2
+    again = start_stage("train", [*command, "--ranks", "2"], artifacts)
     out, error = again.communicate(timeout=240)
     assert (again.returncode, error) == (0, "")
-    assert resumed_step(out) >= 2
-    assert read_losses(tmp_path / "run") == pytest.approx(whole_losses, rel=1e-4)
+    assert resumed_step(out) >= 4
+    alone = train_alone(llama_run, tmp_path, **long)
+    assert read_losses(tmp_path / "run") == pytest.approx(read_losses(alone), rel=1e-4)
 
 
-def test_the_best_adapter_of_two_ranks(qwen2_run: Pipeline, artifacts: Path, tmp_path: Path) -> None:
-    command = train_arguments(qwen2_run, tmp_path / "run", **SHORT | {"choose_by": "calls"})
-    process = start_stage("train", [*command, "--ranks", "2"], artifacts)
-    _, error = process.communicate(timeout=240)
-    assert (process.returncode, error) == (0, "")
-    chosen, best = (
-        load_arrays(tmp_path / "run" / name) for name in ("adapters.safetensors", "best/adapters.safetensors")
-    )
-    assert all(mx.array_equal(chosen[name], best[name]) for name in best)
-
-
-def test_machines_are_started_by_mlx_launch(qwen2_run: Pipeline, artifacts: Path, tmp_path: Path) -> None:
+def test_machines_are_started_by_mlx_launch(llama_run: Pipeline, artifacts: Path, tmp_path: Path) -> None:
     """Two addresses of this machine need no ssh."""
-    command = [*train_arguments(qwen2_run, tmp_path / "run", **SHORT), "--hosts", "127.0.0.1,127.0.0.1"]
+    command = [*train_arguments(llama_run, tmp_path / "run", **SHORT), "--hosts", "127.0.0.1,127.0.0.1"]
     process = start_stage("train", command, artifacts)
     out, _ = process.communicate(timeout=240)
     assert process.returncode == 0
     assert out.count("train: done") == 1
     assert (tmp_path / "run" / "manifest.json").is_file()
-    wrong = [*train_arguments(qwen2_run, tmp_path / "out", batch_size=14), "--hosts", "127.0.0.1,127.0.0.1"]
-    process = start_stage("train", wrong, artifacts)
-    _, error = process.communicate(timeout=240)
-    assert process.returncode == 2
-    assert "batch size 14 is larger than the 13 rows" in error
 
 
 def test_machines_that_are_told_to_stop_save_their_work(
-    qwen2_run: Pipeline, artifacts: Path, tmp_path: Path
+    llama_run: Pipeline, artifacts: Path, tmp_path: Path
 ) -> None:
     """By a signal, and by the end of the process that started them, which they cannot hear."""
-    command = train_arguments(qwen2_run, tmp_path / "run", **SHORT | {"iters": 500, "save_every": 100})
+    command = train_arguments(llama_run, tmp_path / "run", **SHORT | {"iters": 500, "save_every": 100})
     hosts = ["--hosts", "127.0.0.1,127.0.0.1"]
     for how, code, resumed in ((signal.SIGTERM, 130, 0), (signal.SIGKILL, -signal.SIGKILL, 1)):
         run = start_stage("train", [*command, *hosts], artifacts)
@@ -199,25 +183,30 @@ def test_hosts_have_addresses_and_get_the_places(monkeypatch: pytest.MonkeyPatch
         describe_hosts(["a"], "mpi")
 
 
-def test_the_exit_code_of_mpirun_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("backend", ["ring", "mpi"])
+def test_how_a_rank_there_ended_counts_here(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A script of this name stands for Open MPI's program: it runs one rank, as that would."""
     program = tmp_path / "mpirun"
     program.write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\nshift\nexec "$@"\n', "utf-8")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     for code in (0, 2):
-        assert launch_there(["a", "b"], "mpi", [sys.executable, "-c", f"raise SystemExit({code})"]) == code
+        words = f"import sys; sys.stderr.write('ended with {code}\\n'); sys.exit({code})"
+        assert launch_there(["127.0.0.1"] * 2, backend, [sys.executable, "-c", words]) == code
+        assert f"ended with {code}\n" in capfd.readouterr().err
 
 
-def test_hosts_that_differ_are_refused(qwen2_run: Pipeline, artifacts: Path, tmp_path: Path) -> None:
+def test_hosts_that_differ_are_refused(llama_run: Pipeline, artifacts: Path, tmp_path: Path) -> None:
     """Two ranks that are started as two hosts would start them, the second with other rows."""
     other = tmp_path / "other"
-    shutil.copytree(qwen2_run.folder("convert_data"), other)
+    shutil.copytree(llama_run.folder("convert_data"), other)
     manifest = json.loads((other / "manifest.json").read_text("utf-8"))
     (other / "manifest.json").write_text(json.dumps(manifest | {"content": "0" * 64}), "utf-8")
     hosts = tmp_path / "hosts.json"
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in _free_ports(2)]), "utf-8")
-    command = train_arguments(qwen2_run, tmp_path / "run", **SHORT)
+    command = train_arguments(llama_run, tmp_path / "run", **SHORT)
     ranks = [
         start_stage("train", arguments, artifacts, MLX_RANK=str(rank), MLX_HOSTFILE=str(hosts))
         for rank, arguments in enumerate((command, [*command, "--data", str(other)]))
@@ -230,9 +219,9 @@ def test_hosts_that_differ_are_refused(qwen2_run: Pipeline, artifacts: Path, tmp
 
 
 def test_a_mistake_is_one_line_whatever_the_number_of_ranks(
-    qwen2_run: Pipeline, artifacts: Path, tmp_path: Path
+    llama_run: Pipeline, artifacts: Path, tmp_path: Path
 ) -> None:
-    command = [*train_arguments(qwen2_run, tmp_path / "out", batch_size=14), "--ranks", "2"]
+    command = [*train_arguments(llama_run, tmp_path / "out", batch_size=14), "--ranks", "2"]
     process = start_stage("train", command, artifacts)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 2
@@ -240,10 +229,10 @@ def test_a_mistake_is_one_line_whatever_the_number_of_ranks(
 
 
 def test_ranks_stop_when_their_launcher_is_killed(
-    qwen2_run: Pipeline, artifacts: Path, tmp_path: Path
+    llama_run: Pipeline, artifacts: Path, tmp_path: Path
 ) -> None:
     partial = tmp_path / ".run.partial"
-    command = train_arguments(qwen2_run, tmp_path / "run", **SHORT | {"iters": 500, "ranks": 2})
+    command = train_arguments(llama_run, tmp_path / "run", **SHORT | {"iters": 500, "ranks": 2})
     launcher = start_stage("train", command, artifacts)
     stop_after(launcher, partial / "checkpoints" / "0000002", signal.SIGKILL)
     wait_for_end(tmp_path)

@@ -19,8 +19,8 @@ from tests.tiny.test_train import stop_after, train_arguments
 SHORT = {"iters": 2, "save_every": 1, "eval_every": 2, "num_layers": 1}
 
 
-def test_every_seed_trains_its_own_adapter(qwen2_run: Pipeline, artifacts: Path, tmp_path: Path) -> None:
-    command = [*train_arguments(qwen2_run, tmp_path / "set", **SHORT), "--seeds", "3,1"]
+def test_every_seed_trains_its_own_adapter(llama_run: Pipeline, artifacts: Path, tmp_path: Path) -> None:
+    command = [*train_arguments(llama_run, tmp_path / "set", **SHORT), "--seeds", "3,1"]
     process = start_stage("train", command, artifacts)
     out, error = process.communicate(timeout=240)
     assert (process.returncode, error) == (0, "")
@@ -31,8 +31,8 @@ def test_every_seed_trains_its_own_adapter(qwen2_run: Pipeline, artifacts: Path,
     assert [made.recipe.settings["seed"] for made in seeds if made] == [3, 1]
 
 
-def test_a_stop_ends_all_seeds(qwen2_run: Pipeline, artifacts: Path, tmp_path: Path) -> None:
-    command = [*train_arguments(qwen2_run, tmp_path / "set", **SHORT | {"iters": 200}), "--seeds", "0,1"]
+def test_a_stop_ends_all_seeds(llama_run: Pipeline, artifacts: Path, tmp_path: Path) -> None:
+    command = [*train_arguments(llama_run, tmp_path / "set", **SHORT | {"iters": 200}), "--seeds", "0,1"]
     process = start_stage("train", command, artifacts)
     begun = tmp_path / "set" / ".seed0.partial" / "checkpoints" / "0000001"
     code, _, error = stop_after(process, begun, signal.SIGTERM)
@@ -41,11 +41,11 @@ def test_a_stop_ends_all_seeds(qwen2_run: Pipeline, artifacts: Path, tmp_path: P
 
 
 def test_a_seed_ends_with_the_process_that_started_it(
-    qwen2_run: Pipeline, artifacts: Path, tmp_path: Path
+    llama_run: Pipeline, artifacts: Path, tmp_path: Path
 ) -> None:
     """Which was killed, and could tell it nothing; the work is saved."""
     options = SHORT | {"iters": 500, "save_every": 100, "eval_every": 3}
-    command = [*train_arguments(qwen2_run, tmp_path / "set", **options), "--seeds", "0,1"]
+    command = [*train_arguments(llama_run, tmp_path / "set", **options), "--seeds", "0,1"]
     process = start_stage("train", command, artifacts)
     assert process.stdout is not None
     while "step 3: validation loss" not in (line := process.stdout.readline()):

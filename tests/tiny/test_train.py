@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,7 +35,8 @@ from stages.train.adapter import load_trainable
 from stages.train.checkpoint import Checkpoints, State, load_adapter
 from stages.train.loop import Run
 from stages.train.loss import plain_loss, weighted_loss
-from stages.train.rows import load_rows, make_batch, shared_prefix
+from stages.train.prefixes import shared_prefix
+from stages.train.rows import load_rows, make_batch
 from stages.train.split import SplitModel
 from tests.models import KINDS, BuiltOnce, Kind
 from tests.pipeline import TRAIN, Pipeline, run_work, start_stage, stock_functions
@@ -227,16 +229,17 @@ def test_fast_loss_and_gradient_are_the_plain_ones(
     run = prepare_run(kind, layers, built, qwen2_run, tmp_path)
     by_length = {len(row.tokens): row for row in run.train}
     rows = [by_length[length] for length in sorted(by_length)[:2]]
-    assert run.trunk.size > 5
+    (trunk,) = run.trunks
+    assert trunk.size > 5
     with stock_functions():
         plain, plain_gradient = value_and_grad(run.model, whole_loss)(run.model, rows)
         mx.eval(plain, plain_gradient)
-    batch = make_batch(rows, run.trunk.size)
+    batch = make_batch(rows, trunk.size)
     for checkpoint in (False, True):  # the second time also from the hidden states that were kept
-        hidden = run.trunk.hidden(rows, mx.array(batch.inputs))
+        hidden = trunk.hidden(rows, mx.array(batch.inputs))
         split = SplitModel(run.model, layers, checkpoint=checkpoint)
         compute = value_and_grad(run.model, partial(weighted_loss, split))
-        (fast, _), gradient = compute(run.trunk.prefix, hidden, batch)
+        (fast, _), gradient = compute(trunk.prefix, hidden, batch)
         mx.eval(fast, gradient)
         assert fast.item() == pytest.approx(plain.item(), rel=1e-5)
         expected, found = dict(tree_flatten(plain_gradient)), dict(tree_flatten(gradient))
@@ -249,7 +252,7 @@ def test_fast_loss_and_gradient_are_the_plain_ones(
     assert plain_loss(run.model, rows) == pytest.approx(plain.item(), rel=1e-5)
     with stock_functions():  # as on a GPU: the prefix lies under each row
         split = SplitModel(run.model, layers)
-        fast, _ = weighted_loss(split, run.trunk.prefix, hidden, batch)
+        fast, _ = weighted_loss(split, trunk.prefix, hidden, batch)
         assert fast.item() == pytest.approx(plain.item(), rel=1e-5)
 
 
@@ -257,11 +260,12 @@ def test_kept_states_serve_rows_in_another_batch(
     built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path
 ) -> None:
     run = prepare_run("llama", 1, built, qwen2_run, tmp_path)
+    (trunk,) = run.trunks
     first, second, third = run.train[0], run.train[4], run.train[1]
     for rows in ([first, second], [third, first], [second, third], [first, second, third]):
-        batch = make_batch(rows, run.trunk.size)
-        hidden = run.trunk.hidden(rows, mx.array(batch.inputs))
-        fast = weighted_loss(run.split, run.trunk.prefix, hidden, batch)[0].item()
+        batch = make_batch(rows, trunk.size)
+        hidden = trunk.hidden(rows, mx.array(batch.inputs))
+        fast = weighted_loss(run.split, trunk.prefix, hidden, batch)[0].item()
         assert fast == pytest.approx(plain_loss(run.model, rows), rel=1e-5)
 
 
@@ -273,9 +277,10 @@ def test_rows_without_a_common_beginning(built: BuiltOnce, qwen2_run: Pipeline, 
     run = prepare_run("llama", 1, built, qwen2_run, tmp_path)
     rows = [run.train[0], cut_row(run.train[1], 3)]
     alone = Run(run.model, run.setup, 0, rows, rows, tmp_path)
-    assert (alone.trunk.size, alone.trunk.prefix) == (0, None)
+    (trunk,) = alone.trunks
+    assert (trunk.size, trunk.prefix) == (0, None)
     batch = make_batch(rows, 0)
-    fast = weighted_loss(alone.split, None, alone.trunk.hidden(rows, mx.array(batch.inputs)), batch)[0].item()
+    fast = weighted_loss(alone.split, None, trunk.hidden(rows, mx.array(batch.inputs)), batch)[0].item()
     assert fast == pytest.approx(plain_loss(run.model, rows), rel=1e-5)
 
 
@@ -301,6 +306,16 @@ def test_a_model_that_the_fast_loss_does_not_fit_is_refused(
     run = Run(load_trainable(folder, make_setup()), make_setup(), 0, rows, rows, tmp_path)
     with pytest.raises(StageError, match=r"^the fast loss .* train cannot do this architecture yet$"):
         run.verify()
+
+
+def test_a_model_with_a_sliding_window_is_refused_when_it_is_loaded(built: BuiltOnce, tmp_path: Path) -> None:
+    folder = tmp_path / "sliding"
+    shutil.copytree(built.model("llama"), folder)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config |= {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 64}
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    with pytest.raises(StageError, match=r"^this architecture has layers with a sliding window"):
+        load_trainable(folder, make_setup(num_layers=1))
 
 
 # The run

@@ -29,13 +29,15 @@ from stages.core.tokenizer import load_tokenizer
 from stages.fuse.stage import fuse_adapter
 from stages.train.adapter import load_trainable, unfreeze_layer
 from stages.train.checkpoint import State
-from stages.train.loop import Run, draw_seed, train_adapter
-from stages.train.loss import Losses, count_losses, count_validation, weighted_loss
+from stages.train.loop import Run, draw_seed, is_better, train_adapter
+from stages.train.loss import Losses, count_losses, count_validation, plain_loss, weighted_loss
 from stages.train.memory import choose_checkpointing, estimate_gb
-from stages.train.optimizer import clip_gradient
+from stages.train.optimizer import FLOOR, clip_gradient, make_schedule
+from stages.train.prefixes import group_rows, shared_prefix
 from stages.train.ranks import Ranks
 from stages.train.recipe import make_recipe
-from stages.train.rows import count_alike, make_batch, shared_prefix
+from stages.train.rows import make_batch
+from stages.train.stage import describe_beginnings
 from stages.train.trackers import refuse_trackers, start_trackers
 from tests.pipeline import Pipeline, run_work, stock_functions
 from tests.tiny.test_train import encode_pipeline_rows, make_setup
@@ -54,26 +56,85 @@ def trained(run: Run) -> dict[str, mx.array]:
 
 def test_accumulated_batches_are_one_step_over_all_their_tokens(qwen2_run: Pipeline, tmp_path: Path) -> None:
     run = make_run(qwen2_run, tmp_path, batch_size=2, grad_accumulation=3)
+    (trunk,) = run.trunks
     parts = run.rows_of(0)
     assert [len(part) for part in parts] == [2, 2, 2]
     assert len({row for part in parts for row in part}) == 6
     assert run.rows_of(1)[0] == run.plan.rows_of(3)
     rows = [run.train[i] for part in parts for i in part]
-    batch = make_batch(rows, run.trunk.size)
+    batch = make_batch(rows, trunk.size)
     compute = value_and_grad(run.model, partial(weighted_loss, run.split))
-    hidden = run.trunk.hidden(rows, mx.array(batch.inputs))
-    (total, _), gradient = compute(run.trunk.prefix, hidden, batch)
+    hidden = trunk.hidden(rows, mx.array(batch.inputs))
+    (total, _), gradient = compute(trunk.prefix, hidden, batch)
     expected = dict(tree_flatten(tree_map(lambda g: g / len(batch.where), gradient)))
     losses, tokens, stopped = run.step(0)
     assert (losses.tokens, tokens, stopped) == (len(batch.where), batch.tokens, False)
     assert losses.total == pytest.approx(total.item(), rel=1e-5)
+    assert_same(first_gradient(run), expected)
+
+
+def first_gradient(run: Run) -> dict[str, mx.array]:
+    """That of the only step so far: AdamW's first moment is then a tenth of it."""
     state = dict(tree_flatten(run.optimizer.state))
+    return {name: state[f"{name}.m"] / 0.1 for name in trained(run)}
+
+
+def assert_same(found: dict[str, mx.array], expected: dict[str, mx.array]) -> None:
+    assert found.keys() == expected.keys()
     for name, slope in expected.items():
-        first = state[f"{name}.m"] / 0.1  # AdamW's first moment after one step is a tenth of the gradient
-        assert float(mx.abs(first - slope).max()) < 1e-4 * float(mx.abs(slope).max()) + 1e-9
+        assert float(mx.abs(found[name] - slope).max()) < 1e-4 * float(mx.abs(slope).max()) + 1e-9, name
 
 
-def test_clipping() -> None:
+def test_rows_that_begin_in_other_ways_have_the_plain_loss_and_gradient(
+    llama_run: Pipeline, tmp_path: Path
+) -> None:
+    """Two long system turns and a row with neither: each part of a batch is computed behind its own."""
+    plain = encode_pipeline_rows(llama_run)
+    rows = [begin(row, index % 2 + 1, 200) for index, row in enumerate(plain[:-1])] + plain[-1:]
+    mx.random.seed(0)
+    setup = make_setup(batch_size=len(rows), num_layers=1)
+    run = Run(load_trainable(llama_run.model, setup), setup, 0, rows, rows[:3], tmp_path)
+    assert [len(trunk.rows) for trunk in run.trunks] == [8, 7, 1], "those of the validation among them"
+    assert [trunk.size > 200 for trunk in run.trunks] == [True, True, False]
+    compute = value_and_grad(run.model, partial(weighted_loss, run.split))
+    whole = make_batch(rows, 0)  # nothing is shared
+    (total, _), gradient = compute(None, run.split.trunk(mx.array(whole.inputs), None), whole)
+    validated, expected = run.validate(), plain_loss(run.model, rows[:3])
+    assert validated is not None
+    assert validated.total == pytest.approx(expected, rel=1e-5)
+    assert run.step(0)[0].total == pytest.approx(total.item(), rel=1e-5)
+    assert_same(first_gradient(run), dict(tree_flatten(tree_map(lambda g: g / len(whole.where), gradient))))
+
+
+def begin(row: Encoded, token: int, count: int) -> Encoded:
+    """The row behind so many of a token."""
+    unlearned = [False] * count, [-1] * count
+    return Encoded([token] * count + row.tokens, unlearned[0] + row.supervised, unlearned[1] + row.calls)
+
+
+def test_what_rows_begin_with_is_said(qwen2_run: Pipeline, tmp_path: Path) -> None:
+    plain = encode_pipeline_rows(qwen2_run)
+    size = len(shared_prefix(plain))
+    mx.random.seed(0)
+    setup = make_setup(batch_size=8, num_layers=1)
+    model = load_trainable(qwen2_run.model, setup)
+
+    def describe(rows: list[Encoded]) -> str:
+        return describe_beginnings(Run(model, setup, 0, rows, rows[:1], tmp_path).trunks)
+
+    assert describe(plain) == f"all rows begin with the same {size} tokens"
+    rows = [begin(plain[0], token, 500) for token in (1, 1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 5, 5)]
+    own = len(shared_prefix([plain[0]]))
+    found = describe(rows)
+    assert found.startswith(f"5 rows begin with the same {500 + own} tokens, 3 with {500 + own}, 2 with")
+    assert found.endswith(", 2 in other ways")
+
+
+def test_clipping(qwen2_run: Pipeline, tmp_path: Path) -> None:
+    run = make_run(qwen2_run, tmp_path, clip_norm=1e-3, num_layers=1)
+    run.step(0)
+    squares = [float(mx.square(slope).sum()) for slope in first_gradient(run).values()]
+    assert math.sqrt(sum(squares)) == pytest.approx(1e-3, rel=1e-3), "a step clips its whole gradient"
     gradient = {"a": mx.array([3.0, 0.0]), "b": mx.array([4.0])}
     clipped = clip_gradient(gradient, 1.0)
     assert np.allclose(clipped["a"], [0.6, 0.0], atol=1e-5)
@@ -86,15 +147,42 @@ def test_calls_weigh_what_the_option_says_and_the_log_stays_in_nats_per_token(
     qwen2_run: Pipeline, tmp_path: Path
 ) -> None:
     run = make_run(qwen2_run, tmp_path)
+    (trunk,) = run.trunks
     rows = [row for row in run.train if max(row.calls) >= 0][:2]
-    batch = make_batch(rows, run.trunk.size)
-    hidden = run.trunk.hidden(rows, mx.array(batch.inputs))
-    plain, losses = weighted_loss(run.split, run.trunk.prefix, hidden, batch)
+    batch = make_batch(rows, trunk.size)
+    hidden = trunk.hidden(rows, mx.array(batch.inputs))
+    plain, losses = weighted_loss(run.split, trunk.prefix, hidden, batch)
     sums = count_losses(losses, batch)
     assert 0 < sums.call_tokens < sums.tokens
     assert plain.item() == pytest.approx(sums.total, rel=1e-5)
-    heavy, _ = weighted_loss(run.split, run.trunk.prefix, hidden, batch, call_weight=3.0)
+    heavy, _ = weighted_loss(run.split, trunk.prefix, hidden, batch, call_weight=3.0)
     assert heavy.item() == pytest.approx(sums.total + 2 * sums.call_total, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "middle", "end"),
+    [("constant", 1.0, 1.0), ("cosine", (1 + FLOOR) / 2, FLOOR), ("linear", 0.5, 0.0)],
+)
+@pytest.mark.parametrize("warmup", [0, 4])
+def test_schedules(schedule: str, middle: float, end: float, warmup: int) -> None:
+    setup = make_setup(iters=20 + warmup, warmup=warmup, schedule=schedule, learning_rate=0.2)
+    rate = make_schedule(setup)
+    rates = [float(rate(mx.array(step)).item()) / 0.2 for step in range(warmup + 21)]
+    assert rates[:warmup] == pytest.approx([0.25, 0.4375, 0.625, 0.8125][:warmup])
+    assert rates[warmup::10] == pytest.approx([1.0, middle, end], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("exact", "loss", "by_calls", "by_loss"),
+    [(3, 2.0, True, False), (2, 0.5, True, True), (2, 1.5, False, False), (1, 0.5, False, True)],
+)
+def test_the_best_validation(exact: int, loss: float, by_calls: bool, by_loss: bool) -> None:
+    """Against two of four calls exact at a loss of 1."""
+    losses = Losses(total=loss * 10, tokens=10, exact_calls=exact, calls=4)
+    state = State(best_step=5, best_loss=1.0, best_calls=0.5)
+    assert is_better(losses, state, "calls") is by_calls
+    assert is_better(losses, state, "loss") is by_loss
+    assert is_better(losses, State(), "calls"), "the first is the best so far"
 
 
 def test_the_tokens_of_calls_are_the_call_and_its_end(qwen2_run: Pipeline) -> None:
@@ -115,6 +203,7 @@ def test_the_tokens_of_calls_are_the_call_and_its_end(qwen2_run: Pipeline) -> No
 def test_an_exact_call_is_one_that_greedy_decoding_writes(qwen2_run: Pipeline, tmp_path: Path) -> None:
     """What mlx-lm writes greedily is taken as the call of a row, once as it is and once with a slip."""
     run = make_run(qwen2_run, tmp_path)
+    (trunk,) = run.trunks
     run.model.eval()
     rows = []
     for start, slip in ((run.train[0], False), (run.train[1], False), (run.train[2], True)):
@@ -124,9 +213,9 @@ def test_an_exact_call_is_one_that_greedy_decoding_writes(qwen2_run: Pipeline, t
         call[6] += slip
         learned = [False] * len(prompt) + [True] * len(call)
         rows.append(Encoded(prompt + call, learned, [0 if s else -1 for s in learned]))
-    batch = make_batch(rows, run.trunk.size)
-    hidden = run.trunk.hidden(rows, mx.array(batch.inputs))
-    sums = count_validation(run.split, run.trunk.prefix, hidden, batch)
+    batch = make_batch(rows, trunk.size)
+    hidden = trunk.hidden(rows, mx.array(batch.inputs))
+    sums = count_validation(run.split, trunk.prefix, hidden, batch)
     assert (sums.exact_calls, sums.calls, sums.call_tokens) == (2, 3, 36)
 
 
@@ -179,7 +268,8 @@ def test_memory_decides_on_checkpointing(
     qwen2_run: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(qwen2_run, tmp_path)
-    plain, lean = (estimate_gb(run.model, run.setup, run.train, checkpoint=c) for c in (False, True))
+    groups = group_rows(run.train, run.setup.batch_size)
+    plain, lean = (estimate_gb(run.model, run.setup, groups, checkpoint=c) for c in (False, True))
     assert 0.05 < lean < plain < 1
 
     def choose(free: float, **overrides: Any) -> bool:
@@ -194,7 +284,8 @@ def test_memory_decides_on_checkpointing(
         choose(lean - 0.01)
     # Two processes here have half of the memory each, and half of the batch.
     half = run.setup.model_copy(update={"batch_size": -(-run.setup.batch_size // 2)})
-    plain, lean = (estimate_gb(run.model, half, run.train, checkpoint=c) for c in (False, True))
+    groups = group_rows(run.train, half.batch_size)
+    plain, lean = (estimate_gb(run.model, half, groups, checkpoint=c) for c in (False, True))
     for free, checkpoint in ((2.02 * plain, False), (plain + lean, True)):
         monkeypatch.setattr("stages.train.memory.free_memory_gb", lambda: free)  # noqa: B023
         chosen = choose_checkpointing(run.model, run.setup, run.train, Ranks(0, 2, here=2))
@@ -212,22 +303,25 @@ class StopsAt:
         """Nothing to do."""
 
 
+@pytest.mark.parametrize("name", ["qwen2_run", "qwen3_moe_run"])
 def test_a_validation_that_a_stop_cuts_short_is_done_when_the_run_goes_on(
-    qwen2_run: Pipeline, tmp_path: Path
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
+    """And the adapter is the same, to the last bit."""
     options = {"iters": 12, "eval_every": 10, "save_every": 100, "num_layers": 1}
-    for name in ("stopped", "whole"):
-        (tmp_path / name).mkdir()
+    run = request.getfixturevalue(name)
+    for place in ("stopped", "whole"):
+        (tmp_path / place).mkdir()
     with pytest.raises(KeyboardInterrupt):
-        train_adapter(make_run(qwen2_run, tmp_path / "stopped", **options), StopsAt())
-    stopped = make_run(qwen2_run, tmp_path / "stopped", **options)
-    ended = train_adapter(stopped)
-    whole = train_adapter(make_run(qwen2_run, tmp_path / "whole", **options))
-    logs = [read_lines(tmp_path / name / "log.jsonl", LossPoint) for name in ("stopped", "whole")]
+        train_adapter(make_run(run, tmp_path / "stopped", **options), StopsAt())
+    stopped, whole = (make_run(run, tmp_path / place, **options) for place in ("stopped", "whole"))
+    ended, expected = train_adapter(stopped), train_adapter(whole)
+    assert all(mx.array_equal(array, trained(whole)[key]) for key, array in trained(stopped).items())
+    logs = [read_lines(tmp_path / place / "log.jsonl", LossPoint) for place in ("stopped", "whole")]
     losses = [[(point.step, point.kind, point.loss) for point in log] for log in logs]
     assert losses[0] == losses[1]
     assert [step for step, kind, _ in losses[0] if kind == "valid"] == [0, 10, 12]
-    assert (ended.best_step, ended.validated) == (whole.best_step, 12)
+    assert (ended.best_step, ended.validated) == (expected.best_step, 12)
 
 
 def test_an_early_end_that_was_killed_is_not_trained_on(qwen2_run: Pipeline, tmp_path: Path) -> None:
@@ -362,16 +456,6 @@ def test_whole_layers_are_trained_in_float32(qwen3_moe_run: Pipeline) -> None:
     assert model.layers[0].self_attn.q_proj.weight.dtype == mx.bfloat16
     names = dict(tree_flatten(model.parameters()))
     assert learned.keys() == {name for name in names if name.startswith("model.layers.1.")}
-
-
-def test_rows_that_begin_in_another_way_are_counted(qwen2_run: Pipeline) -> None:
-    rows = encode_pipeline_rows(qwen2_run)
-    size = len(shared_prefix(rows))
-    assert count_alike(rows) == (size, 0)
-    odd = Encoded([7, *rows[0].tokens], [False, *rows[0].supervised], [-1, *rows[0].calls])
-    assert len(shared_prefix([*rows, odd])) == 0
-    assert count_alike([*rows, odd]) == (size, 1)
-    assert count_alike([*rows, odd], share=1.0) == (0, 0)
 
 
 def test_sums_add_up_and_go_through_numbers() -> None:

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.core.render import Encoded
-from stages.train.rows import BUCKET, Batch, BatchPlan, make_batch, shared_prefix, spread
+from stages.train.prefixes import shared_prefix
+from stages.train.rows import BUCKET, Batch, BatchPlan, make_batch, spread
 
 LENGTHS = st.lists(st.integers(2, 400), min_size=1, max_size=120).map(tuple)
 PLANS = st.builds(BatchPlan, LENGTHS, st.integers(1, 9), st.integers(0, 2**40))
@@ -115,32 +116,6 @@ def test_a_batch_predicts_exactly_what_is_supervised(rows: list[Encoded]) -> Non
     assert batch.inputs.shape[1] == max(len(one.tokens) for one in rows) - len(prefix)
     assert {a.dtype.name for a in (batch.inputs, batch.where, batch.targets, batch.calls)} == {"int32"}
     assert batch.where.max() < batch.inputs.size
-
-
-@given(encoded_rows())
-def test_the_prefix_is_the_longest_that_all_rows_may_share(rows: list[Encoded]) -> None:
-    prefix = shared_prefix(rows)
-    assert all(one.tokens[: len(prefix)] == prefix for one in rows)
-    first = min(one.supervised.index(True) for one in rows)
-    if prefix:
-        assert len(prefix) < first, "the last token of the prefix would predict something supervised"
-    longer = len(prefix) + 1
-    assert longer >= first or len({tuple(one.tokens[:longer]) for one in rows}) > 1
-
-
-@pytest.mark.parametrize(
-    ("rows", "prefix"),
-    [
-        ([row([1, 2, 3, 4], "...x"), row([1, 2, 3, 5], "...x")], [1, 2]),
-        ([row([1, 2, 3, 4], "...x"), row([1, 9, 3, 5], "...x")], [1]),
-        ([row([1, 2, 3, 4], "...x"), row([9, 2, 3, 4], "...x")], []),
-        ([row([1, 2, 3, 4], ".x.x"), row([1, 2, 3, 4], "...x")], []),
-        ([row([1, 2], "xx")], []),
-        ([row([1, 2, 3, 4, 5], "....x")], [1, 2, 3]),
-    ],
-)
-def test_known_prefixes(rows: list[Encoded], prefix: list[int]) -> None:
-    assert shared_prefix(rows) == prefix
 
 
 def test_a_known_batch() -> None:
