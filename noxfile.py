@@ -82,20 +82,20 @@ def stage_options(session: nox.Session) -> list[str]:
 @nox.session
 def retest_fair(session: nox.Session) -> None:
     """The main job: the whole experiment, the arms beside each other, ending in a report."""
-    if not {"-h", "--help"} & set(session.posargs):
+    if not {"-h", "--help", "--check"} & set(session.posargs):
         refuse_mistakes(session)
         prepare_stages(session)
     run_stage(session, "retest_fair", BFCL)
 
 
 def refuse_mistakes(session: nox.Session) -> None:
-    """Find a mistake in the options before packages are fetched for it."""
+    """Find a mistake in the options before the packages of all stages are fetched for it."""
     place = Path(session.virtualenv.location)
     if all(place.with_name(place.name.replace("retest_fair", stage)).exists() for stage in STAGES):
         return
     install(session, "retest_fair", BFCL)
     command = ["python", "-m", "stages.retest_fair", *stage_options(session), "--check"]
-    session.run(*command, interrupt_timeout=STOP_TIMEOUT, stderr=None, silent=True)
+    session.run(*command, interrupt_timeout=STOP_TIMEOUT, stderr=None)
 
 
 def prepare_stages(session: nox.Session) -> None:

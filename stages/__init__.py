@@ -11,7 +11,8 @@ from stages.core.errors import INTERRUPTED
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> None:
-    os.write(2, f"{_NAME}: {INTERRUPTED}\n".encode())
+    label = os.environ.get("FAIR_RETEST_LABEL")  # of `core.progress`, which takes long to load
+    os.write(2, f"{label + ' | ' if label else ''}{_NAME}: {INTERRUPTED}\n".encode())
     os._exit(130)  # nothing is begun, and unwinding half an import prints its traceback
 
 

@@ -166,7 +166,7 @@ def _write_markdown(card: Card) -> str:
         _table("Rows by the tools they call", card, lambda s: s.rows_by_tool),
         _table("Calls by tool", card, lambda s: s.calls_by_tool),
         f"## Tools\n\n{card.tools or 'None.'}\n",
-        _table("Rows by whose tools they have", card, lambda s: s.rows_by_owner),
+        _table("Rows by whose tools they have", card, lambda s: s.rows_by_owner, always=False),
         _table("Calls of tools that no definition names", card, lambda s: s.undefined, always=False),
         _table(
             "Calls that the target's dialect cannot say clearly", card, lambda s: s.unwritable, always=False

@@ -36,7 +36,8 @@ class Kind(NamedTuple):
     """Tools that are called and that no definition names."""
     unwritable: tuple[str, ...] = ()
     """Why the target's dialect cannot say a turn's calls so that they are read back unchanged."""
-    has_own_tools: bool = False
+    has_own_tools: bool | None = False
+    """None where a row is shown no tools."""
     system: SystemText = ()
 
 

@@ -105,7 +105,8 @@ class SplitCard:
         _count(self.patterns, (kind.pattern,), rows)
         _count(self.rows_by_dialect, dict.fromkeys(kind.dialects) or (NO_CALL,), rows)
         _count(self.rows_by_tool, dict.fromkeys(kind.tools), rows)
-        _count(self.rows_by_owner, (OWN_TOOLS if kind.has_own_tools else COMMON_TOOLS,), rows)
+        if kind.has_own_tools is not None:
+            _count(self.rows_by_owner, (OWN_TOOLS if kind.has_own_tools else COMMON_TOOLS,), rows)
         if kind.system:
             text, before = kind.system
             _count(self.systems.setdefault(text, {}), (before,), rows)

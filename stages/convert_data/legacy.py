@@ -52,7 +52,7 @@ def keep_legacy(
         tuple(dialects),
         tuple(tools),
         (change,) if change else (),
-        has_own_tools=offer.is_own,
+        has_own_tools=offer.is_own if "tools" in context.fixes else None,
         system=system,
     )
     return Converted(line, (xxh3_128_digest(said), digest_questions(asked)), raw, kind)

@@ -12,6 +12,7 @@ from typing import Literal
 
 from stages.core.errors import StageError
 from stages.core.splits import SPLITS
+from stages.core.words import name_some
 
 ALIASES = {
     "train": "train",
@@ -92,10 +93,11 @@ class Source:
 def find_source(data: Path) -> Source:
     """Find the files that `--data` names. Raises StageError when there are none, or it is not clear which."""
     if data.is_dir():
+        name = data.name
         if not (splits := find_splits(data)) and (data / "data").is_dir():
             data = data / "data"  # as hub data sets are laid out
             splits = find_splits(data)
-        return Source(data.name, splits, _list_left_out(data))
+        return Source(name, splits, _list_left_out(data))
     if data.is_file():
         if _FILE.fullmatch(data.name) is None:
             raise StageError(f"{data} is neither .jsonl, .json (.gz, .zst) nor .parquet: rename it")
@@ -140,8 +142,7 @@ def describe_left_out(source: Source) -> str:
     """What of the source is not read, empty where all of it is."""
     if not source.left_out:
         return ""
-    more = f" and {len(source.left_out) - _SHOWN} more" if len(source.left_out) > _SHOWN else ""
-    return f"{', '.join(source.left_out[:_SHOWN])}{more}: a split is called {', '.join(SPLITS)}"
+    return f"{name_some(source.left_out, _SHOWN)}: a split is called {', '.join(SPLITS)}"
 
 
 def split_of(name: str) -> str | None:

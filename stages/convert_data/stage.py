@@ -93,7 +93,6 @@ class _Plan:
 def convert_data(options: Options, request: Request | None = None) -> Outcome:
     """Convert what `--data` names (default: the shipped corpus) for one model and arm."""
     request = request or Request()
-    request = request or Request()
     plan = _plan(options, request)
     out, source = plan.out, plan.source
     if left_out := describe_left_out(source):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_whole(files: Mapping[Path, bytes]) -> None:
-    """Write files of one folder together: each is there whole, or all are as they were before.
+    """Write files of one folder, each whole; none is replaced before all are written.
 
     Raises OSError, naming a file, where the disk is full; nothing of the attempt is left then.
     """
@@ -17,9 +17,10 @@ def write_whole(files: Mapping[Path, bytes]) -> None:
             _write(partials[path], data, path)
         for path, partial in partials.items():
             partial.replace(path)
-    finally:
+    except BaseException:
         for partial in partials.values():
             partial.unlink(missing_ok=True)
+        raise
 
 
 def _write(partial: Path, data: bytes, path: Path) -> None:

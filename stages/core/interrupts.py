@@ -40,7 +40,7 @@ def deferred_interrupts(answer: str = "") -> Iterator[threading.Event]:
         if answer and not wanted.is_set():
             with suppress(OSError):  # there may be no such stream
                 # Not `say`, which the signal may have interrupted.
-                os.write(progress.stream().fileno(), f"  {answer}\n".encode())
+                os.write(progress.stream().fileno(), f"{progress.line_mark()}  {answer}\n".encode())
         wanted.set()
 
     before = {number: signal.getsignal(number) for number in stop_signals()}

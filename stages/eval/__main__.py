@@ -11,7 +11,15 @@ import orjson
 from stages import eval as package
 from stages.core import progress
 from stages.core.blas import ensure_fast_blas
-from stages.core.cli import answer_to_make, blas_folder, build_parser, guard, read_options, run_work
+from stages.core.cli import (
+    Outcome,
+    answer_to_make,
+    blas_folder,
+    build_parser,
+    guard,
+    read_options,
+    run_work,
+)
 from stages.core.interrupts import catch_interrupts
 from stages.eval.parity import compare_outputs
 from stages.eval.request import Request, add_flags, read_request
@@ -36,9 +44,11 @@ def _run(args: argparse.Namespace, *, typed: bool) -> int:
     request = read_request(args, options)
     if request.compare:
         return _compare(request, json=options.json)
-    if options.check and not needs_nothing(options, request):
-        return answer_to_make("eval", find_place(options), json=options.json)
-    computes = request.local and not (options.check or is_current_throughout(options, request))
+    if options.check:
+        if not needs_nothing(options, request):
+            return answer_to_make("eval", find_place(options), json=options.json)
+        return run_work("eval", lambda options: Outcome(find_place(options), up_to_date=True), options)
+    computes = request.local and not is_current_throughout(options, request)
     if computes and typed:
         ensure_fast_blas(blas_folder())  # starts this command once more
     return run_work("eval", lambda options: evaluate(options, request), options, computes=computes)

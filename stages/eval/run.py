@@ -58,7 +58,7 @@ class Run:
         recipe = make_recipe(self._options, self._model, suite, cell)
         replaced = self._options.force or self._ask_again or needs_scores_alone(target, recipe)
         current = is_current(target, recipe, force=replaced)
-        if told := self._replies.find_change(suite, cell):
+        if not self._ask_again and (told := self._replies.find_change(suite, cell)):
             raise StageError(
                 f"the server has another model under this name ({told}) than when {suite.name} was answered: "
                 "--ask-again asks every query anew"

@@ -53,21 +53,19 @@ def describe_arms(arms: Sequence[Arm]) -> str:
 
 
 def describe_calls(arm: Arm) -> str:
-    """How often what was decided right was also done right, in one sentence."""
+    """How often the arm did more than decide right, in one sentence; nothing where no calls are wanted."""
     parts = []
     for name, result in sorted(arm.suites.items()):
         rates = result.summary.strict
-        if rates is None:
+        if rates is None or rates.tool is None or rates.arguments is None:
             continue
-        called = (
-            f"the right tool in {rate_cell(rates.tool)}, right arguments in {rate_cell(rates.arguments)}, "
+        parts.append(
+            f"on {plain(name)} the right tool in {rate_cell(rates.tool)} of the tool queries, right "
+            f"arguments in {rate_cell(rates.arguments)}, and the whole right in {rate_cell(rates.whole)}"
         )
-        parts.append(f"{plain(name)} {called}the whole reply in {rate_cell(rates.whole)}")
-    return (
-        f"To decide right is not to call right. The {arm.label} arm has on {'; '.join(parts)}."
-        if parts
-        else ""
-    )
+    if not parts:
+        return ""
+    return f"To decide right is not yet to call right: the {arm.label} arm has {'; '.join(parts)}."
 
 
 def write_fixes(arms: Sequence[Arm]) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from stages import retest_fair as package
+from stages.core import progress
 from stages.core.cli import build_parser, guard, read_options
 from stages.core.errors import StageError
 from stages.core.fixes import distinct_arms, require_taken
@@ -31,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="arms that train side by side (default: 2 of a small model)",
     )
     parser.add_argument(
-        "--check", action="store_true", help="make nothing but sure that the retest could begin"
+        "--check", action="store_true", help="look at options, suites, disk and model, and make nothing"
     )
     parser.add_argument(
         "--despite-audit", action="store_true", help="train even if the fair arm's audit is critical"
@@ -40,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     def body() -> int:
         catch_interrupts()
         plan = _read_plan(parser.parse_args(argv))
+        progress.talk_on_stderr(plan.options.json)
+        if plan.options.out is not None:
+            os.environ["FAIR_RETEST_ARTIFACTS"] = str(plan.options.out)
         if plan.options.check:
             check_inputs(plan)
             return 0

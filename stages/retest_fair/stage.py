@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -28,8 +28,11 @@ from stages.retest_fair.processes import Call, ask_stage, run_stages
 AFTER_TRAINING = ("fuse", "quantize", "eval")
 QUANTIZED_BYTES = 1.2  # of a parameter at the most, at 8 bits and with its scales
 _FORCED = re.compile(r": [^:]*--force[^:]*$")  # what a stage says of its own output alone
-TRAINING_BYTES = 40  # of a parameter in memory, while a small model trains on a CPU; 33 were measured
 SIDE_BY_SIDE = 2  # trainings that share the cores unless --jobs says otherwise
+SMALL = 0.5  # billions of parameters; what trains a larger model is busy with one
+# Memory of a training of the embedded model on a CPU, in bytes per parameter, with its 10 layers and
+# 8 rows of 1024 tokens at the most; 33 were measured.
+TRAINING_BYTES, MEASURED = 40, 10 * 8 * 1024
 
 
 @dataclass(frozen=True)
@@ -56,19 +59,16 @@ class Step:
 
 def retest(plan: Plan) -> int:
     """Run the plan; returns 0, or raises StageError when a stage fails."""
-    if plan.options.out is not None:
-        os.environ["FAIR_RETEST_ARTIFACTS"] = str(plan.options.out)
     root = artifacts_root()
     log = progress.new_log_file(root / "logs", "retest_fair")
     os.environ[progress.LOG_VARIABLE] = str(log.absolute())
-    progress.talk_on_stderr(plan.options.json)
     started = time.perf_counter()
     _announce(plan)
     check_inputs(plan)
     progress.say(f"  log {log}")
     with progress.run_log("retest_fair", root / "logs", model=plan.options.preset.name):
         finished = find_finished(plan)
-        for steps in list_groups(plan, plan.jobs or choose_jobs(plan)):
+        for steps in list_groups(plan, plan.jobs or choose_jobs(plan), finished):
             run_stages(list_calls(plan, [step for step in steps if step not in finished]))
             if steps[0].stage == "audit":
                 _heed_audit(plan, steps[0])
@@ -111,10 +111,12 @@ def list_steps(plan: Plan) -> Iterator[Step]:
                     yield Step(stage, fixes, seed)
 
 
-def list_groups(plan: Plan, jobs: int) -> Iterator[list[Step]]:
-    """The steps in their order, `jobs` trainings of one seed together and every other step alone."""
+def list_groups(plan: Plan, jobs: int, finished: Collection[Step] = ()) -> Iterator[list[Step]]:
+    """The steps in their order, `jobs` unfinished trainings of a seed together and any other step alone."""
     for (stage, _), group in groupby(list_steps(plan), key=lambda step: (step.stage, step.seed)):
-        steps, size = list(group), jobs if stage == "train" else 1
+        steps, size = list(group), 1
+        if stage == "train":
+            steps, size = [step for step in steps if step not in finished], jobs
         yield from (steps[i : i + size] for i in range(0, len(steps), size))
 
 
@@ -140,9 +142,10 @@ def find_finished(plan: Plan) -> set[Step]:
 
 def explain_all(problems: Sequence[str]) -> str:
     """What several stages say of their outputs, in one line; what --force does is said of all of them."""
+    problems = [*dict.fromkeys(problems)]
     told = [_FORCED.sub("", problem) for problem in problems]
     remedy = ": --force makes everything anew, --out FOLDER keeps what is there" if told != problems else ""
-    return "; ".join(told) + remedy
+    return "; ".join(dict.fromkeys(told)) + remedy
 
 
 def _can_be_asked(plan: Plan, step: Step) -> bool:
@@ -155,14 +158,19 @@ def _can_be_asked(plan: Plan, step: Step) -> bool:
     return begun and (source is None or (options.place(source) / MANIFEST).is_file())
 
 
-def choose_jobs(plan: Plan) -> int:
-    """How many arms train side by side: those of a small model leave cores idle, and fit into memory."""
-    preset = plan.options.preset
-    if preset.train.ranks > 1:
+def choose_jobs(plan: Plan, memory_gb: float | None = None, cores: int | None = None) -> int:
+    """How many arms train side by side: those of a small model leave cores idle, and fit into memory.
+
+    `memory_gb` and `cores` are those of the machine unless they are given.
+    """
+    preset, setup = plan.options.preset, plan.options.preset.train
+    billions = expect_weights(preset).billions
+    if setup.ranks > 1 or not 0 < billions <= SMALL:
         return 1
-    each_gb = expect_weights(preset).billions * TRAINING_BYTES
-    fitting = int(available_memory_gb() / each_gb)
-    return max(min(SIDE_BY_SIDE, count_cpus(), fitting), 1)
+    work = setup.num_layers * setup.batch_size * setup.max_seq_length
+    each_gb = billions * TRAINING_BYTES * max(work / MEASURED, 1)
+    fitting = int((available_memory_gb() if memory_gb is None else memory_gb) / each_gb)
+    return max(min(SIDE_BY_SIDE, count_cpus() if cores is None else cores, fitting), 1)
 
 
 def list_calls(plan: Plan, steps: list[Step]) -> list[Call]:
@@ -219,7 +227,7 @@ def estimate_disk_gb(plan: Plan) -> float:
     """Disk that the arms still need: the fused and the quantized model of those that have none yet."""
     root, weights = artifacts_root() / plan.options.preset.name, expect_weights(plan.options.preset)
     wanted = {Path(arm_slug(arm, "quantize"), f"seed{seed}") for arm in plan.arms for seed in plan.seeds}
-    missing = [place for place in wanted if not (root / "quantize" / place / "manifest.json").is_file()]
+    missing = [place for place in wanted if not (root / "quantize" / place / MANIFEST).is_file()]
     return 0.1 + (weights.whole_gb + weights.billions * QUANTIZED_BYTES) * len(missing)
 
 

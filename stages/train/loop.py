@@ -33,6 +33,7 @@ from stages.train.split import SplitModel, Trunk, make_trunks
 
 COMPANY = 8  # rows whose frozen layers are computed together
 STOPPING = "stops and saves its work as soon as this step is done"
+VERIFIED = 4  # groups of rows whose fast loss is compared with the plain one
 REPORT_EVERY = 10  # steps between lines of the log
 # Relative difference at which the fast computation is not trusted; 16-bit models round differently
 # in other shapes, and a mixture of experts may then choose another expert.
@@ -66,7 +67,7 @@ class Run:
 
     def verify(self) -> None:
         """Compare the fast loss with the plain one on a few rows, before hours depend on it."""
-        rows = self.train[:2]
+        rows = [*self.train[:2], *(trunk.rows[0] for trunk in self.trunks[1:VERIFIED])]
         fast = self._count(rows).total
         plain = plain_loss(self.model, rows)
         tolerance = SAME_LOSS if self.split.dtype == mx.float32 else SAME_LOSS_16_BIT
@@ -164,6 +165,7 @@ def draw_seed(seed: int, step: int, rank: int) -> int:
 def train_adapter(run: Run, trackers: Any = None) -> State:
     """Run all steps, from the last checkpoint if there is one, and leave the chosen adapter in the model."""
     setup, state = run.setup, share_state(run.checkpoints, run.model, run.optimizer, run.ranks)
+    state = state.model_copy(update={"beside": state.beside or bool(progress.line_label())})
     log = RunLog(run.folder / "log.jsonl", state, trackers) if run.ranks.leads else None
     if state.step:
         progress.say(f"  goes on from the checkpoint of step {state.step}")

@@ -9,7 +9,7 @@ from stages.core.models import find_model
 from stages.core.records import Recipe
 from stages.core.tokenizer import template_source
 
-TRAINER_VERSION = 3  # raised by every change that changes a trained adapter
+TRAINER_VERSION = 4  # raised by every change that changes a trained adapter
 BOOKKEEPING = {
     "report_to",
     "keep_checkpoints",

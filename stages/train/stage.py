@@ -74,7 +74,7 @@ def train(options: Options) -> Outcome:
     valid_rows = spread(valid_rows, setup.val_batches * setup.batch_size)
     refuse_choice(setup, valid_rows)
     _show_supervision(train_rows, tokenizer)
-    setup = choose_checkpointing(model, setup, train_rows, ranks)
+    setup = choose_checkpointing(model, setup, [*train_rows, *valid_rows], ranks)
     run_in = partial(Run, model, setup, options.seed, train_rows, valid_rows, ranks=ranks)
     if not ranks.leads:
         _train(run_in(target), None)
@@ -97,7 +97,7 @@ def train(options: Options) -> Outcome:
             "best_step": state.best_step,
             "rows": len(train_rows),
             "ranks": ranks.size,
-            "beside_another": bool(progress.line_label()),
+            "beside_another": state.beside,
             "device_peak_gb": device_peak_gb(),
         }
         build.seed, build.template = options.seed, template_hash(tokenizer)

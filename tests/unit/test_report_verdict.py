@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,9 @@ def test_a_model_is_compared_with_the_recorded_reference(two_arms: World) -> Non
         "Arms, decided right: core20 flawed 7/20 = 35.0 % (18.1 to 56.7), "
         "fair 20/20 = 100.0 % (83.9 to 100.0)." in head
     )
+    called = re.search(r"To decide right is not yet to call right: the fair arm has on core20 [^\n]+", head)
+    assert called is not None
+    assert re.findall(r"(\d+/\d+) = ", called[0]) == ["13/13", "13/13", "20/20"]
     assert check_tables(page) > 60
 
 

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from stages.convert_data.__main__ import main as convert
-from stages.core.blas import count_cpus
 from stages.core.chatml import Turn, join_chatml
 from stages.core.cli import SEEDLESS, Options, build_parser, read_options
 from stages.core.errors import StageError
@@ -109,6 +108,9 @@ def test_only_trainings_of_one_seed_run_side_by_side() -> None:
     assert [(group[0].seed, len(group)) for group in groups if group[0].stage == "train"] == [(4, 2), (1, 2)]
     assert {len(group) for group in groups if group[0].stage != "train"} == {1}
     assert {len(group) for group in list_groups(asked, 1)} == {1}
+    done = {Step("train", FLAWED, 4)}
+    left = [group for group in list_groups(asked, 2, done) if group[0].stage == "train"]
+    assert [len(group) for group in left] == [1, 2], "what is finished keeps no place"
 
 
 def test_the_lines_of_arms_side_by_side_begin_with_their_names() -> None:
@@ -119,9 +121,15 @@ def test_the_lines_of_arms_side_by_side_begin_with_their_names() -> None:
 
 
 def test_a_large_model_trains_one_arm_after_the_other() -> None:
-    assert choose_jobs(plan(FLAWED, FAIR, overrides={"billions": 7.0e3})) == 1
-    assert choose_jobs(plan(FLAWED, FAIR, overrides={"ranks": 2})) == 1
-    assert choose_jobs(plan(FLAWED, FAIR, overrides={"billions": 1e-6})) == min(SIDE_BY_SIDE, count_cpus())
+    smol, large = plan(FLAWED, FAIR), plan(FLAWED, FAIR, overrides={"billions": 7.0})
+    assert choose_jobs(large, memory_gb=2000, cores=64) == 1
+    assert choose_jobs(plan(FLAWED, FAIR, overrides={"ranks": 2}), memory_gb=64, cores=8) == 1
+    assert [choose_jobs(smol, memory_gb=gb, cores=2) for gb in (4, 10.7, 10.9, 64)] == [1, 1, 2, SIDE_BY_SIDE]
+    assert choose_jobs(smol, memory_gb=64, cores=1) == 1
+    doubled = plan(FLAWED, FAIR, overrides={"batch_size": 16})
+    assert [choose_jobs(doubled, memory_gb=gb, cores=2) for gb in (20, 22)] == [1, 2]
+    assert choose_jobs(plan(FLAWED, FAIR, overrides={"billions": 1e-10})) == 1, "counted as none"
+    assert choose_jobs(smol) in (1, 2)
 
 
 def test_every_seed_trains_every_arm_and_data_are_converted_once() -> None:
@@ -424,6 +432,17 @@ def test_mistakes_are_said_in_one_line(
     assert out == ""
     assert reason in error
     assert error.count("\n") == 1
+
+
+def test_a_check_looks_where_the_outputs_will_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "elsewhere"))
+    (tmp_path / "out").mkdir()
+    asked = ["--check", "--billions", "1000000000", "--out", str(tmp_path / "out")]
+    assert main(asked) == 2
+    assert f"GB of disk in {tmp_path / 'out'}, " in capfd.readouterr().err
+    assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest.mark.parametrize("ending", ["", "-3-12"])

@@ -30,7 +30,6 @@ SUITE = load_suite("situations")
 QUERIES = {query.id: query for query in SUITE.queries}
 LABELLED = Path(__file__).resolve().parents[1] / "data" / "situation_replies.jsonl"
 REPLIES: list[dict[str, Any]] = [orjson.loads(line) for line in LABELLED.read_bytes().splitlines()]
-DIRECT = [query for query in SUITE.queries if query.kind == "direct"]
 
 
 def write_reply(labelled: dict[str, Any]) -> RawReply:
