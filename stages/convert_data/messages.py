@@ -168,9 +168,11 @@ def _read_structured(call: Any, number: int) -> ToolCall:
         if isinstance(arguments, dict) and isinstance(name, str) and name:
             return ToolCall(name, arguments)
     try:
-        return read_call(call)
+        read = read_call(call)
     except NotCall as error:
         raise ValueError(f"message {number}: a tool call is no call: {error}") from None
+    _refuse_doubled(read.arguments, read.name, number)
+    return read
 
 
 def _decode_arguments(text: str, name: Any, number: int) -> Any:
@@ -181,7 +183,7 @@ def _decode_arguments(text: str, name: Any, number: int) -> Any:
     else:
         # As many colons as keys: none is there twice.
         if isinstance(decoded, dict) and text.count(":") > len(decoded):
-            _refuse_doubled(text, name, number)
+            _refuse_doubled(read_value(text, len(text) - len(text.lstrip()))[0], name, number)
         return decoded
     try:
         value, end, _ = read_value(text, len(text) - len(text.lstrip()))
@@ -189,11 +191,12 @@ def _decode_arguments(text: str, name: Any, number: int) -> Any:
         end = -1
     if end == -1 or text[end:].strip():
         raise ValueError(f"message {number}: the arguments of {name!r} are no JSON: {reason}")
+    _refuse_doubled(value, name, number)
     return value
 
 
-def _refuse_doubled(text: str, name: Any, number: int) -> None:
-    if key := find_doubled(read_value(text, len(text) - len(text.lstrip()))[0]):
+def _refuse_doubled(arguments: Any, name: Any, number: int) -> None:
+    if key := find_doubled(arguments):
         raise ValueError(f"message {number}: the arguments of {name!r} have {key[:40]!r} twice")
 
 
@@ -207,6 +210,8 @@ def read_call_turn(text: str, number: int) -> SourceTurn:
     calls, wrong = read_calls(value)
     if wrong or text[end:].strip():
         raise ValueError(f"message {number}: a call turn that is no call: {(wrong or ['text behind it'])[0]}")
+    if key := find_doubled([value, *(call.arguments for call in calls)]):
+        raise ValueError(f"message {number}: a call has {key[:40]!r} twice")
     return SourceTurn("assistant", "", tuple(calls), (None,) * len(calls))
 
 

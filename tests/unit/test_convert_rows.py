@@ -239,7 +239,12 @@ CALLING = {
 
 @pytest.mark.parametrize(
     ("arguments", "key"),
-    [('{"code": "a", "code": "b"}', "code"), ('{"code": "x: y", "more": {"a": 1, "b": 2, "a" : 3}}', "a")],
+    [
+        ('{"code": "a", "code": "b"}', "code"),
+        ('{"code": "x: y", "more": {"a": 1, "b": 2, "a" : 3}}', "a"),
+        ("{'code': 'a', 'code': 'b'}", "code"),
+        ('{"code": "a", "code": "b",}', "code"),
+    ],
 )
 def test_arguments_with_a_key_twice_are_refused(arguments: str, key: str) -> None:
     given = {"function": {"name": "execute_code", "arguments": arguments}}
@@ -247,6 +252,11 @@ def test_arguments_with_a_key_twice_are_refused(arguments: str, key: str) -> Non
     quoted = orjson.dumps({"code": '{"a": 1, "a": 2}'}).decode()
     once = {"name": "execute_code", "arguments": quoted}
     assert messages({"messages": [{"role": "assistant", "tool_calls": [{"function": once}]}]})
+
+
+def test_parameters_with_a_key_twice_are_refused() -> None:
+    given = {"name": "execute_code", "parameters": '{"code": "a", "code": "b"}'}
+    assert "have 'code' twice" in reason({"messages": [{"role": "assistant", "tool_calls": [given]}]})
 
 
 def test_who_speaks_of_a_tag_gives_no_result() -> None:

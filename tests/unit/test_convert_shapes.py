@@ -62,6 +62,7 @@ NEUTRAL = [
     result(0, "get_weather", "rain"),
     {"role": "assistant", "content": "It rains."},
 ]
+DOUBLED = '{"name": "f", "arguments": {"a": 1, "a": 2}}'
 HERMES = f"<tool_call>\n{json.dumps({'name': 'get_weather', 'arguments': OSLO})}\n</tool_call>"
 LLAMA = (
     "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n" + SETUP.system + "<|eot_id|>"
@@ -295,6 +296,18 @@ def test_what_is_not_kept_is_said() -> None:
             "message 1: a tool call is no call: no name",
         ),
         ({"conversations": [{"from": "function_call", "value": "none"}]}, "0: a call that is no JSON"),
+        (
+            {"conversations": [{"from": "function_call", "value": DOUBLED}]},
+            "message 0: a call has 'a' twice",
+        ),
+        (
+            {"query": "a", "answers": "[{'name': 'f', 'arguments': '{\"a\": 1, \"a\": 2}'}]"},
+            "message 1: a call has 'a' twice",
+        ),
+        (
+            {"query": "a", "answers": '[{"name": "f", "arguments": {"b": 1}, "arguments": {"c": 2}}]'},
+            "message 1: a call has 'arguments' twice",
+        ),
         ({"conversations": SHAREGPT, "system": 3}, "system is a number and not text"),
         (
             {"conversations": [{"from": "system", "value": "a"}, *SHAREGPT], "system": "b"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -251,6 +251,39 @@ def test_a_text_made_to_be_slow_takes_linear_time(head: str) -> None:
     for flood in FLOODS:
         small, large = (best_time(head + flood * (size // len(flood))) for size in (2_000, 40_000))
         assert large < max(60 * small, 0.5), flood
+
+
+JSON_CALL = '{"name": "f", "arguments": {}} '
+ESCAPED_CALL = '{"id": 1, "na\\u006de": "f", "arguments": {}}\n'
+
+
+def make_keys(size: int) -> str:
+    keys = "".join(f'"{number}": 0, ' for number in range(size // 12))
+    return f'<tool_call>{{"name": "f", "arguments": {{{keys}"0": 1}}}}</tool_call>'
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(make_keys, id="many-keys-and-one-of-them-twice"),
+        pytest.param(
+            lambda size: f"x {JSON_CALL * (size // 31)}{JSON_CALL.replace('f', 'h', 1)}",
+            id="calls-behind-words-and-one-that-nobody-offers",
+        ),
+        pytest.param(lambda size: f"x {JSON_CALL * (size // 31)}[1]", id="calls-behind-words-and-a-list"),
+        pytest.param(
+            lambda size: f"x {JSON_CALL * (size // 31)}{JSON_CALL[:-3]}",
+            id="calls-behind-words-and-one-cut-off",
+        ),
+        pytest.param(
+            lambda size: f"{ESCAPED_CALL * (size // 45)}{{",
+            id="lines-of-calls-whose-name-is-escaped",
+        ),
+    ],
+)
+def test_calls_in_a_row_that_end_badly_take_linear_time(make: Callable[[int], str]) -> None:
+    small, large = (best_time(make(size)) for size in (5_000, 100_000))
+    assert large < max(60 * small, 0.5)
 
 
 def best_time(text: str) -> float:

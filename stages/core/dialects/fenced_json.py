@@ -96,13 +96,13 @@ def _read_values(source: Source, pos: int, problems: list[str], place: str) -> t
     No calls when one of the values is no call: then the text shows something else, which is a problem
     only where it has both a name and arguments.
     """
-    text, end = source.text, pos
+    text, begin, end = source.text, pos, pos
     calls: list[ToolCall] = []
     while text.startswith(("{", "["), pos) and not source.exhausted:
         try:
             value, end, forgiven = read_value(text, pos)
         except NotLiteral as error:
-            source.budget -= error.reached - pos
+            source.budget -= error.reached - begin
             raise
         if forgiven:
             problems.append(Recovered(place, forgiven))
@@ -194,26 +194,54 @@ def _read_marked(source: Source, mark: re.Match[str]) -> Block | None:
 def _read_bare(source: Source, start: int) -> Block | None:
     text, place = source.text, f"{NAME}, character {start}"
     begin = source.skip_space(start)
-    inline = _INLINE.match(text, start)
-    if inline is not None and inline[1] not in source.tools.schemas:
-        return None  # answers show all kinds of JSON in their sentences
     problems: list[str] = []
-    try:
-        calls, end = _read_values(source, begin, problems, place)
-    except NotLiteral as error:
-        if inline is not None or not _meant_as_call(source, begin, error.pos + _FURTHER, error):
+    inline = _INLINE.match(text, start)
+    if inline is not None:
+        if inline[1] not in source.tools.schemas:
+            return None  # answers show all kinds of JSON in their sentences
+        calls, end = _read_inline(source, begin, problems, place)
+        if not calls:
             return None
-        problem = f"{place}: invalid JSON ({error} at character {error.pos})"
-        return Block(max(error.pos, begin + 1), NAME, problems=[problem])
-    if inline is not None and not (calls and all(call.name in source.tools.schemas for call in calls)):
-        return None
-    if not calls:
-        return Block(end, NAME, problems=problems)
+    else:
+        try:
+            calls, end = _read_values(source, begin, problems, place)
+        except NotLiteral as error:
+            if not _meant_as_call(source, begin, error.pos + _FURTHER, error):
+                return None
+            problem = f"{place}: invalid JSON ({error} at character {error.pos})"
+            return Block(max(error.pos, begin + 1), NAME, problems=[problem])
+        if not calls:
+            return Block(end, NAME, problems=problems)
     closing = source.skip_space(end)
     for tag in (CALL_CLOSE, TOOLS_CLOSE):
         if text.startswith(tag, closing):
             problems.append(Recovered(place, f"{tag} without its opening tag"))
             return Block(closing + len(tag), NAME, calls, problems)
-    if inline is not None or _BLANK_LINE.match(text, end) is None:
-        problems.append(f"{place}: JSON in the middle of prose")
-    return Block(end, NAME, calls, problems)
+    if inline is None and _BLANK_LINE.match(text, end) is not None:
+        return Block(end, NAME, calls, problems)
+    problem = f"{place}: JSON in the middle of prose"
+    if all(call.name in source.tools.schemas for call in calls):
+        return Block(end, NAME, calls, [*problems, problem])
+    return Block(end, NAME, problems=[f"{problem} is no call"])
+
+
+def _read_inline(source: Source, pos: int, problems: list[str], place: str) -> tuple[list[ToolCall], int]:
+    """The calls of offered tools from `pos` up to the first value that is none, and the end of the last."""
+    text, end = source.text, pos
+    calls: list[ToolCall] = []
+    while text.startswith(("{", "["), pos) and not source.exhausted:
+        try:
+            value, reached, forgiven = read_value(text, pos)
+        except NotLiteral as error:
+            source.budget -= error.reached - pos
+            break
+        read, wrong = read_calls(value, marked=False)
+        if wrong or not read or not all(call.name in source.tools.schemas for call in read):
+            source.budget -= reached - pos
+            break
+        if forgiven:
+            problems.append(Recovered(place, forgiven))
+        calls += read
+        end = reached
+        pos = _SEPARATOR.match(text, end).end()  # type: ignore[union-attr]
+    return calls, end

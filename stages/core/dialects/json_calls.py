@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from stages.core.chat import ToolCall
-from stages.core.dialects.literals import Doubled, NotLiteral, read_json, read_literal
+from stages.core.dialects.literals import LOOSE, Doubled, NotLiteral, read_json, read_literal
 
-_LOOSE = json.JSONDecoder(strict=False)
 _ESCAPE = re.compile(r"""\\(?:(["\\/bfnrt]|u[0-9a-fA-F]{4})|('))?""")
 _TRAILING_COMMA = re.compile(r"""("[^"\\]*+(?:\\.[^"\\]*+)*+")|,(?=\s*+[}\]])""", re.DOTALL)
 _START = re.compile(r"\[|\{\s*+[\"'}rRuU]")
@@ -58,7 +57,7 @@ def _mend_json(text: str) -> tuple[Any, str] | None:
     escaped = _ESCAPE.sub(lambda match: match[0] if match[1] else match[2] or "\\\\", text)
     mended = _TRAILING_COMMA.sub(lambda match: match[1] or "", escaped)
     try:
-        value = _LOOSE.decode(mended)
+        value = LOOSE.decode(mended)
     except (ValueError, RecursionError):
         return None  # Python's quotes or names
     what = "an escape that JSON does not know" if escaped != text else "a trailing comma"

@@ -28,8 +28,12 @@ def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) == len(pairs):
         return made
-    doubled, keys = Doubled(made), [key for key, _ in pairs]
-    doubled.key = max(made, key=keys.count)
+    doubled, seen = Doubled(made), set[str]()
+    for key, _ in pairs:
+        if key in seen:
+            doubled.key = key
+            break
+        seen.add(key)
     return doubled
 
 
@@ -48,7 +52,7 @@ def find_doubled(value: Any) -> str:
 
 
 _STRICT = json.JSONDecoder(object_pairs_hook=_make_object)
-_LOOSE = json.JSONDecoder(object_pairs_hook=_make_object, strict=False)
+LOOSE = json.JSONDecoder(object_pairs_hook=_make_object, strict=False)
 
 _SPACE = re.compile(r"\s*+")
 _NAME = re.compile(r"[^\W\d]\w*+")
@@ -92,7 +96,7 @@ def read_json(text: str, pos: int, *, strict: bool = True) -> tuple[Any, int]:
 
     With `strict=False`, strings may hold raw newlines and tabs. Raises NotLiteral.
     """
-    decoder = _STRICT if strict else _LOOSE
+    decoder = _STRICT if strict else LOOSE
     size = _FIRST_WINDOW
     while True:
         # The decoder counts all lines before an error, so it is given no more text than it needs.
