@@ -93,8 +93,10 @@ class Replies:
     def _ask(self, questions: Sequence[Question], sampling: Sampling, store: ReplyStore, suite: str) -> None:
         """Ask, and keep each reply. Raises StageError, and keeps none, where the model changed meanwhile."""
 
+        served_as = self._served_as  # of the time before anything is asked
+
         def keep(asked: Question, reply: RawReply) -> None:
-            store.keep(asked, sampling.sample, reply, self._served_as)
+            store.keep(asked, sampling.sample, reply, served_as)
             store.add_costs(suite, self._engine.costs())
 
         self._engine.load()
