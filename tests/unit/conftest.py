@@ -1,16 +1,42 @@
-"""Fixtures of the report's tests."""
+"""Fixtures of the tests of eval and of the report."""
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from stages.core.cli import Options
 from stages.core.fixes import FAIR, FLAWED
+from stages.core.preset import load_preset
 from stages.core.records import Finding
+from tests.chat_server import ChatServer, serving
 from tests.report_world import DIRECT, World, answer_right
+from tests.small_suite import SUITE
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    """The file of a suite of three queries."""
+    path = tmp_path / "three.json"
+    path.write_text(json.dumps(SUITE), "utf-8")
+    return path
+
+
+@pytest.fixture
+def options(suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
+    """Those of an evaluation on that suite."""
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
+    return Options(load_preset("smol", {"suites": (str(suite),)}), FAIR, out=tmp_path / "out")
+
+
+@pytest.fixture
+def server() -> Iterator[ChatServer]:
+    with serving(ChatServer()) as running:
+        yield running
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ import pytest
 
 from stages.core.cli import Options
 from stages.core.errors import INTERRUPTED, StageError
-from stages.core.fixes import FAIR
-from stages.core.preset import load_preset
 from stages.core.records import EvalSummary, Manifest, Rate, RawReply, Score, read_lines, read_record
 from stages.core.suite import load_suites
 from stages.core.tools import EXECUTE_CODE
@@ -30,20 +27,6 @@ from stages.eval.stage import evaluate_engine
 from tests.chat_server import DROPPED, PROBE, ChatServer, call, complete, serving
 from tests.pipeline import start_stage
 from tests.small_suite import CODE, DIRECT, SUITE, TESTS, TYPES, WRITTEN
-
-
-@pytest.fixture
-def server() -> Iterator[ChatServer]:
-    with serving(ChatServer()) as running:
-        yield running
-
-
-@pytest.fixture
-def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
-    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
-    path = tmp_path / "three.json"
-    path.write_text(json.dumps(SUITE), "utf-8")
-    return Options(load_preset("smol", {"suites": (str(path),)}), FAIR, out=tmp_path / "out")
 
 
 def make_endpoint(server: ChatServer, concurrency: int = 1, **transport: Any) -> Endpoint:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import pytest
 from stages.core.cli import Options
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR
-from stages.core.preset import load_preset
 from stages.core.records import (
     EvalSummary,
     Manifest,
@@ -39,27 +37,14 @@ from stages.eval.sweep import Sweep, spread_of
 from stages.report.comparison import write_results
 from stages.report.failures import write_failures
 from stages.report.results import Arm, SuiteResult
-from tests.chat_server import ChatServer, call, complete, serving
+from tests.chat_server import ChatServer, call, complete
 from tests.small_suite import CODE, REPLIES, SUITE, TESTS, TYPES
 
 
 @pytest.fixture
-def suite(tmp_path: Path) -> Path:
-    path = tmp_path / "three.json"
-    path.write_text(json.dumps(SUITE), "utf-8")
-    return path
-
-
-@pytest.fixture
-def options(suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
-    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
-    return Options(load_preset("smol", {"suites": (str(suite),)}), FAIR)
-
-
-@pytest.fixture
-def server() -> Iterator[ChatServer]:
-    with serving(ChatServer()) as running:
-        yield running
+def options(options: Options) -> Options:
+    """Outputs at their usual places."""
+    return replace(options, out=None)
 
 
 def with_setup(options: Options, **changes: Any) -> Options:

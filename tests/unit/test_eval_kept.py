@@ -15,8 +15,6 @@ import pytest
 
 from stages.core.cli import Options
 from stages.core.errors import StageError
-from stages.core.fixes import FAIR
-from stages.core.preset import load_preset
 from stages.core.records import EvalSummary, RawReply, read_lines, read_record
 from stages.core.suite import load_suites
 from stages.eval.engines import Costs, Question
@@ -34,19 +32,6 @@ from tests.small_suite import DIRECT, SUITE, TESTS, TYPES
 def server() -> Iterator[ChatServer]:
     with serving(ChatServer(lambda *_: (200, complete("Old.")))) as running:
         yield running
-
-
-@pytest.fixture
-def suite(tmp_path: Path) -> Path:
-    path = tmp_path / "three.json"
-    path.write_text(json.dumps(SUITE), "utf-8")
-    return path
-
-
-@pytest.fixture
-def options(suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
-    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
-    return Options(load_preset("smol", {"suites": (str(suite),)}), FAIR, out=tmp_path / "out")
 
 
 def run(options: Options, server: ChatServer, *, force: bool = False, ask_again: bool = False) -> list[str]:
