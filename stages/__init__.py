@@ -7,13 +7,13 @@ import signal
 import sys
 from types import FrameType, TracebackType
 
-from stages.core.errors import INTERRUPTED
+from stages.core.errors import INTERRUPTED, INTERRUPTED_CODE
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> None:
     label = os.environ.get("FAIR_RETEST_LABEL")  # of `core.progress`, which takes long to load
     os.write(2, f"{label + ' | ' if label else ''}{_NAME}: {INTERRUPTED}\n".encode())
-    os._exit(130)  # nothing is begun, and unwinding half an import prints its traceback
+    os._exit(INTERRUPTED_CODE)  # nothing is begun, and unwinding half an import prints its traceback
 
 
 def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -24,7 +24,7 @@ import orjson
 from stages.core import progress
 from stages.core.artifact import MANIFEST, is_current, read_manifest, refuse_busy
 from stages.core.blas import describe_blas, ensure_fast_blas
-from stages.core.errors import INTERRUPTED, StageError, StageFailed
+from stages.core.errors import INTERRUPTED, INTERRUPTED_CODE, StageError, StageFailed
 from stages.core.fixes import FixSet, arm_name, arm_slug, parse_fixes, takes_option
 from stages.core.flags import (
     ROW_FLAGS,
@@ -263,7 +263,7 @@ def guard(stage: str, body: Callable[[], int]) -> int:
         return 2
     except KeyboardInterrupt:
         _complain(stage, INTERRUPTED)
-        return 130
+        return INTERRUPTED_CODE
 
 
 def _complain(stage: str, text: str) -> None:

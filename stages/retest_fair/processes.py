@@ -15,9 +15,8 @@ from typing import Any
 
 from stages.core import progress
 from stages.core.cli import TO_MAKE
-from stages.core.errors import StageError, StageFailed
+from stages.core.errors import INTERRUPTED_CODE, StageError, StageFailed
 
-INTERRUPTED = 130  # the exit code of a stage that Ctrl-C has stopped
 STOP_SECONDS = 60.0  # an interrupted stage may save its work for so long
 LOOK_EVERY = 0.1  # seconds between looks at processes that run side by side
 
@@ -51,7 +50,7 @@ def ask_stage(stage: str, arguments: Sequence[str]) -> tuple[int, str]:
     with _started([Call(stage, arguments)], stdout=progress.stream(), stderr=subprocess.PIPE) as (process,):
         _, said = process.communicate()
     code, lines = process.returncode, said.splitlines()
-    if code == INTERRUPTED:
+    if code == INTERRUPTED_CODE:
         raise KeyboardInterrupt
     line = lines.pop() if code == 2 and lines else ""
     for other in lines:
@@ -90,7 +89,7 @@ def _interrupt(processes: list[subprocess.Popen[str]]) -> None:
 
 def _heed_code(stage: str, code: int | None) -> None:
     """Raise what the exit code of a stage says; None is one that was stopped because of another."""
-    if code == INTERRUPTED:
+    if code == INTERRUPTED_CODE:
         raise KeyboardInterrupt
     if code == 2:
         progress.say(f"retest_fair: stopped at {stage}; what was finished before it is kept")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from stages.core.cli import Options, Parser
 from stages.core.cpu.blocks import THREADS, count_cores
-from stages.core.errors import StageError
+from stages.core.errors import INTERRUPTED_CODE, StageError
 from stages.core.progress import LOG_VARIABLE
 from stages.train.hosts import launch_there
 from stages.train.lifeline import (
@@ -121,7 +121,7 @@ def launch_here(count: int, command: list[str]) -> int:
         ]
         with forward_signals(ranks) as told:
             code = _wait(ranks, told)
-        if code and ranks[0].returncode not in (2, 130):  # else rank 0 has said what happened
+        if code and ranks[0].returncode not in (2, INTERRUPTED_CODE):  # else rank 0 has said what happened
             for file in said:
                 file.seek(0)
                 sys.stderr.write(file.read())

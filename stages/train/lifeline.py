@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from stages.core.errors import INTERRUPTED_CODE
 from stages.core.interrupts import stop_signals
 
 SAVING = 60.0  # seconds that a process gets to save its work when it is told to stop
@@ -45,7 +46,7 @@ def watch_launcher() -> None:
             os.read(int(os.environ[LAUNCHER]), 1)  # ends when the launcher's end of the pipe is closed
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(SAVING)
-        os._exit(130)
+        os._exit(INTERRUPTED_CODE)
 
     threading.Thread(target=wait, daemon=True).start()
 

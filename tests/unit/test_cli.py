@@ -32,7 +32,7 @@ from stages.core.cli import (
     run_stage,
 )
 from stages.core.dialects import DIALECTS
-from stages.core.errors import StageError
+from stages.core.errors import INTERRUPTED, StageError
 from stages.core.fixes import FAIR, FLAWED, FixSet
 from stages.core.interrupts import catch_interrupts, deferred_interrupts
 from stages.core.preset import PRESETS, SECTIONS, load_preset, option_type
@@ -595,3 +595,22 @@ def test_what_is_up_to_date_answers_with_its_facts(tmp_path: Path) -> None:
         build.facts["rows"], build.stop_ids = 7, [2]
     facts = {"rows": 7, "stop_ids": [2]}
     assert finished(tmp_path / "out") == Outcome(tmp_path / "out", up_to_date=True, facts=facts)
+
+
+def test_two_signals_at_once_are_one_line() -> None:
+    """The second is on its way when the first is handled; no library has a word to say about that."""
+    code = (
+        "import os, signal\n"
+        "from stages.core.cli import guard\n"
+        "from stages.core.interrupts import catch_interrupts\n"
+        "catch_interrupts()\n"
+        "def body():\n"
+        "    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})\n"
+        "    return 0\n"
+        "raise SystemExit(guard('train', body))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, f"train: {INTERRUPTED}\n")
