@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stages.core.likeness import find_near, mask_paths, normalise
 from stages.core.suite import load_suite
-from stages.core.wording import find_near, mask_paths, normalise
 
 APART = 82.0  # lower than where wordings count as near: what we write ourselves stays well clear
 

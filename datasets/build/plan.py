@@ -17,7 +17,7 @@ from queries import Job, Phrases
 from rows import call_turns, write_bare, write_row
 from runners import Workshop, check_tools
 from scratch import Scratch, load_layouts
-from stages.core.wording import normalise
+from stages.core.likeness import normalise
 
 # Questions that may follow an opening such as "Quick question:" in lower case.
 _OPENABLE = {"What", "How", "When", "Why", "Which", "Is", "Should", "Can", "Does", "Do", "Explain"}

@@ -12,8 +12,8 @@ from stages.audit.rows import CALLABLE, EXAMPLES, Row, cite, list_lines, tally
 from stages.audit.subject import Subject
 from stages.core.chat import Conversation, Message
 from stages.core.dialects import parse_any
+from stages.core.likeness import normalise
 from stages.core.splits import SPLITS
-from stages.core.wording import normalise
 
 RESULT_TAG = "<tool_response>"  # 1 token in Qwen3, the source of the legacy data; 4 in Qwen2.5
 _RESULT = re.compile(r"<tool_response>\n?(.*?)\n?</tool_response>", re.DOTALL)

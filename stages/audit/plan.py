@@ -12,10 +12,10 @@ from stages.audit.probe import find_dialect
 from stages.audit.registry import Issue, check
 from stages.audit.rows import EXAMPLES, Row, tally
 from stages.audit.subject import Subject
+from stages.core.likeness import find_near, mask_paths, normalise
 from stages.core.prompts import offered_tools, turns_row
 from stages.core.render import render_row
 from stages.core.tools import EXECUTE_CODE
-from stages.core.wording import find_near, mask_paths, normalise
 from stages.core.words import plural
 
 PROVEN_BITS = {"dense": 6, "mixture of experts": 5}  # fewer were never shown to keep tool calls whole

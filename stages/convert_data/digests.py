@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xxhash import xxh3_128_digest
 
-from stages.core.wording import normalise_to_bytes
+from stages.core.likeness import normalise_to_bytes
 
 NO_DIGEST = bytes(16)
 """Of the questions of a row that asks none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.core.wording import find_near, mask_paths, normalise, normalise_to_bytes
+from stages.core.likeness import find_near, mask_paths, normalise, normalise_to_bytes
 
 
 @given(st.text(st.characters(max_codepoint=127)))
