@@ -75,7 +75,7 @@ def make_mask(kind: str, batch: int, length: int, total: int) -> Any:
     return mx.where(seen, draw(7, *seen.shape), hidden)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     kind=st.sampled_from(["none", "causal", "bool", "padded", "additive", "additive, finite"]),
     batch=st.integers(1, 3),
@@ -105,7 +105,7 @@ def test_attention(
     compare_attention(q, k, v, make_mask(kind, batch, length, total), width[0] ** -0.5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     kind=st.sampled_from(["none", "causal", "bool", "padded"]),
     batch=st.integers(1, 5),

@@ -44,7 +44,7 @@ def as_call(parsed: Any) -> ToolCall:
     return ToolCall(parsed["name"], parsed["arguments"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(name=st.text(min_size=1), arguments=st.dictionaries(st.text(), VALUES, max_size=4))
 def test_json(name: str, arguments: dict[str, Any]) -> None:
     call = ToolCall(name, arguments)
@@ -53,7 +53,7 @@ def test_json(name: str, arguments: dict[str, Any]) -> None:
     assert parse_reply(text, "hermes").calls == [call]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(name=NAMES, arguments=st.dictionaries(NAMES, VALUES.filter(lambda v: v is not None), max_size=4))
 def test_xml(name: str, arguments: dict[str, Any]) -> None:
     arguments = {
@@ -67,7 +67,7 @@ def test_xml(name: str, arguments: dict[str, Any]) -> None:
     assert parse_reply(text, "qwen3_coder", [tool]).calls == [call]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.builds(

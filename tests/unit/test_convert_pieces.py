@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.convert_data import parquet, pieces
@@ -39,7 +39,6 @@ def read_all(files: list[SourceFile], size: int) -> list[tuple[int, int, Any]]:
 # JSON lines
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(LINES, st.booleans()), max_size=4), st.integers(1, 200))
 def test_any_cut_gives_every_line_once_with_its_number(
     tmp_path_factory: pytest.TempPathFactory, contents: list[tuple[list[bytes], bool]], size: int
@@ -59,7 +58,6 @@ def test_any_cut_gives_every_line_once_with_its_number(
         assert piece.rows == sum(len(list(read_rows(span))) for span in piece.spans)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=200), st.integers(50, 2000))
 def test_pieces_are_as_long_as_they_should_be(
     tmp_path_factory: pytest.TempPathFactory, lengths: list[int], size: int
@@ -170,7 +168,6 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(VALUES, max_size=30), st.sampled_from([None, 2]), st.integers(1, 60), st.booleans())
 def test_an_array_is_one_element_a_line(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Any], indent: int | None, block: int, zipped: bool
@@ -216,7 +213,6 @@ def write_parquet(path: Path, table: pa.Table, **options: Any) -> SourceFile:
     return source(path)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 120), st.integers(1, 4000))
 def test_any_cut_of_parquet_gives_every_row_once(
     tmp_path_factory: pytest.TempPathFactory, rows: int, group: int, size: int

@@ -125,7 +125,7 @@ def write_calls(calls: list[ToolCall], dialect: str) -> str:
         return f"<tool_call>{calls[0].arguments['code']}</tool_call>"
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(ROWS, st.sampled_from(["", "\n", "\n\n"]))
 def test_any_turns_agree(turns: list[tuple[str, str]], end: str) -> None:
     require_agreement({"text": join_chatml([Turn(*turn) for turn in turns]) + end}, CONTEXTS[0])

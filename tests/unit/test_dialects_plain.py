@@ -75,7 +75,7 @@ def require_agreement(text: str, box: Toolbox) -> bool:
     return short is not None
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(TEXTS, st.sampled_from(BOXES))
 def test_both_ways_read_the_same(text: str, box: Toolbox) -> None:
     require_agreement(text, box)

@@ -57,7 +57,7 @@ def same(one: Sequence[ToolCall], other: Sequence[ToolCall]) -> bool:
     return repr(one) == repr(other)
 
 
-@settings(max_examples=700, deadline=None)
+@settings(max_examples=700)
 @given(texts, st.sampled_from([None, OFFERED]))
 def test_no_text_raises_or_loses_a_call_in_silence(text: str, tools: Any) -> None:
     for reply in (parse_any(text, tools), *(parse_reply(text, dialect, tools) for dialect in DIALECTS)):
@@ -68,7 +68,7 @@ def test_no_text_raises_or_loses_a_call_in_silence(text: str, tools: Any) -> Non
 
 
 @pytest.mark.parametrize("dialect", ["hermes", "fenced_json"])
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     calls=st.lists(
         st.builds(ToolCall, st.text(min_size=1), st.dictionaries(strings, values, max_size=4)), max_size=3
@@ -80,7 +80,7 @@ def test_json_dialects_read_back_everything(dialect: str, calls: list[ToolCall])
     assert (reply.content, reply.problems) == ("", [])
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     st.lists(st.builds(ToolCall, identifiers, st.dictionaries(identifiers, values, max_size=4)), max_size=3)
 )
@@ -90,7 +90,7 @@ def test_pythonic_reads_back_everything_with_proper_names(calls: list[ToolCall])
     assert (reply.content, reply.problems) == ("", [])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(strings, min_size=1, max_size=3))
 def test_bare_python_reads_back_or_refuses(codes: list[str]) -> None:
     calls = [ToolCall("execute_code", {"code": code}) for code in codes]
@@ -117,7 +117,7 @@ def schema_of(value: Any) -> dict[str, Any]:
     return {"type": "object" if isinstance(value, dict) else "null"}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(identifiers, st.dictionaries(identifiers, values, max_size=4)), max_size=3))
 def test_xml_reads_back_or_refuses(drafts: list[tuple[str, dict[str, Any]]]) -> None:
     calls = [ToolCall(f"{name}_{i}", arguments) for i, (name, arguments) in enumerate(drafts)]
@@ -143,7 +143,7 @@ plain_values = st.recursive(
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), before=prose, between=prose, after=prose, crlf=st.booleans())
 def test_calls_between_prose_come_back_in_every_dialect(
     dialect: str, data: st.DataObject, before: str, between: str, after: str, crlf: bool
@@ -171,7 +171,7 @@ def test_calls_between_prose_come_back_in_every_dialect(
         assert "".join(reply.content.split()) == "".join(f"{before}{between}{after}".split())
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.dictionaries(st.sampled_from("abc"), scalars, max_size=3), st.sampled_from([None, *ANY_TYPE]))
 def test_xml_never_changes_a_value_in_silence(arguments: dict[str, Any], kind: str | None) -> None:
     tools = [Tool("f", "", {"properties": {k: {"type": kind} for k in arguments}})] if kind else None
@@ -183,7 +183,7 @@ def test_xml_never_changes_a_value_in_silence(arguments: dict[str, Any], kind: s
     assert same(parse_reply(text, "qwen3_coder", tools).calls, [call])
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     st.recursive(
         scalars,
@@ -205,7 +205,7 @@ def as_json(value: Any) -> Any:
     return {k: as_json(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.dictionaries(strings, values, max_size=5), st.text(max_size=5))
 def test_json_is_read_the_same_through_a_small_window(value: dict[str, Any], behind: str) -> None:
     text = render_calls([ToolCall("f", value)], "hermes").removeprefix("<tool_call>\n") + behind

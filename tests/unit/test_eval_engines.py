@@ -15,9 +15,7 @@ from stages.core.errors import StageError
 from stages.core.fixes import FAIR
 from stages.core.records import (
     EvalSummary,
-    Manifest,
     RawReply,
-    Score,
     Timing,
     read_lines,
     read_record,
@@ -34,11 +32,8 @@ from stages.eval.request import Request
 from stages.eval.stage import evaluate, evaluate_engine, needs_nothing
 from stages.eval.store import ReplyStore
 from stages.eval.sweep import Sweep, spread_of
-from stages.report.comparison import write_results
-from stages.report.failures import write_failures
-from stages.report.results import Arm, SuiteResult
 from tests.chat_server import ChatServer, call, complete
-from tests.small_suite import CODE, REPLIES, SUITE, TESTS, TYPES
+from tests.small_suite import CODE, REPLIES, SUITE, TESTS, TYPES, ask_server, write_replies
 
 
 @pytest.fixture
@@ -50,16 +45,6 @@ def options(options: Options) -> Options:
 def with_setup(options: Options, **changes: Any) -> Options:
     setup = options.preset.eval.model_copy(update=changes)
     return replace(options, preset=options.preset.model_copy(update={"eval": setup}))
-
-
-def write_replies(path: Path, replies: dict[str, str], **more: Any) -> Path:
-    path.write_text("".join(json.dumps({"id": i, "text": t, **more}) + "\n" for i, t in replies.items()))
-    return path
-
-
-def ask(options: Options, server: ChatServer, **how: Any) -> Path:
-    endpoint = Endpoint(Transport(server.url, first_wait=0.005), "hermes", None, 1)
-    return evaluate_engine(options, endpoint, load_suites(options.preset.eval.suites), **how).folder
 
 
 # Recorded replies
@@ -172,15 +157,15 @@ def test_one_prompt_is_asked_once_whatever_arm_or_suite_asks(
     twice["name"] = "twice"
     twice["queries"] += [{**twice["queries"][2], "id": "again"}]
     (suite.parent / "twice.json").write_text(json.dumps(twice), "utf-8")
-    ask(options, server)
+    ask_server(options, server)
     assert len(server.asked) == 3
-    ask(with_setup(options, suites=(str(suite.parent / "twice.json"),)), server)
-    ask(replace(options, fixes=tuple(fix for fix in FAIR if fix != "parser")), server)
+    ask_server(with_setup(options, suites=(str(suite.parent / "twice.json"),)), server)
+    ask_server(replace(options, fixes=tuple(fix for fix in FAIR if fix != "parser")), server)
     assert len(server.asked) == 3
     assert "twice: 4 replies of an earlier run used again" in capsys.readouterr().out
-    ask(replace(options, force=True), server)
+    ask_server(replace(options, force=True), server)
     assert len(server.asked) == 3
-    ask(options, server, ask_again=True)
+    ask_server(options, server, ask_again=True)
     assert len(server.asked) == 6
 
 
@@ -219,7 +204,7 @@ def answer_by_seed(server: ChatServer) -> None:
 def test_a_sweep_is_scored_draw_by_draw(options: Options, server: ChatServer) -> None:
     answer_by_seed(server)
     swept = with_setup(options, temperature=(0.7,), samples=4)
-    folder = ask(swept, server)
+    folder = ask_server(swept, server)
     arm = "json+tools+eos+parser+six_bit"
     assert folder.parts[-4:] == ("smol", "sweep", arm, "seed0")
     draws = sorted(path.name for path in (folder / "three").iterdir())
@@ -241,11 +226,11 @@ def test_a_sweep_that_grows_or_was_stopped_asks_what_is_left(options: Options, s
     server.dies_after = 4
     swept = with_setup(options, temperature=(0.7,), samples=2)
     with pytest.raises(StageError, match="the same command asks what is left"):
-        ask(swept, server)
+        ask_server(swept, server)
     server.dies_after = None
-    folder = ask(swept, server)
+    folder = ask_server(swept, server)
     assert len(server.asked) == 6
-    more = ask(with_setup(options, temperature=(0.0, 0.7), samples=3), server)
+    more = ask_server(with_setup(options, temperature=(0.0, 0.7), samples=3), server)
     assert more == folder
     seeds = [(body["temperature"], body.get("seed")) for body in server.asked[6:]]
     assert seeds == [(0.0, None)] * 3 + [(0.7, 2)] * 3
@@ -268,7 +253,7 @@ def test_prompts_of_a_sweep_are_put_to_the_model(
     options: Options, server: ChatServer, tmp_path: Path
 ) -> None:
     (tmp_path / "terse.txt").write_text("Be terse.\n")
-    ask(with_setup(options, prompts=(str(tmp_path / "terse.txt"),)), server)
+    ask_server(with_setup(options, prompts=(str(tmp_path / "terse.txt"),)), server)
     said = {body["messages"][0]["content"].splitlines()[0] for body in server.asked}
     assert said == {"Be terse."}
 
@@ -324,7 +309,7 @@ def test_engines_beside_each_other_show_where_they_differ(
         return 200, complete(REPLIES["direct"], "length")
 
     server.reply = reply
-    ask(replace(options, out=tmp_path / "theirs"), server)
+    ask_server(replace(options, out=tmp_path / "theirs"), server)
     capsys.readouterr()
     assert main(["--compare", str(tmp_path / "mine"), str(tmp_path / "theirs")]) == 0
     out = capsys.readouterr().out
@@ -480,52 +465,9 @@ def test_the_kept_replies_of_an_output_are_those_of_the_store(
     options: Options, server: ChatServer, tmp_path: Path
 ) -> None:
     server.reply = lambda question, _: (200, complete(f"Is it this? {question}"))
-    replies = read_lines(ask(options, server) / "three" / "replies.jsonl", RawReply)
+    replies = read_lines(ask_server(options, server) / "three" / "replies.jsonl", RawReply)
     assert [reply.id for reply in replies] == ["types", "tests", "direct"]
     (store,) = tmp_path.glob("artifacts/smol/replies/*/replies.jsonl")
     kept = [json.loads(line)["reply"] for line in store.read_bytes().splitlines() if line]
     assert [reply.model_dump(mode="json") for reply in replies] == kept
     assert len({reply.text for reply in replies}) == 3
-
-
-# The report on them
-
-
-def read_result(folder: Path) -> SuiteResult:
-    return SuiteResult(
-        read_record(folder / "summary.json", EvalSummary),
-        read_lines(folder / "scores.jsonl", Score),
-        read_lines(folder / "replies.jsonl", RawReply),
-        read_record(folder / "manifest.json", Manifest),
-    )
-
-
-def test_a_report_tells_a_servers_results_from_those_of_this_machine(
-    options: Options, server: ChatServer, tmp_path: Path
-) -> None:
-    server.reply = lambda *_: (200, complete("Hello.", "length"))
-    served = read_result(ask(options, server) / "three")
-    file = write_replies(tmp_path / "a.jsonl", REPLIES)
-    recorded = read_result(
-        evaluate(replace(options, out=tmp_path / "recorded"), Request(replies=file)).folder / "three"
-    )
-    assert served.machine == server.url
-    assert recorded.machine != served.machine, "times of different places do not compare"
-    page = write_results({"a server": served.summary, "a file": recorded.summary}, None, "")
-    rows = {row.split("|")[1].strip(): [c.strip() for c in row.split("|")[2:4]] for row in page.splitlines()}
-    assert rows["strict parser"] == ["the server's, then hermes", "hermes"]
-    assert rows["… by runaway replies"] == ["100 %, 100 % of the time", "–"]
-    assert rows["time per query"][1] == "–"
-    assert "time to load" not in rows, "nobody measured it"
-
-
-def test_a_report_shows_what_a_server_said_of_a_reply_that_it_could_not_read(
-    options: Options, server: ChatServer
-) -> None:
-    said = "error parsing tool call: raw='print(1', err=unexpected end"
-    server.reply = lambda question, _: (500, {"error": said}) if question == TYPES else (200, complete())
-    result = read_result(ask(options, server) / "three")
-    page = write_failures(Arm(options, {"three": result}, None, []), "three")
-    assert "### types (typecheck): malformed" in page
-    assert "The server could not read the reply:" in page
-    assert said in page

@@ -186,7 +186,7 @@ PIECES = [
 SIGNS = "()[]{}'=*:.,\\#\0\ud800\n"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(code=st.lists(st.sampled_from([*PIECES, *SIGNS]) | st.text(max_size=5), max_size=12).map("".join))
 def test_no_text_is_too_odd(code: str, sandbox: Sandbox) -> None:
     run = sandbox.run_code(code, make_project())

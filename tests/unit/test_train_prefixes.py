@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.core.render import Encoded
@@ -63,7 +63,6 @@ HEADS = st.lists(st.tuples(st.integers(3, 6), st.integers(1, 400)), max_size=3).
 MIXED = st.lists(st.tuples(HEADS, st.integers(1, 30)), min_size=1, max_size=6)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(MIXED, st.integers(1, 16), st.randoms())
 def test_every_row_is_in_one_group_and_groups_cost_no_more_than_none(
     kinds: list[tuple[tuple[tuple[int, int], ...], int]], batch_size: int, random: Random
