@@ -7,6 +7,7 @@ of noise. The same seed makes the same texts.
 from __future__ import annotations
 
 import random
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -38,6 +39,19 @@ CALLS = [
     ToolCall("execute_code", {"code": "for x in y:\n    print(f'{x}')  # done\n"}),
     ToolCall("g", {}),
 ]
+LINES = [
+    "Look at {0}.",
+    "x = {0}",
+    "",
+    "  ",
+    "```",
+    "```",
+    "```python",
+    "```json",
+    "```xml",
+    "`{0}`",
+    "```{0}```",
+]
 
 
 def make_texts(seed: int, count: int) -> Iterator[str]:
@@ -52,6 +66,18 @@ def make_texts(seed: int, count: int) -> Iterator[str]:
             yield _mutate(chance, "".join(chance.choice(good) for _ in range(chance.randrange(1, 4))), good)
         else:
             yield "".join(chr(_any_code(chance)) for _ in range(chance.randrange(60)))
+
+
+def make_told(seed: int, count: int) -> Iterator[tuple[str, list[str]]]:
+    """`count` texts of well written calls between lines of prose and marks of fences, each with its prose."""
+    chance = random.Random(seed)
+    blocks = [render_calls(CALLS[:1], dialect, TOOLS) for dialect in ("hermes", "qwen3_coder")]
+    for _ in range(count):
+        lines = [chance.choice(LINES).format(f"w{number}") for number in range(chance.randrange(1, 12))]
+        told = [line for line in lines if re.search(r"w\d", line)]
+        for _ in range(chance.randrange(1, 4)):
+            lines.insert(chance.randrange(len(lines) + 1), chance.choice(blocks))
+        yield "\n".join(lines), told
 
 
 def _render_good() -> list[str]:
@@ -104,6 +130,14 @@ def read_all(text: str) -> int:
     return len(replies[0].calls)
 
 
+def require_told(text: str, told: list[str]) -> None:
+    """Check that a text's calls are read and that its prose comes back, line by line."""
+    for tools in (None, TOOLS):
+        reply = parse_any(text, tools)
+        assert reply.calls, text
+        assert [line for line in reply.content.split("\n") if re.search(r"w\d", line)] == told, text
+
+
 def main(count: int) -> None:
     """Read so many texts, and print what came of it."""
     started = time.perf_counter()
@@ -114,6 +148,8 @@ def main(count: int) -> None:
         calls += read_all(text)
         slowest = max(slowest, (time.perf_counter() - began, text))
         characters += len(text)
+    for text, told in make_told(2026, count // 10):
+        require_told(text, told)
     seconds = time.perf_counter() - started
     print(f"{count} texts, {characters} characters, {calls} calls, no exception, {seconds:.0f} s")
     print(f"slowest {slowest[0] * 1000:.1f} ms for {len(slowest[1])} characters: {slowest[1][:100]!r}")

@@ -109,15 +109,48 @@ def test_each_dialect_drops_the_newlines_its_template_writes_before_a_call() -> 
     assert parse_reply("a \r\n" + hermes(name="f"), "hermes").content == "a "
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "content"),
+    [
+        (
+            "```python\nx = 1\n```\n\n```python\ny = 2\n```\n",
+            "",
+            "```python\nx = 1\n```\n\n```python\ny = 2\n```",
+        ),
+        ("Put it here:\n```\n```\nThen run:\n", "\n", "Put it here:\n```\n```\nThen run:"),
+        ("```python\nx = 1\n```\n", "\n```\ny = 2\n```", "```python\nx = 1\n```\n```\ny = 2\n```"),
+        ("```python\nx = 1\n```\n", "\n```json\n{}\n```", "```python\nx = 1\n```\n```json\n{}\n```"),
+        ("So:\n```xml\n", "\n```\nWait.", "So:\nWait."),
+        ("So ```", "``` now", "So now"),
+        ("```\nx\n```\n```\n", "\n```", "```\nx\n```"),
+        ("````\n", "\n````", "````\n````"),
+        ("```\nSee:\n", "\n```", "```\nSee:\n```"),
+    ],
+)
+def test_a_fence_goes_with_the_calls_in_it_and_no_other_one(before: str, after: str, content: str) -> None:
+    for call in (hermes(name="f"), "\n".join((hermes(name="f"), hermes(name="g")))):
+        reply = parse_any(f"{before}{call}{after}")
+        assert (reply.content, reply.problems) == (content, [])
+        assert "".join(reply.pieces) == content
+
+
+def test_two_fences_with_a_call_in_each_both_go() -> None:
+    fenced = f"```xml\n{hermes(name='f')}\n```"
+    for between in ("\n", "\n\n", " "):
+        assert parse_any(f"A.\n{fenced}{between}{fenced}\nB.").content == "A.\nB."
+
+
 # Reasoning
 
 
 def test_a_leading_thought_is_the_reasoning_and_its_calls_are_none() -> None:
     call = hermes(name="f")
     for opening in ("<think>\n", "\n<think>\n", ""):  # a template may put the opening tag in the prompt
-        reply = parse_reply(f"{opening}Maybe {call}?\n</think>\n\nYes.\n{hermes(name='g')}", "hermes")
-        assert (reply.reasoning, reply.content) == (f"Maybe {call}?", "Yes.")
-        assert [c.name for c in reply.calls] == ["g"]
+        text = f"{opening}Maybe {call}?\n</think>\n\nYes.\n{hermes(name='g')}"
+        for reply in (parse_reply(text, "hermes"), parse_any(text)):
+            assert (reply.reasoning, reply.content) == (f"Maybe {call}?", "Yes.")
+            assert [c.name for c in reply.calls] == ["g"]
+            assert reply.problems == [], "a right call behind a thought of another is a right reply"
 
 
 def test_an_empty_thought_leaves_later_think_tags_alone() -> None:
@@ -741,6 +774,24 @@ def test_unmarked_calls_must_name_an_offered_tool_to_be_found() -> None:
         assert "'f' is not an offered tool" in reply.problems[0]
     assert parse_any(hermes(name="f"), [WEATHER_TOOL]).calls == [ToolCall("f")]
     assert parse_reply("[f(a=1)]", "pythonic", [WEATHER_TOOL]).calls == [ToolCall("f", {"a": 1})]
+
+
+def test_where_no_tools_are_offered_only_marks_make_a_call() -> None:
+    shown = (CALL, f"So:\n```json\n{CALL}\n```\n", "[f(a=1)]", f"<json>{CALL}</json>", f"{CALL[:-1]}, //\n}}")
+    for text in shown:
+        for none in ((), [], Toolbox()):
+            assert parse_any(text, none) == Reply(text, [], None, []), "an answer that shows something"
+    for text in shown[:-1]:
+        assert len(parse_any(text).calls) == 1, "it is not known whether f is offered"
+    for text in (
+        hermes(name="f"),
+        f"<tools>{CALL}</tools>",
+        xml("1"),
+        "<|python_start|>[f(a=1)]<|python_end|>",
+    ):
+        assert len(parse_any(text, ()).calls) == 1
+    assert parse_any("<tool_call>\nprint(1)\n</tool_call>", ()).dialect == "bare_python"
+    assert parse_any("<tool_call>[f(a=1)]</tool_call>", ()).dialect == "pythonic"
 
 
 # Any dialect

@@ -235,7 +235,7 @@ FLOODS = [
     " ", "\n", "a", "<", "(", "-", "<tool_call>f(</tool_call>", "</function></tool_call>",
     "<|python_tag|>[", "9", "[TOOL_CALLS]", "[TOOL_CALLS]f{", '<functioncall>{"name":', '<json>{"name":"',
     "<function name=", "<tool_call>```json\n{", "<tool_call>{},", "{'name':", '<tool_call>{"name": "\\w',
-    "``````",
+    "``````", "x<think>", "[f()] ",
 ]  # fmt: skip
 HEADS = [
     "",
@@ -299,11 +299,24 @@ def best_time(text: str) -> float:
 
 
 @pytest.mark.parametrize(
-    "flood",
-    ["<tool_call>", "<function=", "{", "[", "```json", '"', '<tool_call>{"name":', "{[<tool_call>'```json\n"],
+    ("flood", "megabytes"),
+    [
+        *((flood, 1) for flood in ("<tool_call>", "<function=", "{", "[", "```json", '"', "[f()] ", "``` ")),
+        ('<tool_call>{"name":', 1),
+        ("{[<tool_call>'```json\n", 1),
+        ("x<think>", 3),
+    ],
 )
-def test_a_megabyte_of_openings_is_read_within_seconds(flood: str) -> None:
-    text = flood * (1_000_000 // len(flood))
+def test_a_megabyte_of_openings_is_read_within_seconds(flood: str, megabytes: int) -> None:
+    text = flood * (megabytes * 1_000_000 // len(flood))
     start = time.process_time()
     parse_any(text)
-    assert time.process_time() - start < 5  # under one on an idle core
+    assert time.process_time() - start < 5  # about one on an idle core
+
+
+@pytest.mark.parametrize("head", ["", "```"])
+def test_a_long_run_of_space_at_a_fence_takes_linear_time(head: str) -> None:
+    text = f'{head}\n```{" " * 300_000}<tool_call>{{"name": "f"}}</tool_call>{" " * 300_000}x'
+    start = time.process_time()
+    assert len(parse_any(text).calls) == 1
+    assert time.process_time() - start < 0.5  # of milliseconds, where going back costs minutes

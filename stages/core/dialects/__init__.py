@@ -33,7 +33,8 @@ def parse_reply(text: str, dialect: str, tools: Tools = None) -> Reply:
     """Read an assistant's turn in one dialect.
 
     `tools` (Tool objects or OpenAI-shaped dicts) give untyped values their types; for many texts hand
-    them as a Toolbox. Never raises on any text; raises StageError for a dialect that does not exist.
+    them as a Toolbox. None: it is not known which are offered; empty: none are. Never raises on any text;
+    raises StageError for a dialect that does not exist.
     """
     return _pick(_PARSERS, dialect)(text, tools)
 

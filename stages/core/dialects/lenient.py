@@ -2,7 +2,7 @@
 
 Tags mark a call wherever they stand. What lies between `<tool_call>` tags is JSON, XML or Python by
 its form. Where nothing but its form marks a piece of text as a call, it must name an offered tool,
-if tools are known.
+if it is known which are, be it none.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stages.core.dialects.scanning import (
     close_block,
     read_reply,
 )
-from stages.core.dialects.toolbox import Toolbox, Tools
+from stages.core.dialects.toolbox import Toolbox, Tools, open_toolbox
 
 _TAGS = "|".join(
     (CALL_OPEN, qwen3_coder.FUNCTION_START, fenced_json.MARK_START, pythonic.WRAPPER_START, THINK_TAGS)
@@ -35,7 +35,7 @@ _CALL = re.compile(r"\w\(")
 
 def parse(text: str, tools: Tools = None) -> Reply:
     """Read a reply in any dialect. The first call's dialect is named; a mixture is a problem."""
-    box = tools if isinstance(tools, Toolbox) else Toolbox(tools or ())
+    box = open_toolbox(tools)
     return read_plain(text, box) or read_weighing(text, box)
 
 
@@ -137,8 +137,15 @@ def _read_code(source: Source, start: int) -> Block | None:
 
 
 def _keep_offered(source: Source, block: Block | None, start: int) -> Block | None:
-    """Drop a block whose calls nothing marks and that names a tool nobody offered."""
-    if block is None or not block.calls or not source.tools:
+    """Drop a block whose calls nothing marks and that names a tool nobody offered.
+
+    Where no tools are offered at all, nothing is meant as a call: it is prose, and no problem.
+    """
+    if block is None or not source.tools.known:
+        return block
+    if not source.tools:
+        return Block(block.end, block.dialect)
+    if not block.calls:
         return block
     foreign = [call.name for call in block.calls if call.name not in source.tools.schemas]
     if not foreign:

@@ -94,7 +94,7 @@ def read_block(source: Source, start: int) -> Block | None:
     except NotLiteral as error:
         source.budget -= error.reached - start
         return _report_broken(source, start, error)
-    if not any(call.arguments for call in calls) and not _stands_alone(text, start, end):
+    if not any(call.arguments for call in calls) and not _stands_alone(source, start, end):
         return None
     return Block(end, NAME, calls, gap=0)
 
@@ -134,11 +134,17 @@ def _may_start(text: str, start: int) -> bool:
     return last not in "=(," and before[-1] not in _NOT_BEFORE and not is_name
 
 
-def _stands_alone(text: str, start: int, end: int) -> bool:
-    """Whether nothing else is on the lines of a piece of text."""
-    before = text[text.rfind("\n", 0, start) + 1 : start] if start else ""
-    following = text.find("\n", end)
-    return not (before + text[end : following if following != -1 else len(text)]).strip()
+def _stands_alone(source: Source, start: int, end: int) -> bool:
+    """Whether nothing else is on the lines of a piece of text.
+
+    Only the white space beside it is looked at: a line may hold many such pieces.
+    """
+    text, following = source.text, source.skip_space(end)
+    if following < len(text) and "\n" not in text[end:following]:
+        return False
+    while start and text[start - 1].isspace() and text[start - 1] != "\n":
+        start -= 1
+    return not start or text[start - 1] == "\n"
 
 
 def _report_broken(source: Source, start: int, error: NotLiteral) -> Block | None:

@@ -30,7 +30,7 @@ from stages.core.dialects.scanning import (
     unwrap,
 )
 from stages.core.dialects.schema import TEXT, read_typed
-from stages.core.dialects.toolbox import Toolbox, Tools
+from stages.core.dialects.toolbox import Toolbox, Tools, open_toolbox
 
 NAME = "qwen3_coder"
 GAP = 2
@@ -93,7 +93,7 @@ def render(calls: Sequence[ToolCall], tools: Tools = None) -> str:
             pieces.append(f"{PARAMETER_OPEN}{key}>\n{_write_value(call, key, value)}\n{PARAMETER_CLOSE}\n")
         pieces.append(f"{FUNCTION_CLOSE}\n{CALL_CLOSE}")
         blocks.append("".join(pieces))
-    known = tools if isinstance(tools, Toolbox) else Toolbox(tools or ())
+    known = open_toolbox(tools)
     text = "\n".join(blocks)
     if not all(_is_plain(call, known) for call in calls) and not _reads_back(text, calls, known):
         for block, call in zip(blocks, calls, strict=True):

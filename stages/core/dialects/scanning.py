@@ -8,14 +8,14 @@ than a fixed number of times: a search that found something, or nothing, is reme
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from stages.core.chat import ToolCall
 from stages.core.dialects.literals import find_doubled
 from stages.core.dialects.problems import Recovered, shorten
-from stages.core.dialects.toolbox import Toolbox, Tools
+from stages.core.dialects.toolbox import Tools, open_toolbox
 
 CALL_OPEN = "<tool_call>"
 CALL_CLOSE = "</tool_call>"
@@ -24,7 +24,9 @@ THINK_CLOSE = "</think>"
 THINK_TAGS = "</?think>"
 
 _SPACE = re.compile(r"\s*+")
-_EMPTY_FENCE = re.compile(r"\s*+```(?:xml|json)?\s*+```\s*+")  # it held nothing but calls
+_FENCE = "```"
+_FENCE_OPEN = re.compile(r"(?<![\w`])```(?:xml|json)?\Z")
+_FENCE_CLOSE = re.compile(r"\s*+```(?![\w`])")
 
 
 @dataclass(slots=True)
@@ -64,11 +66,11 @@ class Block:
 class Source:
     """A text under reading, with the searches already made in it."""
 
-    __slots__ = ("_found", "budget", "fence_end", "tags", "text", "tools")
+    __slots__ = ("_found", "_lead", "budget", "fence_end", "tags", "text", "tools")
 
     def __init__(self, text: str, tools: Tools = None) -> None:
         self.text = text
-        self.tools = tools if isinstance(tools, Toolbox) else Toolbox(tools or ())
+        self.tools = open_toolbox(tools)
         self.fence_end = 0
         """Before this position a code fence shows text that is not meant as a call."""
         self.budget = 4 * len(text) + 10_000
@@ -77,6 +79,14 @@ class Source:
         self.tags: Any = None
         """The XML dialect's index of its tags, made when it is first needed."""
         self._found: dict[str, tuple[int, int]] = {}
+        self._lead = -1
+
+    @property
+    def lead(self) -> int:
+        """Where the text begins behind its leading white space."""
+        if self._lead == -1:
+            self._lead = self.skip_space(0)
+        return self._lead
 
     def find(self, needle: str, start: int) -> int:
         """`text.find(needle, start)`, remembered: starts that grow walk the text once per needle."""
@@ -133,11 +143,12 @@ class _Draft:
         self.done = block.end
 
     def think(self, text: str, begin: int, close: int) -> int:
-        """Take everything up to `close` as the reasoning and say where the answer begins."""
-        self.problems = []
-        if self.calls:
-            self.problems.append(f"reasoning: {len(self.calls)} calls before character {close} are not calls")
-        self.parts, self.calls, self.dialects = [], [], []
+        """Take everything up to `close` as the reasoning and say where the answer begins.
+
+        Whatever was read before a lone closing tag was thought as well, be the opening one in the text or
+        in the prompt: it is no call, and no problem.
+        """
+        self.parts, self.calls, self.problems, self.dialects = [], [], [], []
         self.reasoning, self.thought = text[begin:close].strip("\r\n"), True
         end = close + len(THINK_CLOSE)
         while end < len(text) and text[end] in "\r\n":
@@ -156,9 +167,29 @@ class _Draft:
         dialect = self.dialects[0] if self.dialects else None
         pieces = (*self.parts, tail)
         content = "".join(pieces)
-        if self.calls and "```" in content and (bare := _EMPTY_FENCE.sub("", content)) != content:
-            content, pieces = bare, (bare,)
+        if self.calls and _FENCE in content:
+            pieces = _drop_fences(pieces)
+            content = "".join(pieces)
         return Reply(content, self.calls, dialect, self.problems, self.reasoning, pieces)
+
+
+def _drop_fences(pieces: Sequence[str]) -> tuple[str, ...]:
+    """The prose around calls without the code fences that held nothing but calls."""
+    kept = list(pieces)
+    opened, in_fence = -1, False
+    for index, piece in enumerate(kept):
+        if opened != -1:
+            if not piece.strip():
+                continue
+            if (close := _FENCE_CLOSE.match(piece)) is not None:
+                kept[opened] = _FENCE_OPEN.sub("", kept[opened].rstrip()).rstrip()
+                piece, in_fence = piece[close.end() :], False
+                kept[index] = "" if piece.isspace() else piece
+            opened = -1
+        in_fence ^= piece.count(_FENCE) % 2 == 1
+        if in_fence and _FENCE_OPEN.search(piece.rstrip()):
+            opened = index
+    return tuple(kept)
 
 
 def _find_stray(text: str, start: int) -> str:
@@ -194,7 +225,7 @@ def read_reply(
         if match.group() in (THINK_OPEN, THINK_CLOSE):
             if last_close == -2:
                 last_close = text.rfind(THINK_CLOSE)
-            pos = _read_thought(draft, text, start, last_close)
+            pos = _read_thought(draft, source, start, last_close)
             continue
         block = read(source, start)
         if block is None:
@@ -217,19 +248,20 @@ def _list_doubled(block: Block, start: int) -> list[str]:
     ]
 
 
-def _read_thought(draft: _Draft, text: str, start: int, last_close: int) -> int:
+def _read_thought(draft: _Draft, source: Source, start: int, last_close: int) -> int:
     """Read a think tag in the prose and say where reading goes on.
 
     A leading block is the reasoning. So is everything before a lone closing tag, since a template
     may put the opening tag in the prompt. A block further on stays in the content, unread.
     """
+    text = source.text
     first = not draft.thought and (draft.done == 0 or bool(draft.calls))
     if text.startswith(THINK_CLOSE, start):
         if text.startswith("`", start - 1) and text.startswith("`", start + len(THINK_CLOSE)):
             return start + len(THINK_CLOSE)  # the tag is spoken of
         return draft.think(text, 0, start) if first else start + len(THINK_CLOSE)
     begin = start + len(THINK_OPEN)
-    leading = first and not draft.calls and not text[:start].strip()
+    leading = first and not draft.calls and start <= source.lead
     if last_close > start:
         close = text.find(THINK_CLOSE, begin)
         if leading:

@@ -15,7 +15,13 @@ _MOST_TYPES = 10_000
 
 
 class Toolbox(tuple[Tool | Mapping[str, Any], ...]):
-    """Tools whose schemas are read once: for many texts, hand a Toolbox and no list to the parsers."""
+    """Tools whose schemas are read once: for many texts, hand a Toolbox and no list to the parsers.
+
+    An empty one says that no tools are offered.
+    """
+
+    known = True
+    """Whether it is known what is offered."""
 
     @cached_property
     def schemas(self) -> dict[str, dict[str, Any]]:
@@ -30,13 +36,28 @@ class Toolbox(tuple[Tool | Mapping[str, Any], ...]):
 
     def find_types(self, name: str, key: str) -> frozenset[str]:
         """The JSON types of a tool's parameter; empty where the tool has no schema."""
-        types = self._types.get((name, key))
+        types = self._types.get((name, key)) if self else frozenset()
         if types is None:
             schema = self.schemas.get(name)
             types = find_types(schema, key) if schema else frozenset()
             if len(self._types) < _MOST_TYPES:  # a model may invent names without end
                 self._types[name, key] = types
         return types
+
+
+class _Unknown(Toolbox):
+    known = False
+
+
+UNKNOWN = _Unknown()
+"""In place of tools that are not known."""
+
+
+def open_toolbox(tools: Tools) -> Toolbox:
+    """The tools as a Toolbox; None stands for tools that are not known."""
+    if tools is None:
+        return UNKNOWN
+    return tools if isinstance(tools, Toolbox) else Toolbox(tools)
 
 
 def _read_schema(tool: Tool | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
