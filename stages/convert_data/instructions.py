@@ -7,13 +7,15 @@ definitions stand in other words, they alone are taken out and the words stay.
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from stages.core.definitions import Definitions, adopt, skip_separator
 from stages.core.dialects.json_calls import read_value
-from stages.core.dialects.literals import NotLiteral, read_literal
+from stages.core.dialects.literals import NotLiteral
 
 TAKEN_OUT = "tool definitions taken out of the system text"
 LEFT_OVER = "the system text still describes a call format"
@@ -24,7 +26,7 @@ IN_USER_TURN = "Given the following functions"
 _BLOCK = re.compile(r"<tools>\s*+(?=[\[{]|<function>\s*+<name>)")
 # Sentence by sentence: among them may stand some of the row's own, which no target's template writes.
 _HEAD_SENTENCES = (
-    r"# Tools",
+    r"# Tools:?",
     r"Tools:",
     r"Here are the available tools\s*:",
     r"You (?:may|can) call (?:one or more|multiple) functions(?: to assist with the user query)?\.",
@@ -37,35 +39,47 @@ _HEAD_SENTENCES = (
     r"After calling (?:&|and) executing the functions?, you will be provided with function results within "
     r"<tool_response>\s*</tool_response> XML tags\.",
 )
-_HEAD = re.compile(rf"(?:(?:{'|'.join(_HEAD_SENTENCES)})\s*+)++\Z".replace(" ", r"\s+"))
-_EXAMPLE = r"<tool_call>\s*(?:\{|<function).*?</tool_call>"
+_HEAD_SENTENCE = re.compile(rf"(?:{'|'.join(_HEAD_SENTENCES)})\s*+".replace(" ", r"\s+"))
+_EXAMPLE = (r"<tool_call>\s*+(?:\{|<function)", r"</tool_call>")
+# Each is read step by step, the first where the definitions end and every further one anywhere behind: so
+# a text that never comes to an end takes linear time.
 _TAILS = tuple(
-    re.compile(r"\s*" + pattern, re.DOTALL | re.IGNORECASE)
-    for pattern in (
-        rf"For each function call,? return a JSON object\b.*?{_EXAMPLE}(?:\s*<\|im_end\|>)?",
-        rf"(?:Use|For each function call return a JSON object, with) the following pydantic .*?{_EXAMPLE}",
-        r"A tool call looks like this:\n<tool_call>\n.*?\n</tool_call>",
-        r"If you choose to call a function ONLY reply.*?</IMPORTANT>",
-        rf"If you choose to call a function ONLY reply.*?{_EXAMPLE}",
+    tuple(re.compile(step, re.IGNORECASE) for step in steps)
+    for steps in (
+        (
+            r"\s*+For each function call,? return a JSON object\b",
+            _EXAMPLE[0],
+            r"</tool_call>(?:\s*+<\|im_end\|>)?",
+        ),
+        (
+            r"\s*+(?:Use|For each function call return a JSON object, with) the following pydantic ",
+            *_EXAMPLE,
+        ),
+        (r"\s*+A tool call looks like this:\n<tool_call>\n", r"\n</tool_call>"),
+        (r"\s*+If you choose to call a function ONLY reply", r"</IMPORTANT>"),
+        (r"\s*+If you choose to call a function ONLY reply", *_EXAMPLE),
     )
 )
-_OPENERS = (
-    re.compile(r" with access to the following functions\. Use them if required\s*-?\s*(?=[\[{])"),
-    re.compile(
-        rf"{IN_USER_TURN}, please respond with a JSON for a function call .*?"
-        r"Do not use variables\.\s*(?=[\[{])",
-        re.DOTALL,
-    ),
+_OPENERS = tuple(
+    tuple(map(re.compile, steps))
+    for steps in (
+        (r" with access to the following functions\. Use them if required\s*+(?:-\s*+)?(?=[\[{])",),
+        (
+            rf"{IN_USER_TURN}, please respond with a JSON for a function call ",
+            r"Do not use variables\.\s*+(?=[\[{])",
+        ),
+    )
 )
 _CALL_FORMAT = re.compile(r"</?tool_call>|<function=|</?tools>")
 
-_FUNCTION = re.compile(
-    r"\s*<function>\s*<name>(?P<name>.*?)</name>\s*<description>(?P<description>.*?)</description>"
-    r"\s*<parameters>(?P<parameters>.*?)\s*</parameters>(?:\s*<return>.*?</return>)?\s*</function>",
-    re.DOTALL,
-)
-_PARAMETER = re.compile(r"\s*<parameter>\s*<name>(.*?)</name>(.*?)\s*</parameter>", re.DOTALL)
-_FIELD = re.compile(r"\s*<(\w+)>(.*?)</\1>", re.DOTALL)
+_FUNCTION = re.compile(r"\s*+<function>(.*?)</function>", re.DOTALL)
+_PARAMETER = re.compile(r"\s*+<parameter>(.*?)</parameter>", re.DOTALL)
+_FIELD = re.compile(r"\s*+<([^<>/\s]++)>(.*?)</\1>", re.DOTALL)
+_NUMBER = re.compile(r"-?(?:0|[1-9]\d*+)(?:\.\d++)?(?:[eE][-+]?\d++)?", re.ASCII)
+_WORDS = {"True": True, "true": True, "False": False, "false": False, "None": None, "null": None}
+_TEXTS = frozenset(("name", "description", "title", "pattern", "format", "ref", "$ref"))
+_LISTS = frozenset(("enum", "required"))
+_VALUES = frozenset(("default", "const", "example"))
 
 
 class Taken(NamedTuple):
@@ -96,11 +110,11 @@ def _take_tools(text: str) -> Taken | None:
         found, end = _read_block(text, block.end())
         start = _find_start(text, block.start())
     else:
-        opener = next((match for pattern in _OPENERS if (match := pattern.search(text))), None)
+        opener = next((span for steps in _OPENERS if (span := _find_opener(text, steps))), None)
         if opener is None:
             return None
-        found, end = _read_objects(text, opener.end())
-        start = opener.start()
+        start, end = opener
+        found, end = _read_objects(text, end)
     if not found:
         return None
     before, after = text[:start].rstrip(), text[_find_end(text, end) :].strip()
@@ -114,13 +128,38 @@ def _take_tools(text: str) -> Taken | None:
 
 def _find_start(text: str, block: int) -> int:
     """Where the known words begin that lead up to the definitions."""
-    found = _HEAD.search(text, 0, block)
-    return found.start() if found is not None else block
+    start = end = 0
+    for sentence in _HEAD_SENTENCE.finditer(text, 0, block):
+        if sentence.start() != end:
+            start = sentence.start()
+        end = sentence.end()
+    return start if end == block else block
+
+
+def _find_opener(text: str, steps: tuple[re.Pattern[str], ...]) -> tuple[int, int] | None:
+    """Where the words begin and end that lead up to definitions without tags."""
+    found = steps[0].search(text)
+    return (found.start(), end) if found and (end := _follow(text, found, steps[1:])) != -1 else None
 
 
 def _find_end(text: str, block: int) -> int:
     """Where the instructions end that follow the definitions."""
-    return next((m.end() for tail in _TAILS if (m := tail.match(text, block))), block)
+    for first, *others in _TAILS:
+        found = first.match(text, block)
+        if found is not None and (end := _follow(text, found, others)) != -1:
+            return end
+    return block
+
+
+def _follow(text: str, found: re.Match[str], steps: Sequence[re.Pattern[str]]) -> int:
+    """The end of the last of the steps, each looked for behind the one before; -1 where one is missing."""
+    end = found.end()
+    for step in steps:
+        following = step.search(text, end)
+        if following is None:
+            return -1
+        end = following.end()
+    return end
 
 
 def _read_block(text: str, start: int) -> tuple[list[Any], int]:
@@ -152,33 +191,98 @@ def _read_objects(text: str, start: int) -> tuple[list[Any], int]:
 
 
 def _read_xml(body: str) -> list[dict[str, Any]]:
-    """Definitions as Qwen3-Coder's template writes them. Raises ValueError for anything else."""
+    """Definitions as Qwen3-Coder's templates write them. Raises ValueError for anything else."""
     tools, pos = [], 0
     while (function := _FUNCTION.match(body, pos)) is not None:
-        parameters, at = function["parameters"], 0
-        properties = {}
-        while (parameter := _PARAMETER.match(parameters, at)) is not None:
-            properties[parameter[1]] = {k: _read_field(v) for k, v in _FIELD.findall(parameter[2])}
-            at = parameter.end()
-        schema: dict[str, Any] = {"type": "object", "properties": properties}
-        required = dict(_FIELD.findall(parameters[at:])).get("required")
-        if required is not None:
-            schema["required"] = _read_field(required)
-        tools.append({"name": function["name"], "description": function["description"], "parameters": schema})
+        fields = _list_fields(function[1])
+        if "name" not in fields:
+            raise _not_a_definition(function[1])
+        tool: dict[str, Any] = {"name": fields.pop("name"), "description": fields.pop("description", "")}
+        tool["parameters"] = _read_schema(fields.pop("parameters", ""))
+        tools.append(tool | _read_fields(fields))
         pos = function.end()
     if body[pos:].strip():
-        raise ValueError(f"tools in the system text: not a definition: {body[pos:].strip()[:40]!r}")
+        raise _not_a_definition(body[pos:])
     return tools
 
 
-def _read_field(text: str) -> Any:
-    """A field of a definition: a list in backquotes, JSON or a Python literal, else text."""
-    if text.startswith("[") and "`" in text:
-        return [item.strip().strip("`") for item in text[1:-1].split(", ")]
+def _read_schema(text: str) -> dict[str, Any]:
+    properties, pos = {}, 0
+    while (parameter := _PARAMETER.match(text, pos)) is not None:
+        fields = _list_fields(parameter[1])
+        if "name" not in fields:
+            raise _not_a_definition(parameter[1])
+        name = fields.pop("name")
+        properties[name] = _read_fields(fields)
+        pos = parameter.end()
+    return {"type": "object", "properties": properties, **_read_fields(_list_fields(text[pos:]))}
+
+
+def _list_fields(text: str) -> dict[str, str]:
+    """The fields `<key>text</key>` one after the other. Raises ValueError for anything else."""
+    fields, pos = dict[str, str](), 0
+    while (field := _FIELD.match(text, pos)) is not None:
+        fields.setdefault(field[1], field[2])
+        pos = field.end()
+    if text[pos:].strip():
+        raise _not_a_definition(text[pos:])
+    return fields
+
+
+def _not_a_definition(text: str) -> ValueError:
+    return ValueError(f"tools in the system text: not a definition: {text.strip()[:40]!r}")
+
+
+def _read_fields(fields: Mapping[str, str]) -> dict[str, Any]:
+    of_text = fields.get("type") == "string"
+    return {key: _read_field(key, text, of_text=of_text) for key, text in fields.items()}
+
+
+def _read_field(key: str, text: str, *, of_text: bool) -> Any:
+    """A field of a definition: JSON, what Python's `str` writes, a list in backquotes, or text.
+
+    The template writes a text as it is, so the field's name, or the type that it belongs to, must tell
+    the text `5` from the number.
+    """
+    if key in _TEXTS:
+        return text
     if text.startswith(("[", "{")):
-        try:
-            value, end = read_literal(text, 0)
-        except NotLiteral:
-            return text
-        return value if end == len(text) else text
-    return text
+        value = _read_whole(text)
+        if value is None and key in _LISTS and text.startswith("[") and text.endswith("]"):
+            return _read_items(text[1:-1])
+        return text if value is None else value
+    return text if key == "type" or (of_text and key in _VALUES and text != "None") else _read_scalar(text)
+
+
+def _read_whole(text: str) -> Any:
+    """The list or object that a text is, None where it is none."""
+    try:
+        value, end, _ = read_value(text, 0)
+    except NotLiteral:
+        return None
+    return value if end == len(text) else None
+
+
+def _read_items(text: str) -> list[Any]:
+    """Items with a comma between, texts in backquotes: a comma in one of these ends no item."""
+    items, open_text = list[Any](), list[str]()
+    for part in text.split(", "):
+        if not open_text and not part.startswith("`"):
+            items.append(_read_scalar(part))
+            continue
+        open_text.append(part)
+        if part.endswith("`") and (len(open_text) > 1 or len(part) > 1):
+            items.append(", ".join(open_text)[1:-1])
+            open_text = []
+    return [*items, *open_text]
+
+
+def _read_scalar(text: str) -> Any:
+    if text in _WORDS:
+        return _WORDS[text]
+    if _NUMBER.fullmatch(text) is None:
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:  # an integer beyond Python's limit of digits
+        return text

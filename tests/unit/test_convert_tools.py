@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +187,7 @@ QWEN = (
     '<tool_call>\n{{"name": <function-name>, "arguments": <args-json-object>}}\n</tool_call>'
 )
 LINES = "\n".join(map(json.dumps, TOOLS))
+LONG_HEAD = f"<tools>{LINES}</tools>\n\nFor each function call, return a JSON object "
 
 
 @pytest.mark.parametrize(
@@ -286,6 +289,118 @@ def test_definitions_that_cannot_be_read_are_a_reason() -> None:
     ):
         with pytest.raises(ValueError, match="tools"):
             take_tools(text)
+
+
+NEWER = """# Tools
+
+You have access to the following functions:
+
+<tools>
+<function>
+<name>find</name>
+<description>[optional] the `path`, relative</description>
+<parameters>
+<parameter>
+<name>path</name>
+<type>string</type>
+<description>[`a`, `b`]</description>
+<default>5</default>
+<minLength>1</minLength>
+<enum>["5", "a`b"]</enum>
+</parameter>
+<parameter>
+<name>depth</name>
+<type>['integer', 'null']</type>
+<default>5</default>
+<minimum>1</minimum>
+<multipleOf>0.5</multipleOf>
+<anyOf>[{'type': 'string'}, {'const': True}]</anyOf>
+<x>1.2.3</x>
+</parameter>
+<required>["path"]</required>
+<additionalProperties>False</additionalProperties>
+<$defs>{"R": {"type": "object"}}</$defs>
+</parameters>
+<strict>True</strict>
+<return>{"type": "array"}</return>
+</function>
+<function>
+<name>stop</name>
+<parameters>
+</parameters>
+<strict>None</strict>
+</function>
+</tools>
+
+If you choose to call a function ONLY reply in the following format: <IMPORTANT>\n</IMPORTANT>"""
+
+
+def test_every_key_of_an_xml_definition_is_read_with_its_type() -> None:
+    taken = take_tools(NEWER)
+    assert taken is not None
+    assert taken.text == ""
+    find, stop = (tool["function"] for tool in taken.own.tools)
+    assert find == {
+        "name": "find",
+        "description": "[optional] the `path`, relative",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "path": {
+                    "type": "string",
+                    "description": "[`a`, `b`]",
+                    "default": "5",
+                    "minLength": 1,
+                    "enum": ["5", "a`b"],
+                },
+                "depth": {
+                    "type": ["integer", "null"],
+                    "default": 5,
+                    "minimum": 1,
+                    "multipleOf": 0.5,
+                    "anyOf": [{"type": "string"}, {"const": True}],
+                    "x": "1.2.3",
+                },
+            },
+            "required": ["path"],
+            "additionalProperties": False,
+            "$defs": {"R": {"type": "object"}},
+        },
+        "strict": True,
+        "return": {"type": "array"},
+    }
+    assert stop == {"name": "stop", "description": "", "parameters": {"type": "object", "properties": {}}}
+
+
+def test_the_items_of_a_list_in_backquotes() -> None:
+    listed = "<enum>[`a, b`, 3, None, `True`, 1.5, ``, `, `]</enum>"
+    taken = take_tools(
+        f"<tools>\n<function>\n<name>f</name><parameters><parameter><name>a</name>{listed}</parameter>"
+        "</parameters></function></tools>"
+    )
+    assert taken is not None
+    properties = taken.own.tools[0]["function"]["parameters"]["properties"]
+    assert properties["a"]["enum"] == ["a, b", 3, None, "True", 1.5, "", ", "]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{LONG_HEAD}{'<tool_call>{' * 20_000}",
+        f"{LONG_HEAD}{'Use the following pydantic ' * 10_000}",
+        "Given the following functions, please respond with a JSON for a function call " * 3_000,
+        f"You have access to the following functions. Use them if required{' ' * 200_000}",
+        f"{'Tools: ' * 40_000}x<tools>{LINES}</tools>",
+        f"<tools>\n<function>\n<name>{'<function>' * 30_000}</tools>",
+        f"<tools>\n<function>\n<name>f</name><a>{'</function><function>' * 10_000}</tools>",
+    ],
+    ids=["calls", "instructions", "openers", "spaces", "heads", "functions", "ends"],
+)
+def test_instructions_without_an_end_take_linear_time(text: str) -> None:
+    start = time.process_time()
+    with suppress(ValueError):
+        take_tools(text)
+    assert time.process_time() - start < 1  # of hundredths
 
 
 # Which tools a row gets

@@ -779,7 +779,7 @@ def test_unmarked_calls_must_name_an_offered_tool_to_be_found() -> None:
 def test_where_no_tools_are_offered_only_marks_make_a_call() -> None:
     shown = (CALL, f"So:\n```json\n{CALL}\n```\n", "[f(a=1)]", f"<json>{CALL}</json>", f"{CALL[:-1]}, //\n}}")
     for text in shown:
-        for none in ((), [], Toolbox()):
+        for none in ((), Toolbox()):
             assert parse_any(text, none) == Reply(text, [], None, []), "an answer that shows something"
     for text in shown[:-1]:
         assert len(parse_any(text).calls) == 1, "it is not known whether f is offered"
