@@ -8,28 +8,85 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
+from itertools import chain
+from typing import NamedTuple
 
 NEAR = 90.0  # rapidfuzz's token_sort_ratio, 0 to 100; short questions about two things can have 85
 _PATH = re.compile(r"[\w.*-]*/[\w./*-]*|\b[\w-]+\.(?:py|md|toml|txt|ini|json|cfg|yml|yaml)\b")
-_NO_WORD = re.compile(r"\W+")
-# ASCII in one pass: letters small, digits and _ as they are, all else a space.
+# ASCII in one pass: letters small, digits, _, # and signs as they are, all else a space.
+_SIGNS = "+<=>|~"  # with # in `C#` what tells two words or sums apart
 _FOLD = bytes(
-    ord(chr(code).lower()) if chr(code).isalnum() or code == ord("_") else 32 for code in range(128)
+    ord(char.lower()) if char.isalnum() or char in f"_#{_SIGNS}" else 32 for char in map(chr, range(128))
 )
 _ASCII = _FOLD + bytes(range(128, 256))
+_PLAIN = bytes(code for code in range(128) if chr(code) not in f"#{_SIGNS}")
+_SIGN = re.compile(rb"[+<=>|~]")
+_ALSO_MARKS = "\u2044\u2212\u2215\u2217"  # ½ is 1⁄2; minus, stroke and star, which are none in ASCII
+_NO_LETTER = re.compile(rb"(?<![a-z])#|#(?=\w)")
 
 
 def normalise(text: str) -> str:
-    """Lower case letters and digits with single spaces: what makes two texts the same."""
+    """Lower case letters and digits with single spaces: what makes two texts the same.
+
+    Signs of sums stand as words of their own, and vowel signs and accents belong to their letter.
+    """
     return normalise_to_bytes(text).decode("utf-8", "surrogatepass")
 
 
 def normalise_to_bytes(text: str) -> bytes:
     """The same in UTF-8, for digests; ASCII, which most questions are, takes a fraction of the time."""
-    if text.isascii():
-        return b" ".join(text.encode().translate(_ASCII).split())
-    folded = _NO_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(folded.split()).encode("utf-8", "surrogatepass")
+    if not text.isascii():
+        return _normalise_any(text).encode("utf-8", "surrogatepass")
+    written = text.encode()
+    folded = written.translate(_ASCII)
+    if written.translate(None, _PLAIN):
+        folded = _SIGN.sub(rb" \g<0> ", _NO_LETTER.sub(b" ", folded))
+    return b" ".join(folded.split())
+
+
+def _normalise_any(text: str) -> str:
+    signs = _find_signs()
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    folded = signs.no_word.sub(" ", folded)
+    if "#" in folded:
+        folded = signs.no_letter.sub(" ", folded)
+    return " ".join(signs.sign.sub(r" \g<0> ", signs.lone.sub(" ", folded)).split())
+
+
+class _Signs(NamedTuple):
+    """What counts in a text beside letters and digits, for which `re` has no names."""
+
+    no_word: re.Pattern[str]
+    """What does not count."""
+    lone: re.Pattern[str]
+    """Marks without a letter to belong to."""
+    sign: re.Pattern[str]
+    """A sign of a sum."""
+    no_letter: re.Pattern[str]
+    """A # that is not the end of a word."""
+
+
+@cache
+def _find_signs() -> _Signs:
+    """Made when a text is not ASCII: looking at all characters takes some milliseconds.
+
+    Only these planes have marks and signs, a test looks at the others.
+    """
+    kinds: dict[str, list[str]] = {"M": [], "Sm": []}
+    for char in map(chr, chain(range(0x20000), range(0xE0000, 0xE1000))):
+        kind = unicodedata.category(char)
+        if kind[0] == "M":
+            kinds["M"].append(char)
+        elif kind == "Sm" and char not in _ALSO_MARKS:
+            kinds["Sm"].append(char)
+    marks, signs = (re.escape("".join(chars)) for chars in kinds.values())
+    return _Signs(
+        re.compile(rf"[^\w#{marks}{signs}]+"),
+        re.compile(rf"(?<![\w{marks}])[{marks}]+"),
+        re.compile(f"[{signs}]"),
+        re.compile(r"(?<![^\W\d_])#|#(?=\w)"),
+    )
 
 
 def mask_paths(text: str) -> str:
