@@ -8,9 +8,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from functools import cache
-from itertools import chain
-from typing import NamedTuple
 
 NEAR = 90.0  # rapidfuzz's token_sort_ratio, 0 to 100; short questions about two things can have 85
 _PATH = re.compile(r"[\w.*-]*/[\w./*-]*|\b[\w-]+\.(?:py|md|toml|txt|ini|json|cfg|yml|yaml)\b")
@@ -46,47 +43,34 @@ def normalise_to_bytes(text: str) -> bytes:
 
 
 def _normalise_any(text: str) -> str:
-    signs = _find_signs()
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    folded = signs.no_word.sub(" ", folded)
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).translate(_KEPT)
     if "#" in folded:
-        folded = signs.no_letter.sub(" ", folded)
-    return " ".join(signs.sign.sub(r" \g<0> ", signs.lone.sub(" ", folded)).split())
+        folded = _NO_LETTER_ANY.sub(" ", folded)
+    return " ".join(_START.sub(_drop_mark, folded).split())
 
 
-class _Signs(NamedTuple):
-    """What counts in a text beside letters and digits, for which `re` has no names."""
+class _Kept(dict[int, str]):
+    """What becomes of a character, looked up when it is first met."""
 
-    no_word: re.Pattern[str]
-    """What does not count."""
-    lone: re.Pattern[str]
-    """Marks without a letter to belong to."""
-    sign: re.Pattern[str]
-    """A sign of a sum."""
-    no_letter: re.Pattern[str]
-    """A # that is not the end of a word."""
-
-
-@cache
-def _find_signs() -> _Signs:
-    """Made when a text is not ASCII: looking at all characters takes some milliseconds.
-
-    Only these planes have marks and signs, a test looks at the others.
-    """
-    kinds: dict[str, list[str]] = {"M": [], "Sm": []}
-    for char in map(chr, chain(range(0x20000), range(0xE0000, 0xE1000))):
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
         kind = unicodedata.category(char)
-        if kind[0] == "M":
-            kinds["M"].append(char)
-        elif kind == "Sm" and char not in _ALSO_MARKS:
-            kinds["Sm"].append(char)
-    marks, signs = (re.escape("".join(chars)) for chars in kinds.values())
-    return _Signs(
-        re.compile(rf"[^\w#{marks}{signs}]+"),
-        re.compile(rf"(?<![\w{marks}])[{marks}]+"),
-        re.compile(f"[{signs}]"),
-        re.compile(r"(?<![^\W\d_])#|#(?=\w)"),
-    )
+        if char.isalnum() or char in "_#" or kind[0] == "M":
+            kept = char
+        else:
+            kept = f" {char} " if kind == "Sm" and char not in _ALSO_MARKS else " "
+        self[code] = kept
+        return kept
+
+
+_KEPT = _Kept()
+_NO_LETTER_ANY = re.compile(r"(?<![^\W\d_])#|#(?=\w)")
+_START = re.compile(r"(?<!\S)[^\w\s]+")
+
+
+def _drop_mark(start: re.Match[str]) -> str:
+    """The beginning of a word without marks that belong to no letter."""
+    return "" if unicodedata.category(start[0][0])[0] == "M" else start[0]
 
 
 def mask_paths(text: str) -> str:

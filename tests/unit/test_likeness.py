@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import unicodedata
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,11 +62,6 @@ def test_what_makes_two_questions(one: str, other: str) -> None:
 )
 def test_what_makes_no_two_questions(one: str, other: str) -> None:
     assert normalise(one) == normalise(other)
-
-
-def test_no_mark_or_sign_is_in_another_plane() -> None:
-    for char in map(chr, [*range(0x20000, 0xE0000), *range(0xE1000, sys.maxunicode + 1)]):
-        assert unicodedata.category(char) not in ("Mn", "Mc", "Me", "Sm"), hex(ord(char))
 
 
 def test_normalised_texts_ignore_case_marks_and_width() -> None:
