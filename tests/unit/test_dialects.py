@@ -776,6 +776,14 @@ def test_unmarked_calls_must_name_an_offered_tool_to_be_found() -> None:
     assert parse_reply("[f(a=1)]", "pythonic", [WEATHER_TOOL]).calls == [ToolCall("f", {"a": 1})]
 
 
+def test_json_in_a_result_that_a_reply_quotes_is_no_call() -> None:
+    quoted = f"It said:\n<tool_response>\n{CALL}\n{CALL}\n</tool_response>\n"
+    for tools in (None, (), [Tool("f")]):
+        assert parse_any(quoted, tools) == Reply(quoted, [], None, [])
+        assert len(parse_any(f"{quoted}{hermes(name='f')}", tools).calls) == 1
+    assert len(parse_any(f"{quoted}{CALL}").calls) == 1
+
+
 def test_where_no_tools_are_offered_only_marks_make_a_call() -> None:
     shown = (CALL, f"So:\n```json\n{CALL}\n```\n", "[f(a=1)]", f"<json>{CALL}</json>", f"{CALL[:-1]}, //\n}}")
     for text in shown:

@@ -30,6 +30,7 @@ NAME = "fenced_json"
 TOOLS_OPEN = "<tools>"
 TOOLS_CLOSE = "</tools>"
 FENCE = "```"
+_RESULT_OPEN, _RESULT_CLOSE = "<tool_response>", "</tool_response>"  # what stands in them is quoted
 _CALL_START = r"""(?:\[\s*+)?\{\s*+["'](?:name|arguments|parameters|function|type|id)["']\s*+:"""
 # Behind words JSON begins with its name, and the words are neither code nor other JSON.
 _NAME_FIRST = r"""\{\s*+["']name["']\s*+:\s*+["']"""
@@ -194,6 +195,9 @@ def _read_marked(source: Source, mark: re.Match[str]) -> Block | None:
 def _read_bare(source: Source, start: int) -> Block | None:
     text, place = source.text, f"{NAME}, character {start}"
     begin = source.skip_space(start)
+    if text[max(0, start - 40) : start].rstrip().endswith(_RESULT_OPEN):
+        close = source.find(_RESULT_CLOSE, begin)
+        return Block(close, NAME) if close != -1 else None
     problems: list[str] = []
     inline = _INLINE.match(text, start)
     if inline is not None:
