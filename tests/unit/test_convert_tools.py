@@ -389,7 +389,7 @@ def test_the_items_of_a_list_in_backquotes() -> None:
         f"{LONG_HEAD}{'<tool_call>{' * 20_000}",
         f"{LONG_HEAD}{'Use the following pydantic ' * 10_000}",
         "Given the following functions, please respond with a JSON for a function call " * 3_000,
-        f"You have access to the following functions. Use them if required{' ' * 200_000}",
+        f"You are kind with access to the following functions. Use them if required{' ' * 200_000}",
         f"{'Tools: ' * 40_000}x<tools>{LINES}</tools>",
         f"<tools>\n<function>\n<name>{'<function>' * 30_000}</tools>",
         f"<tools>\n<function>\n<name>f</name><a>{'</function><function>' * 10_000}</tools>",
