@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 BATCH_BYTES = 1 << 20  # of rows that are objects at the same time
-KEPT_NULLS = ("content", "value")  # of a message: no text, which is something else than no key
+KEPT_NULLS = ("content", "value", "text")  # of a message: no text, which is something else than no key
 
 
 def measure(path: Path, name: str) -> tuple[int, int]:
