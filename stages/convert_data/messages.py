@@ -25,6 +25,8 @@ _ROLE_NAMES = {
 _ROLE_KEYS = ("role", "from")
 _CONTENT_KEYS = ("content", "value", "text")
 _OTHER_KEYS = frozenset(("tool_calls", "function_call", "tool_call_id", "name"))
+_USUAL_KEYS = frozenset(("role", "content")) | _OTHER_KEYS
+_CALL_KEYS, _FUNCTION_KEYS = frozenset(("id", "type", "function")), frozenset(("name", "arguments"))
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _THOUGHT = re.compile(r"\s*+(?:<think>)?+(.*?)</think>", re.DOTALL)
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
@@ -104,7 +106,8 @@ def _read_rich(
     changes: dict[str, None],
 ) -> SourceTurn:
     """A message with more keys than the two for role and content that were `read`, or without content."""
-    text = _read_more(data, role, text, read, changes)
+    if role == "call" or not _USUAL_KEYS.issuperset(data):
+        text = _read_more(data, role, text, read, changes)
     if role == "call":
         return read_call_turn(text, number, changes)
     given = data.get("tool_calls")
@@ -200,7 +203,8 @@ def _read_structured(call: Any, number: int, changes: dict[str, None]) -> ToolCa
         if isinstance(arguments, str) and arguments.strip():
             arguments = _decode_arguments(arguments, name, number)
         if isinstance(arguments, dict) and isinstance(name, str) and name:
-            _note_foreign(call, changes)
+            if not (_CALL_KEYS.issuperset(call) and _FUNCTION_KEYS.issuperset(function)):
+                _note_foreign(call, changes)
             return ToolCall(name, arguments)
     try:
         read = read_call(call)
