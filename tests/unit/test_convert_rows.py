@@ -375,7 +375,16 @@ MESSAGE = JSON | st.fixed_dictionaries(
         **{"tool_call_id": JSON, "name": JSON, "reasoning": JSON, "thinking": JSON},
     },
 )
-MESSAGES = st.lists(MESSAGE, max_size=5)
+SOUND_CALL = st.fixed_dictionaries(
+    {"function": st.fixed_dictionaries({"name": NAMES.filter(bool), "arguments": ARGUMENTS | WRITTEN})}
+)
+SOUND = st.one_of(
+    st.fixed_dictionaries({"role": ROLES.filter(lambda role: role != "function_call"), "content": WORDS}),
+    st.fixed_dictionaries(
+        {"role": st.just("assistant"), "tool_calls": st.lists(SOUND_CALL, min_size=1, max_size=2)}
+    ),
+)
+MESSAGES = st.lists(SOUND, min_size=1, max_size=3) | st.lists(SOUND | MESSAGE, max_size=5)
 TOOL = JSON | st.fixed_dictionaries({"name": NAMES}, optional={"parameters": VALUES, "description": JSON})
 TOOLS = st.lists(TOOL | st.fixed_dictionaries({"function": TOOL}), max_size=2)
 CHATML = st.lists(st.tuples(ROLES, WORDS), max_size=4).map(lambda turns: text_row(*turns)["text"])
@@ -394,7 +403,7 @@ def any_rows(draw: st.DrawFn) -> Any:
     """A row of a shape with some of the columns that it may have, each now and then something else."""
     first, second, known, _ = draw(st.sampled_from(SHAPES))
     names = {first, *([second] if second else []), *draw(st.sets(st.sampled_from(sorted(known)), max_size=3))}
-    row = {name: draw(COLUMNS[name] if draw(st.integers(0, 9)) else JSON) for name in sorted(names)}
+    row = {name: draw(COLUMNS[name] if draw(st.integers(0, 5)) else JSON) for name in sorted(names)}
     for name in AS_TEXT:
         if name in row and draw(st.integers(0, 4)) == 0:
             row[name] = json.dumps(row[name])
