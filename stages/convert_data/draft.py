@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import takewhile
 from typing import Any
 
 import orjson
@@ -27,17 +28,23 @@ from stages.convert_data.converted import (
 )
 from stages.convert_data.digests import digest_questions, digest_row
 from stages.convert_data.messages import SourceTurn
-from stages.convert_data.offers import CALLABLE, ConvertContext, Offer, ToolsUnclear, encode_system
+from stages.convert_data.offers import (
+    ConvertContext,
+    Offer,
+    ToolsUnclear,
+    encode_system,
+    is_code_mode_call,
+)
 from stages.convert_data.shapes import SourceRow
 from stages.core.chat import ToolCall
 from stages.core.dialects import Recovered, Reply, parse_any, render_calls
 from stages.core.prompts import as_user_turn
+from stages.core.records import DEEPEST
 from stages.core.tools import EXECUTE_CODE, as_code_mode
 
 _LEGACY_TAG = re.compile(r"</?tool_call>|</?tool_response>|<function=|</function>|<parameter=|</parameter>")
 _RESULT_OPEN = re.compile(r"\s*+<tool_response>\r?\n?")
 _RESULT_CLOSE = re.compile(r"</tool_response>\s*+")
-_BEYOND_64_BITS = 2.0**64
 
 
 def is_text(raw: Any, source: SourceRow) -> bool:
@@ -52,27 +59,21 @@ def holds_results(role: str, text: str, from_text: bool) -> bool:
     return _RESULT_OPEN.match(text) is not None or (from_text and "</tool_response>" in text)
 
 
-class Rounded(ValueError):
-    """A number that was an integer beyond 64 bits, unless it was written as a float."""
-
-
 class Draft:
     """What is known of a row so far. Its turns are added in their order, then it is finished."""
 
     __slots__ = (
-        *("answered", "changes", "context", "dialects", "disordered", "exact", "first_result", "from_text"),
+        *("answered", "changes", "context", "dialects", "disordered", "first_result", "from_text"),
         "last_result",
         *("later_systems", "next_id", "offer", "questions", "system", "tools", "turns", "undefined"),
         *("untyped", "unwritable", "waiting", "written"),
     )
 
-    def __init__(
-        self, context: ConvertContext, offer: Offer, changes: list[str], *, from_text: bool, exact: bool
-    ) -> None:
+    def __init__(self, context: ConvertContext, offer: Offer, changes: list[str], *, from_text: bool) -> None:
         self.context = context
         self.offer = offer
         self.changes = changes
-        self.from_text, self.exact = from_text, exact
+        self.from_text = from_text
         self.system: str | None = None
         """The text of a system turn that comes first; it is not among `turns`."""
         self.later_systems = 0
@@ -153,7 +154,7 @@ class Draft:
         if not reply.problems:
             return reply
         if self.offer.code_mode and self.context.tools is None:
-            foreign = [call.name for call in parse_any(text).calls if call.name not in CALLABLE.schemas]
+            foreign = [call.name for call in parse_any(text).calls if not is_code_mode_call(call)]
             if foreign:
                 raise ToolsUnclear(f"{foreign[0]} is called, and nothing defines it")
         for problem in reply.problems:
@@ -177,18 +178,18 @@ class Draft:
             self.unwritable.append(str(error))
 
     def _write_call(self, call: ToolCall, source_id: str | None, *, structured: bool) -> dict[str, Any]:
+        arguments = call.arguments
+        for value in arguments.values():
+            if type(value) is not str:
+                arguments = self._drop_foreign_nulls(call) if structured else arguments
+                check_value(arguments)
+                call = ToolCall(call.name, arguments)
+                break
         if self.offer.code_mode:
             if call.name != EXECUTE_CODE.name:
                 call = self._read_foreign_call(call)
         elif call.name not in self.offer.box.schemas:
             self.undefined.append(call.name)
-        arguments = call.arguments
-        for value in arguments.values():
-            if type(value) is not str:
-                arguments = self._drop_foreign_nulls(call) if structured else arguments
-                for each in arguments.values():
-                    check_value(each, exact=self.exact or not structured)
-                break
         number = self.next_id
         self.next_id += 1
         self.tools.append(call.name)
@@ -196,17 +197,17 @@ class Draft:
         return {
             "id": f"call_{number}",
             "type": "function",
-            "function": {"name": call.name, "arguments": arguments},
+            "function": {"name": call.name, "arguments": call.arguments},
         }
 
     def _read_foreign_call(self, call: ToolCall) -> ToolCall:
         """A call in Code Mode of something else than its one tool."""
+        if self.context.tools is None and not is_code_mode_call(call):
+            raise ToolsUnclear(f"{call.name} is called, and nothing defines it")
         written = as_code_mode(call)
         if written is not call:
             self.changes.append(f"direct call of {call.name} written as Code Mode")
             return written
-        if self.context.tools is None:
-            raise ToolsUnclear(f"{call.name} is called, and nothing defines it")
         self.undefined.append(call.name)
         return call
 
@@ -249,6 +250,8 @@ class Draft:
             _refuse_legacy_tags(result, "tool")
 
     def _add_result(self, text: str, answers: str | None, name: str | None) -> None:
+        if self.next_id and not self.waiting:
+            raise ValueError("a tool result without an open call before it")
         place = 0
         if answers is not None and any(source_id is not None for _, _, source_id in self.waiting):
             ids = [source_id for _, _, source_id in self.waiting]
@@ -273,10 +276,11 @@ class Draft:
     def _order_results(self) -> None:
         """Put the results since the last answer in the order of their calls: templates write no ids."""
         if self.disordered:
-            block = self.turns[self.first_result :]
-            if all("tool_call_id" in message for message in block):
-                block.sort(key=lambda message: int(message["tool_call_id"].removeprefix("call_")))
-                self.turns[self.first_result :] = block
+            rest = self.turns[self.first_result :]
+            block = list(takewhile(lambda message: "tool_call_id" in message, rest))
+            block.sort(key=lambda message: int(message["tool_call_id"].removeprefix("call_")))
+            if block != rest[: len(block)]:
+                self.turns[self.first_result : self.first_result + len(block)] = block
                 self.changes.append("results put in the order of their calls")
         self.first_result = self.last_result = -1
         self.disordered = False
@@ -388,16 +392,16 @@ def _refuse_legacy_tags(text: str, role: str) -> None:
         raise ValueError(f"{tag} is left in a turn of the {role}")
 
 
-def check_value(value: Any, *, exact: bool) -> None:
-    """Raise ValueError for a value that JSON cannot hold, and Rounded for one that may have been rounded."""
-    waiting = [value]
+def check_value(value: Any) -> None:
+    """Raise ValueError for a value that JSON cannot hold, or that is too deep for those who read it."""
+    waiting = [(value, 0)]
     while waiting:
-        item = waiting.pop()
+        item, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise ValueError(f"an argument that is nested more than {DEEPEST} levels deep")
         if isinstance(item, dict):
-            waiting += item.values()
+            waiting += [(inner, depth + 1) for inner in item.values()]
         elif isinstance(item, list):
-            waiting += item
+            waiting += [(inner, depth + 1) for inner in item]
         elif isinstance(item, float) and not math.isfinite(item):
             raise ValueError("an argument that JSON cannot hold: a number that is not finite")
-        elif not exact and isinstance(item, float) and abs(item) >= _BEYOND_64_BITS:
-            raise Rounded(f"an argument that JSON cannot hold: {item:.17g} is beyond 64 bits and rounded")

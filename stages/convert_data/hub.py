@@ -6,6 +6,7 @@ It is not asked to read the rows: it would put every object of a column into one
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +36,34 @@ def find_hub_source(name: str, config: str | None, revision: str | None) -> Sour
         }
         if builder.name not in FORMATS:
             raise StageError(f"{name} on the hub holds {builder.name} files: JSON lines and Parquet are read")
-        wanted = {split: urls for split, urls in files.items() if split.lower() in ALIASES}
-        fetched = DownloadManager(name).download(wanted) if wanted else {}
-    except (OSError, ValueError) as error:  # what the hub's client raises is one of the two
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise StageError(f"{name} is neither a file here nor to be had from the hub: {reason}") from None
+        wanted = _choose_splits(files)
+        fetched = DownloadManager(name).download({split: files[split] for split in wanted}) if wanted else {}
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a data set that only a script makes
+        raise StageError(_describe_refusal(name, error)) from None
     splits: dict[str, tuple[SourceFile, ...]] = {}
-    for split, urls in wanted.items():
-        pairs = zip(fetched[split], urls, strict=True)
-        named = tuple(SourceFile(Path(path), url.rpartition("/")[2]) for path, url in pairs)
-        splits[ALIASES[split.lower()]] = named
+    for split, known_as in wanted.items():
+        pairs = zip(fetched[split], files[split], strict=True)
+        splits[known_as] = tuple(SourceFile(Path(path), url.rpartition("/")[2]) for path, url in pairs)
     return Source(name, splits, tuple(split for split in files if split not in wanted))
+
+
+def _choose_splits(names: Iterable[str]) -> dict[str, str]:
+    """The splits that are read and what they are here; of `validation` and `dev` the former."""
+    known = {name.lower(): name for name in names}
+    chosen: dict[str, str] = {}
+    for alias, split in ALIASES.items():
+        if alias in known and split not in chosen.values():
+            chosen[known[alias]] = split
+    return chosen
+
+
+def _describe_refusal(name: str, error: Exception) -> str:
+    """One line, with the names of the configurations where the data set has several."""
+    first, *more = str(error).strip().splitlines() or [type(error).__name__]
+    if first.startswith("Config name is missing") and more:
+        found = more[0].partition(": ")[2]
+        return f"{name} has several configurations, {found}: give one as {name}:CONFIGURATION"
+    return f"{name} is neither a file here nor to be had from the hub: {first}"
 
 
 def _find_builder(name: str, config: str | None, revision: str | None) -> Any:

@@ -226,9 +226,7 @@ class Census:
         """Whether the rows without tools of their own are Code Mode's, a few stray calls aside."""
         if not self.calls:
             return not self.defining
-        known = sum(
-            c.count for name, c in self.calls.items() if name == EXECUTE_CODE.name or name in FUNCTIONS
-        )
+        known = sum(_count_code_mode(name, calls) for name, calls in self.calls.items())
         return known >= (1 - _STRAY) * (sum(c.count for c in self.calls.values()) + self.more_tools)
 
     def tools(self) -> tuple[Tool, ...]:
@@ -265,6 +263,17 @@ def _can_be_written(calls: Iterable[tuple[ToolCall, str]]) -> bool:
     except TypeError:  # half of a surrogate pair, an integer beyond 64 bits
         return False
     return True
+
+
+def _count_code_mode(name: str, calls: Calls) -> int:
+    """The calls of a tool that can be Code Mode's: another agent's `read_file` has other arguments."""
+    if name == EXECUTE_CODE.name:
+        return calls.count
+    if name not in FUNCTIONS:
+        return 0
+    known = FUNCTIONS[name].parameters
+    foreign = sum(values.count for key, values in calls.arguments.items() if key not in known)
+    return max(calls.count - foreign, 0)
 
 
 def _fits_code_mode(name: str, calls: Calls) -> bool:

@@ -17,8 +17,8 @@ from stages.convert_data.converted import (
 )
 from stages.convert_data.digests import digest_questions
 from stages.convert_data.draft import check_value, holds_results, is_text, replace_system
-from stages.convert_data.messages import SourceTurn
-from stages.convert_data.offers import CALLABLE, ConvertContext, Offer, ToolsUnclear
+from stages.convert_data.messages import SourceTurn, load_list, read_role
+from stages.convert_data.offers import ConvertContext, Offer, ToolsUnclear, is_code_mode_call
 from stages.convert_data.shapes import SourceRow
 from stages.core.chat import ToolCall
 from stages.core.definitions import read_definitions
@@ -29,19 +29,14 @@ def keep_legacy(
     raw: Any, source: SourceRow, turns: list[SourceTurn], offer: Offer, context: ConvertContext
 ) -> Converted:
     """The text as it is; with the fix `tools` only the system turn and the tools are exchanged."""
-    plain = source.shape in ("text", "messages")
-    row = dict(raw) if plain else {"messages": [_keep_turn(turn) for turn in source.turns], "tools": []}
-    if isinstance(row.get("tools"), str):  # how a column holds them, and no flaw of the text
-        row["tools"] = list(read_definitions(source.tools).tools)
-    if "tools" in context.fixes:
-        row = _show_tools(raw, source, turns, offer)
+    row = _show_tools(raw, source, turns, offer) if "tools" in context.fixes else _keep_row(raw, source)
     try:
         line = orjson.dumps(row) + b"\n"
+        said = orjson.dumps([[turn.role, turn.text, *map(_keep_call, turn.calls)] for turn in source.turns])
     except TypeError as error:
         raise ValueError(f"text or a number that JSON cannot hold: {error}") from None
     if b"null" in line:  # as which a number that is not finite is written
-        check_value(row, exact=True)
-    said = orjson.dumps([[turn.role, turn.text, *map(_keep_call, turn.calls)] for turn in source.turns])
+        check_value(row)
     from_text = is_text(raw, source)
     asked = [t.text for t in turns if t.role == "user" and not holds_results("user", t.text, from_text)]
     dialects, tools = _find_calls(source, offer, context)
@@ -67,7 +62,7 @@ def _find_calls(source: SourceRow, offer: Offer, context: ConvertContext) -> tup
             continue
         reply = parse_any(turn.text, None if undecided else offer.box)
         calls = [*turn.calls, *reply.calls]
-        if undecided and (foreign := [call.name for call in calls if call.name not in CALLABLE.schemas]):
+        if undecided and (foreign := [call.name for call in calls if not is_code_mode_call(call)]):
             raise ToolsUnclear(f"{foreign[0]} is called, and nothing defines it")
         if calls:
             dialects.append(str(reply.dialect or "messages"))
@@ -76,9 +71,37 @@ def _find_calls(source: SourceRow, offer: Offer, context: ConvertContext) -> tup
     return dialects, tools
 
 
+def _keep_row(raw: Any, source: SourceRow) -> dict[str, Any]:
+    """The row as it is; how a column holds its lists is no flaw of the text, so those are lists here."""
+    if source.shape == "text":
+        row = dict(raw)
+    elif (messages := _own_messages(raw, source)) is not None:
+        row = {**raw, "messages": messages}
+    else:
+        return {"messages": [_keep_turn(turn) for turn in source.turns], "tools": []}
+    if isinstance(row.get("tools"), str):
+        row["tools"] = list(read_definitions(row["tools"]).tools)
+    return row
+
+
+def _own_messages(raw: Any, source: SourceRow) -> list[Any] | None:
+    """The messages as the row has them, None where they are not in the shape that templates read."""
+    if source.shape != "messages":
+        return None
+    given = load_list(raw["messages"], "messages is")
+    return list(given) if all(map(_is_usual, given)) else None
+
+
+def _is_usual(message: Any) -> bool:
+    """Whether a message says its role and its content under the keys that chat templates read."""
+    elsewhere = message.get("value") is not None or message.get("text") is not None
+    return message.get("role") is not None and (message.get("content") is not None or not elsewhere)
+
+
 def _show_tools(raw: Any, source: SourceRow, turns: list[SourceTurn], offer: Offer) -> dict[str, Any]:
-    if source.shape == "messages" and offer.system is not None and not isinstance(raw["messages"], str):
-        kept = [dict(message) for message in raw["messages"] if message.get("role") != "system"]
+    own = _own_messages(raw, source) if offer.system is not None else None
+    if own is not None:
+        kept = [dict(message) for place, message in enumerate(own) if not _is_system(message, place)]
     else:
         kept = [_keep_turn(turn) for turn in turns if turn.role != "system" or offer.system is None]
     system = offer.system
@@ -86,6 +109,10 @@ def _show_tools(raw: Any, source: SourceRow, turns: list[SourceTurn], offer: Off
         system = offer.added_system
     head = [] if system is None else [{"role": "system", "content": system}]
     return {"messages": [*head, *kept], "tools": list(offer.shown.tools)}
+
+
+def _is_system(message: Any, place: int) -> bool:
+    return read_role(message["role"], place) == "system"
 
 
 def _replace_system(turns: list[SourceTurn], offer: Offer, context: ConvertContext) -> tuple[str, SystemText]:

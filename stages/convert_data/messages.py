@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import orjson
-
 from stages.core.chat import ROLES, ToolCall
-from stages.core.dialects.json_calls import NotCall, read_call, read_calls, read_value
+from stages.core.dialects.json_calls import NotCall, list_foreign_keys, read_call, read_calls, read_value
 from stages.core.dialects.literals import NotLiteral, find_doubled
+from stages.core.exact import load_json
 
 # The concrete type first: an abstract one alone takes several times as long to ask.
 OBJECT = (dict, Mapping)
@@ -24,11 +22,14 @@ _ROLE_NAMES = {
     **dict.fromkeys(("function", "observation", "ipython", "function_response", "tool_response"), "tool"),
     **dict.fromkeys(("function_call", "tool_call"), "call"),
 }
-_MESSAGE_KEYS = frozenset(
-    ("role", "from", "content", "value", "tool_calls", "function_call", "tool_call_id", "name")
-)
+_ROLE_KEYS = ("role", "from")
+_CONTENT_KEYS = ("content", "value", "text")
+_OTHER_KEYS = frozenset(("tool_calls", "function_call", "tool_call_id", "name"))
+_USUAL_KEYS = frozenset(("role", "content")) | _OTHER_KEYS
+_CALL_KEYS, _FUNCTION_KEYS = frozenset(("id", "type", "function")), frozenset(("name", "arguments"))
 _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
-_LONG_INTEGER = re.compile(r"[0-9]{20}")
+_THOUGHT = re.compile(r"\s*+(?:<think>)?+(.*?)</think>", re.DOTALL)
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
 class SourceTurn(NamedTuple):
@@ -52,13 +53,21 @@ Turns = tuple[list[SourceTurn], tuple[str, ...]]
 def read_messages(value: Any, column: str, role: str, content: str) -> Turns:
     """The turns of a list of messages whose keys are usually `role` and `content`.
 
-    Raises ValueError, naming the column or the message, for what is none.
+    Calls in messages that follow each other are those of one turn. Raises ValueError, naming the column or
+    the message, for what is none.
     """
-    value = _load_list(value, f"{column} is")
+    value = load_list(value, f"{column} is")
     if not value:
         raise ValueError(f"no {column}")
     changes: dict[str, None] = {}
-    turns = [_read_message(item, number, role, content, changes) for number, item in enumerate(value)]
+    turns: list[SourceTurn] = []
+    for number, item in enumerate(value):
+        turn = _read_message(item, number, role, content, changes)
+        if turn.calls and turns and turns[-1].calls and not turn.text:
+            before = turns.pop()
+            turn = before._replace(calls=before.calls + turn.calls, ids=before.ids + turn.ids)
+            changes["calls of messages that follow each other made one turn"] = None
+        turns.append(turn)
     return turns, tuple(changes)
 
 
@@ -67,34 +76,49 @@ def _read_message(
 ) -> SourceTurn:
     if not isinstance(data, OBJECT):
         raise ValueError(f"message {number} is {name_kind(data)} and no object")
-    if role_key not in data:
-        role_key, content_key = ("from", "value") if "from" in data else ("role", "content")
+    if data.get(role_key) is None:
+        role_key = _find_key(data, _ROLE_KEYS, role_key)
+    if data.get(content_key) is None:
+        content_key = _find_key(data, _CONTENT_KEYS, content_key)
     role = read_role(data.get(role_key), number)
     text = data.get(content_key)
     if type(text) is not str:
         text = _join_parts(text, number, changes)
     if len(data) > 2 or content_key not in data:
-        return _read_rich(data, number, role, text, changes)
+        return _read_rich(data, number, role, text, (role_key, content_key), changes)
     if role == "call":
-        return read_call_turn(text, number)
+        return read_call_turn(text, number, changes)
     return SourceTurn(role, text)
 
 
+def _find_key(data: Mapping[str, Any], keys: tuple[str, ...], usual: str) -> str:
+    """The first of some keys under which there is something, else the first that is there."""
+    filled = (key for key in keys if data.get(key) is not None)
+    return next(filled, next((key for key in (usual, *keys) if key in data), usual))
+
+
 def _read_rich(
-    data: Mapping[str, Any], number: int, role: str, text: str, changes: dict[str, None]
+    data: Mapping[str, Any],
+    number: int,
+    role: str,
+    text: str,
+    read: tuple[str, str],
+    changes: dict[str, None],
 ) -> SourceTurn:
-    """A message with more keys than role and content."""
-    if not _MESSAGE_KEYS.issuperset(data):
-        text = _read_more(data, role, text, changes)
+    """A message with more keys than the two for role and content that were `read`, or without content."""
+    if role == "call" or not _USUAL_KEYS.issuperset(data):
+        text = _read_more(data, role, text, read, changes)
     if role == "call":
-        return read_call_turn(text, number)
+        return read_call_turn(text, number, changes)
     given = data.get("tool_calls")
-    calls, ids = read_tool_calls(given, number) if given else ((), ())
+    calls, ids = read_tool_calls(given, number, changes) if given else ((), ())
     if data.get("function_call"):
-        calls, ids = (*calls, _read_structured(data["function_call"], number)), (*ids, None)
+        calls, ids = (*calls, _read_structured(data["function_call"], number, changes)), (*ids, None)
         changes["function_call made a tool call"] = None
     if calls and role != "assistant":
         raise ValueError(f"message {number} has tool calls and is not the assistant's")
+    if not calls and not text and read[1] not in data:
+        raise ValueError(f"message {number} has neither content nor calls, only {', '.join(list(data)[:9])}")
     answers, name = data.get("tool_call_id"), data.get("name")
     if answers is not None and not isinstance(answers, str):
         answers = str(answers)
@@ -105,14 +129,25 @@ def _read_rich(
     return SourceTurn(role, text, calls, ids, answers or None, name if role == "tool" else None)
 
 
-def _read_more(data: Mapping[str, Any], role: str, text: str, changes: dict[str, None]) -> str:
+def _read_more(
+    data: Mapping[str, Any], role: str, text: str, read: tuple[str, str], changes: dict[str, None]
+) -> str:
     """The text with the reasoning that stands beside it; other keys are noted as not kept."""
+    kept = _OTHER_KEYS if role != "call" else frozenset[str]()
     for key, value in data.items():
-        if key in _REASONING_KEYS and role == "assistant" and isinstance(value, str) and value.strip():
-            if "</think>" not in text:
-                text = f"<think>\n{value.strip()}\n</think>\n\n{text}"
-        elif key not in _MESSAGE_KEYS and value not in (None, "", [], {}):
-            changes[f"{str(key)[:40]} of a message not kept"] = None
+        if key in read or key in kept or value in _NOTHING:
+            continue
+        if key in _ROLE_KEYS and isinstance(value, str) and _ROLE_NAMES.get(value) == role:
+            continue  # the same said twice
+        if key in _CONTENT_KEYS and value == text:
+            continue
+        if key in _REASONING_KEYS and role == "assistant" and isinstance(value, str):
+            if (thought := _THOUGHT.match(text)) is not None and thought[1].strip() == value.strip():
+                continue
+            if not text.lstrip().startswith("<think>"):
+                text = f"<think>\n{value.strip()}\n</think>\n\n{text}" if value.strip() else text
+                continue
+        changes[f"{str(key)[:40]} of a message not kept"] = None
     return text
 
 
@@ -151,14 +186,16 @@ def _join_parts(content: Any, number: int, changes: dict[str, None]) -> str:
     return "\n".join(texts)
 
 
-def read_tool_calls(given: Any, number: int) -> tuple[tuple[ToolCall, ...], tuple[str | None, ...]]:
+def read_tool_calls(
+    given: Any, number: int, changes: dict[str, None]
+) -> tuple[tuple[ToolCall, ...], tuple[str | None, ...]]:
     """The calls in a list, and their ids. Raises ValueError, naming the message, for what is none."""
-    given = _load_list(given, f"message {number}: tool_calls are")
+    given = load_list(given, f"message {number}: tool_calls are")
     ids = [str(call["id"]) if isinstance(call, OBJECT) and call.get("id") else None for call in given]
-    return tuple([_read_structured(call, number) for call in given]), tuple(ids)
+    return tuple([_read_structured(call, number, changes) for call in given]), tuple(ids)
 
 
-def _read_structured(call: Any, number: int) -> ToolCall:
+def _read_structured(call: Any, number: int, changes: dict[str, None]) -> ToolCall:
     """A call in OpenAI shape, with `arguments` as an object or as JSON text."""
     function = call.get("function", call) if isinstance(call, OBJECT) else None
     if isinstance(function, OBJECT):
@@ -166,13 +203,25 @@ def _read_structured(call: Any, number: int) -> ToolCall:
         if isinstance(arguments, str) and arguments.strip():
             arguments = _decode_arguments(arguments, name, number)
         if isinstance(arguments, dict) and isinstance(name, str) and name:
+            if not (_CALL_KEYS.issuperset(call) and _FUNCTION_KEYS.issuperset(function)):
+                _note_foreign(call, changes)
             return ToolCall(name, arguments)
     try:
         read = read_call(call)
     except NotCall as error:
         raise ValueError(f"message {number}: a tool call is no call: {error}") from None
     _refuse_doubled(read.arguments, read.name, number)
+    _note_foreign(call, changes)
     return read
+
+
+def _note_foreign(call: Mapping[str, Any], changes: dict[str, None]) -> None:
+    """Note what stands in a call beside its name and its arguments."""
+    for key in list_foreign_keys(call):
+        function = call.get("function")
+        places = (call, function) if isinstance(function, Mapping) else (call,)
+        if any(place.get(key) not in _NOTHING for place in places):
+            changes[f"{key[:40]} of a call not kept"] = None
 
 
 def _decode_arguments(text: str, name: Any, number: int) -> Any:
@@ -200,7 +249,7 @@ def _refuse_doubled(arguments: Any, name: Any, number: int) -> None:
         raise ValueError(f"message {number}: the arguments of {name!r} have {key[:40]!r} twice")
 
 
-def read_call_turn(text: str, number: int) -> SourceTurn:
+def read_call_turn(text: str, number: int, changes: dict[str, None]) -> SourceTurn:
     """The turn of a `function_call` role: one call as JSON, or a list of them."""
     start = len(text) - len(text.lstrip())
     try:
@@ -212,10 +261,12 @@ def read_call_turn(text: str, number: int) -> SourceTurn:
         raise ValueError(f"message {number}: a call turn that is no call: {(wrong or ['text behind it'])[0]}")
     if key := find_doubled([value, *(call.arguments for call in calls)]):
         raise ValueError(f"message {number}: a call has {key[:40]!r} twice")
+    for call in value if isinstance(value, list) else [value]:
+        _note_foreign(call, changes)
     return SourceTurn("assistant", "", tuple(calls), (None,) * len(calls))
 
 
-def _load_list(value: Any, said: str) -> Any:
+def load_list(value: Any, said: str) -> Any:
     """A list, or the one in a JSON text. Raises ValueError that begins with what is `said` of it."""
     if isinstance(value, str):
         try:
@@ -225,16 +276,6 @@ def _load_list(value: Any, said: str) -> Any:
     if not isinstance(value, _LIST) or isinstance(value, str | bytes):
         raise ValueError(f"{said} {name_kind(value)} and no list")
     return value
-
-
-def load_json(text: str) -> Any:
-    """A JSON text's value, its integers to the last digit. Raises ValueError when it is none."""
-    if _LONG_INTEGER.search(text) is None:
-        return orjson.loads(text)
-    try:
-        return json.loads(text)  # orjson makes a float of what is beyond 64 bits
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
 
 
 def name_kind(value: Any) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from stages.convert_data.sources import Unreadable
 from stages.core.errors import StageError
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 BATCH_BYTES = 1 << 20  # of rows that are objects at the same time
-KEPT_NULLS = ("content", "value")  # of a message: no text, which is something else than no key
+KEPT_NULLS = ("content", "value", "text")  # of a message: no text, which is something else than no key
 
 
 def measure(path: Path, name: str) -> tuple[int, int]:
@@ -28,7 +30,7 @@ def measure(path: Path, name: str) -> tuple[int, int]:
 
 
 def read_rows(path: Path, start: int, end: int) -> Iterator[object]:
-    """The rows from `start` up to `end` as objects; one with text that is not UTF-8 as Unreadable.
+    """The rows from `start` up to `end` as objects; one that Python cannot hold as Unreadable.
 
     Raises StageError when the file is damaged.
     """
@@ -90,25 +92,45 @@ def _describe_damage(name: str, error: Exception, row: int = 0) -> str:
 
 
 def _read_batch(batch: pyarrow.RecordBatch) -> Iterator[object]:
-    """The rows of a batch; text that is not UTF-8 fails a whole batch, so its rows are then read alone."""
+    """The rows of a batch; a value that Python cannot hold fails a whole batch, so its rows are read alone.
+
+    Such are text that is not UTF-8 (ValueError), a map with a key twice (KeyError) and a date beyond the
+    year 9999 (OverflowError).
+    """
     try:
         yield from batch.to_pylist(maps_as_pydicts="strict")
-    except ValueError as error:
+    except (ValueError, KeyError, OverflowError) as error:
         if batch.num_rows > 1:
             for index in range(batch.num_rows):
                 yield from _read_batch(batch.slice(index, 1))
         else:
-            yield Unreadable(str(error).partition("\n")[0], _raw_columns(batch))
+            reason = str(error.args[0] if isinstance(error, KeyError) else error).partition("\n")[0]
+            yield Unreadable(reason, (_show_row(batch),))
 
 
-def _raw_columns(batch: pyarrow.RecordBatch) -> Iterator[bytes]:
-    """What can be shown of a row whose text is no text: its columns of text as bytes."""
+def _show_row(batch: pyarrow.RecordBatch) -> bytes:
+    """A row that cannot be read, as JSON: bytes that are no text as `\\xff`, a map as its pairs."""
+    row = {name: _show(column[0]) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+    return orjson.dumps(row, default=str)
+
+
+def _show(value: pyarrow.Scalar[Any]) -> Any:
     import pyarrow
 
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type):
-            for value in column.cast(pyarrow.large_binary()).to_pylist():
-                yield f"{name}: ".encode() + (value or b"") + b"\n"
+    if not value.is_valid:
+        return None
+    if isinstance(value, pyarrow.StringScalar | pyarrow.LargeStringScalar | pyarrow.StringViewScalar):
+        return value.as_buffer().to_pybytes().decode("utf-8", "backslashreplace")
+    if isinstance(value, pyarrow.DictionaryScalar):
+        return _show(value.value)
+    if isinstance(value, pyarrow.StructScalar):
+        return {value.type.field(place).name: _show(value[place]) for place in range(len(value.type))}
+    if isinstance(value, pyarrow.ListScalar | pyarrow.LargeListScalar | pyarrow.FixedSizeListScalar):
+        return [_show(item) for item in value.values]
+    try:
+        return value.as_py()
+    except (ValueError, OverflowError):
+        return value.value  # a date's days, which no date of Python's reaches
 
 
 def _objects(value: object) -> list[dict[str, Any]]:

@@ -15,18 +15,18 @@ from stages.convert_data.shapes import SourceRow, read_row
 from stages.core.definitions import NONE, Definitions, read_definitions
 
 
-def convert_row(raw: Any, context: ConvertContext, *, exact: bool = False) -> Converted:
-    """Convert one row; `exact` says that no integer of it was made a float when it was read.
+def convert_row(raw: Any, context: ConvertContext) -> Converted:
+    """Convert one row, whose integers are as they were written.
 
-    Raises ValueError with the reason when it cannot be done without a loss (Rounded where that depends on
-    `exact`), and ToolsUnclear when the whole data set has to be looked at first.
+    Raises ValueError with the reason when it cannot be done without a loss, and ToolsUnclear when the whole
+    data set has to be looked at first.
     """
     if (plain := convert_plain(raw, context)) is not None:
         return plain
-    return convert_fully(raw, context, exact=exact)
+    return convert_fully(raw, context)
 
 
-def convert_fully(raw: Any, context: ConvertContext, *, exact: bool = False) -> Converted:
+def convert_fully(raw: Any, context: ConvertContext) -> Converted:
     """The same for a row of any form."""
     source = read_row(raw)
     turns, own, changes = _take_own_tools(source)
@@ -35,7 +35,7 @@ def convert_fully(raw: Any, context: ConvertContext, *, exact: bool = False) -> 
         changes.append("tools of the row replaced by the given ones")
     if "json" not in context.fixes:
         return keep_legacy(raw, source, turns, offer, context)
-    draft = Draft(context, offer, changes, from_text=is_text(raw, source), exact=exact)
+    draft = Draft(context, offer, changes, from_text=is_text(raw, source))
     _add_turns(draft, turns)
     return draft.finish(raw, source)
 

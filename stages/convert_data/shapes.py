@@ -22,6 +22,7 @@ from stages.convert_data.messages import (
     read_tool_calls,
 )
 from stages.core.chatml import split_chatml
+from stages.core.definitions import read_definitions
 
 UNDERSTOOD = (
     "text | messages | conversations | prompt, completion | instruction, output | query, answers, tools"
@@ -63,16 +64,16 @@ def read_row(raw: Any) -> SourceRow:
     """The turns of a row in any understood shape. Raises ValueError naming the columns seen else."""
     if not isinstance(raw, OBJECT):
         raise ValueError("not a JSON object")
-    for shape, second, known, read in _SHAPES:
+    for shape, second, known, read in SHAPES:
         value = raw.get(shape)
-        if value == [] and any(raw.get(other) for other, *_ in _SHAPES):
+        if value == [] and any(raw.get(other) for other, *_ in SHAPES):
             continue  # a column that the rows of another source fill
         if value is not None and (second is None or raw.get(second) is not None):
             turns, changes = read(raw)
             if len(raw) == 1:
                 return SourceRow(shape, turns, None, changes)
-            tools = raw.get("tools", raw.get("functions"))
-            return SourceRow(shape, turns, tools, (*changes, *_list_unkept(raw, known)))
+            tools, unused = _choose_tools(raw)
+            return SourceRow(shape, turns, tools, (*changes, *_list_unkept(raw, known), *unused))
     if raw.get("chosen") is not None and raw.get("rejected") is not None:
         raise ValueError("a row of preferences (chosen, rejected): give the chosen answers as messages")
     seen = ", ".join(str(key)[:40] for key in list(raw)[:12]) or "none"
@@ -85,6 +86,26 @@ def _list_unkept(raw: Mapping[str, Any], known: frozenset[str]) -> list[str]:
         for key, value in raw.items()
         if key not in known and value is not None and value != "" and value != []
     ]
+
+
+def _choose_tools(raw: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
+    """The column of tools that is filled, and what the card says where both are and differ."""
+    tools, functions = raw.get("tools"), raw.get("functions")
+    if _holds_nothing(functions):
+        return tools, ()
+    if _holds_nothing(tools):
+        return functions, ()
+    try:
+        same = read_definitions(tools).tools == read_definitions(functions).tools
+    except ValueError:  # said where the tools are read
+        same = False
+    return tools, () if same else ("column functions not kept",)
+
+
+def _holds_nothing(column: Any) -> bool:
+    return column in (None, [], {}) or (
+        isinstance(column, str) and column.strip() in ("", "[]", "{}", "null")
+    )
 
 
 # Text
@@ -158,7 +179,8 @@ def _read_prompt(raw: Mapping[str, Any]) -> Turns:
     prompt, completion = raw["prompt"], raw["completion"]
     if isinstance(prompt, str) and isinstance(completion, str):
         if "<|im_start|>" in prompt or _LLAMA_START in prompt:
-            return read_text(_close_last(prompt + completion)), ()
+            turns = read_text(_close_last(prompt + completion))
+            return [*_read_system(raw, turns), *turns], ()
         turns = [SourceTurn("user", prompt), SourceTurn("assistant", completion)]
         return [*_read_system(raw, turns), *turns], ()
     if isinstance(prompt, str) or isinstance(completion, str):
@@ -178,33 +200,43 @@ def _close_last(text: str) -> str:
 
 
 def _read_instruction(raw: Mapping[str, Any]) -> Turns:
-    turns: list[SourceTurn] = []
-    for pair in raw.get("history") or ():
-        if not isinstance(pair, Sequence) or len(pair) != 2:
-            raise ValueError("history must hold pairs of a question and an answer")
-        turns += [
-            SourceTurn("user", _as_text(pair[0], "history")),
-            SourceTurn("assistant", _as_text(pair[1], "history")),
-        ]
+    turns = _read_history(raw.get("history"))
     question = _as_text(raw["instruction"], "instruction")
-    if more := _as_text(raw.get("input") or "", "input"):
+    more = raw.get("input")
+    if more is not None and (more := _as_text(more, "input")):
         question = f"{question}\n{more}"
     turns += [SourceTurn("user", question), SourceTurn("assistant", _as_text(raw["output"], "output"))]
     return [*_read_system(raw, turns), *turns], ()
 
 
+def _read_history(pairs: Any) -> list[SourceTurn]:
+    """The turns of earlier questions and answers. Raises ValueError for what is no list of such pairs."""
+    turns: list[SourceTurn] = []
+    if pairs in (None, ""):
+        return turns
+    if not isinstance(pairs, list):
+        raise ValueError(f"history is {name_kind(pairs)} and no list of pairs of a question and an answer")
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise ValueError("history must hold pairs of a question and an answer")
+        question, answer = (_as_text(each, "a text of history") for each in pair)
+        turns += [SourceTurn("user", question), SourceTurn("assistant", answer)]
+    return turns
+
+
 def _read_query(raw: Mapping[str, Any]) -> Turns:
     """A question, and the calls that answer it as JSON."""
     answers = raw["answers"]
+    changes: dict[str, None] = {}
     if isinstance(answers, str):
         if not answers.strip():
             raise ValueError("answers are empty")
-        answer = read_call_turn(answers, 1)
+        answer = read_call_turn(answers, 1, changes)
     else:
-        calls, ids = read_tool_calls(answers, 1)
+        calls, ids = read_tool_calls(answers, 1, changes)
         answer = SourceTurn("assistant", "", calls, ids)
     turns = [SourceTurn("user", _as_text(raw["query"], "query")), answer]
-    return [*_read_system(raw, turns), *turns], ()
+    return [*_read_system(raw, turns), *turns], tuple(changes)
 
 
 def _as_text(value: Any, column: str) -> str:
@@ -223,7 +255,7 @@ def _shape(needed: str, optional: str, read: Callable[[Mapping[str, Any]], Turns
     return str(first), second, known, read
 
 
-_SHAPES: tuple[_Shape, ...] = (
+SHAPES: tuple[_Shape, ...] = (
     _shape("messages", "system", _read_openai),
     _shape("conversations", "system", _read_sharegpt),
     _shape("text", "", _read_text),

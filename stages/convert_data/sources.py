@@ -108,7 +108,7 @@ def find_source(data: Path) -> Source:
         return find_hub_source(hub_id["name"], hub_id["config"], hub_id["revision"])
     raise StageError(
         f"no data folder {data}: give one with {', '.join(f'{split}.jsonl' for split in SPLITS)} as --data, "
-        "a file, or ORG/NAME of the hub"
+        "a file, or ORG/NAME of the hub (ORG/NAME:CONFIGURATION@REVISION)"
     )
 
 
@@ -117,13 +117,19 @@ def find_splits(folder: Path) -> dict[str, tuple[SourceFile, ...]]:
     found: dict[str, list[SourceFile]] = {}
     for path in sorted(folder.iterdir()):
         if path.is_dir() and (split := ALIASES.get(path.name.lower())):
-            inside = [p for p in sorted(path.iterdir()) if p.is_file() and _FILE.fullmatch(p.name)]
+            inside = [p for p in sorted(path.iterdir()) if p.is_file() and _holds_rows(p.name)]
             found.setdefault(split, []).extend(SourceFile(p, f"{path.name}/{p.name}") for p in inside)
         elif path.is_file() and (split := split_of(path.name)):
             found.setdefault(split, []).append(SourceFile(path, path.name))
     for split, files in found.items():
         _require_one_set(folder, split, files)
     return {split: tuple(found[split]) for split in SPLITS if found.get(split)}
+
+
+def _holds_rows(name: str) -> bool:
+    """Whether a file in a split's folder belongs to it: not what a conversion writes beside its rows."""
+    file = _FILE.fullmatch(name)
+    return file is not None and file["stem"] not in _BESIDE
 
 
 def _list_left_out(folder: Path) -> tuple[str, ...]:
@@ -133,7 +139,7 @@ def _list_left_out(folder: Path) -> tuple[str, ...]:
         for path in sorted(folder.iterdir())
         if path.is_file()
         and (file := _FILE.fullmatch(path.name)) is not None
-        and (file["kind"].lower() != "json" and file["stem"] not in _BESIDE)
+        and (file["kind"].lower() != "json" and _holds_rows(path.name))
         and split_of(path.name) is None
     )
 
@@ -172,26 +178,30 @@ def require_splits(source: Source, place: Path, valid_share: float | None) -> No
 
 
 def _require_one_set(folder: Path, split: str, files: Iterable[SourceFile]) -> None:
-    """Raise StageError when the files of a split are not one file, one folder or one set of shards."""
-    sets: dict[tuple[str, str], set[int]] = {}
-    names: dict[tuple[str, str], str] = {}
+    """Raise StageError when the files of a split are not one file, one folder or one set of shards.
+
+    A folder may hold files of any name, sets of shards among them.
+    """
+    sources: dict[tuple[str, str], str] = {}
+    shards: dict[str, dict[str, set[int]]] = {}
     for file in files:
-        stem = _match(file.name)["stem"]
-        shard = _SHARD.fullmatch(stem)
-        if "/" in file.name:
-            key = (file.name.split("/")[0], "folder")
-        else:
-            key = (shard["split"], shard["count"]) if shard else (file.name, "")
-        sets.setdefault(key, set()).add(int(shard["index"]) if shard else 0)
-        names.setdefault(key, file.name)
-    if not sets:
-        return
-    if len(sets) > 1:
-        both = " and ".join(list(names.values())[:2])
+        place, slash, name = file.name.rpartition("/")
+        shard = _SHARD.fullmatch(_match(name)["stem"])
+        if shard:
+            counts = shards.setdefault(f"{place}{slash}{shard['split']}", {})
+            counts.setdefault(shard["count"], set()).add(int(shard["index"]))
+        key = (place, "") if place else (shard["split"], shard["count"]) if shard else (name, "")
+        sources.setdefault(key, file.name)
+    if len(sources) > 1:
+        both = " and ".join(list(sources.values())[:2])
         raise StageError(f"{folder} has {both}: leave one of them as the split {split}")
-    ((_, count), indexes), *_ = sets.items()
-    if count.isdecimal() and (missing := sorted(set(range(int(count))) - indexes)):
-        raise StageError(f"{folder} lacks shard {missing[0]:05d} of {count} of the split {split}")
+    for name, counts in shards.items():
+        if len(counts) > 1:
+            both = " and ".join(sorted(counts)[:2])
+            raise StageError(f"{folder} has {name} in {both} shards: leave one set as the split {split}")
+        for count, indexes in counts.items():
+            if missing := sorted(set(range(int(count))) - indexes):
+                raise StageError(f"{folder} lacks shard {missing[0]:05d} of {count} of {name}")
 
 
 def _match(name: str) -> Mapping[str, str]:

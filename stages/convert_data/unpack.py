@@ -8,8 +8,8 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import re
 import zlib
-from codecs import getincrementaldecoder
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -19,8 +19,19 @@ from stages.core.errors import StageError
 
 _BLOCK = 1 << 16
 _HEAD = 1 << 16  # looked at to see how a file begins
-_DECODER = json.JSONDecoder()
-_BETWEEN = " \t\r\n,"  # elements of an array
+_BETWEEN = re.compile(rb"[ \t\r\n,]*+")  # elements of an array
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+
+
+def _pass_over(levels: int) -> bytes:
+    """An expression for text with strings, and with brackets of so many levels that all are closed."""
+    nested = b"" if levels == 0 else rb"|[\[{]" + _pass_over(levels - 1) + rb"[\]}]"
+    return rb'[^"\[\]{}]*+(?:(?:' + _STRING + nested + rb')[^"\[\]{}]*+)*+'
+
+
+# Nearly every element ends at the first bracket behind what eight levels pass over.
+_BRACKET = re.compile(_pass_over(8) + rb"([\[\]{}])", re.DOTALL)
+_PLAIN = re.compile(_STRING + rb'|[^"\[\]{},\s]++', re.DOTALL)
 
 
 class _TooLongError(Exception):
@@ -104,52 +115,59 @@ def _read_blocks(file: SourceFile) -> Iterator[bytes]:
 
 
 def _split_array(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """The elements of a JSON array as they are written, one a line.
+    """The elements of a JSON array, one a line.
 
-    Raises JSONDecodeError where it stops being an array. Bytes that are no text are passed on.
+    Where an element ends is all that is looked at: the conversion says what is wrong with one that is no
+    JSON. Raises JSONDecodeError where it stops being an array.
     """
-    decoder = getincrementaldecoder("utf-8")("surrogateescape")
-    text, begun, wanted = "", False, 0
+    text, begun, wanted = b"", False, 0
     for block in itertools.chain(blocks, (b"",)):
-        text += decoder.decode(block, final=not block)
+        text += block
         if not begun:
-            head = text.lstrip("\ufeff \t\r\n")
+            head = text.lstrip(b"\xef\xbb\xbf \t\r\n")
             text, begun = head[1:], bool(head)
         if block and len(text) < wanted:
             continue
         pos = 0
-        while (end := _end_of_element(text, pos := _skip(text, pos))) != -1:
-            yield _as_line(text[pos:end])
+        while (end := _end_of_element(text, pos := _BETWEEN.match(text, pos).end())) != -1:  # type: ignore[union-attr]
+            # A raw newline in a string becomes what no string may hold either, and elsewhere is white space.
+            yield text[pos:end].replace(b"\n", b"\r") + b"\n"
             pos = end
         # A long element is tried again when twice as much of it is there.
         text = text[pos:]
         wanted = 2 * len(text)
-    if text.strip() != "]":
-        raise json.JSONDecodeError("Expecting an element or the end of the array", text, 0)
+    if text.strip() != b"]":
+        raise json.JSONDecodeError("Expecting an element or the end of the array", "", 0)
 
 
-def _end_of_element(text: str, pos: int) -> int:
-    """The end of the element at `pos`, -1 when it may go on behind the text. Raises JSONDecodeError."""
-    if text.startswith("]", pos):
+def _end_of_element(text: bytes, pos: int) -> int:
+    """The end of the element at `pos`, -1 when it may go on behind the text and where the array ends.
+
+    Raises JSONDecodeError for a bracket that closes nothing.
+    """
+    first = text[pos : pos + 1]
+    if first == b"]":
         return -1
-    try:
-        _, end = _DECODER.raw_decode(text, pos)
-    except json.JSONDecodeError as error:
-        goes_on = error.pos > len(text) - 16 or error.msg.startswith("Unterminated")
-        if goes_on and len(text) - pos < LONGEST_ROW:
-            return -1
-        if goes_on:
-            raise _TooLongError from None
-        raise
-    return end if end < len(text) else -1  # a number may go on
+    if first == b"}":
+        raise json.JSONDecodeError("A bracket that closes nothing", "", 0)
+    end = _end_of_nested(text, pos) if first in (b"[", b"{") else _end_of_plain(text, pos)
+    if end == -1 and len(text) - pos >= LONGEST_ROW:
+        raise _TooLongError
+    return end
 
 
-def _skip(text: str, pos: int) -> int:
-    while pos < len(text) and text[pos] in _BETWEEN:
-        pos += 1
-    return pos
+def _end_of_nested(text: bytes, pos: int) -> int:
+    depth, pos = 1, pos + 1
+    # Matched from where the last one ends and not searched for: a search would begin inside of strings.
+    while (bracket := _BRACKET.match(text, pos)) is not None:
+        pos = bracket.end()
+        depth += 1 if bracket[1] in b"[{" else -1
+        if not depth:
+            return pos
+    return -1
 
 
-def _as_line(element: str) -> bytes:
-    """An element on one line: JSON's strings hold no raw newline, so any is white space."""
-    return element.replace("\r", " ").replace("\n", " ").encode("utf-8", "surrogateescape") + b"\n"
+def _end_of_plain(text: bytes, pos: int) -> int:
+    """The end of a string, or of a number or a word, which may go on where the text ends."""
+    match = _PLAIN.match(text, pos)
+    return match.end() if match is not None and match.end() < len(text) else -1

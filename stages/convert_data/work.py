@@ -24,15 +24,14 @@ from stages.convert_data import parquet
 from stages.convert_data.converted import Converted
 from stages.convert_data.counts import SplitCard, Tally
 from stages.convert_data.digests import NO_DIGEST
-from stages.convert_data.draft import Rounded
 from stages.convert_data.inference import Census, load_census, save_census
-from stages.convert_data.messages import load_json
 from stages.convert_data.offers import ConvertContext, ToolsUnclear
 from stages.convert_data.pieces import Piece, Span, read_rows
 from stages.convert_data.rendering import Target, write_text
 from stages.convert_data.rows import convert_row
 from stages.convert_data.sources import Unreadable
 from stages.core.errors import StageError
+from stages.core.exact import load_json
 
 PIECES = "pieces"  # folder of the results in the unfinished output
 CENSUS = "census"  # folder of what the pieces say about tools
@@ -178,7 +177,7 @@ def _convert_span(span: Span, results: _Results, work: Work) -> None:
             raw, nulls = _decode(item)
             if raw is BLANK:
                 continue
-            converted = _convert(raw, item, context)
+            converted = convert_row(raw, context)
         except ValueError as error:
             results.reject(span, number, str(error), item)
         else:
@@ -190,16 +189,6 @@ def _convert_span(span: Span, results: _Results, work: Work) -> None:
                 results.keep_text(split, converted, span, number)
 
 
-def _convert(raw: Any, item: Any, context: ConvertContext) -> Converted:
-    """The row, converted. Numbers that may have been rounded are read once more, to the last digit."""
-    if not isinstance(item, bytes):
-        return convert_row(raw, context, exact=True)  # Parquet's columns have types
-    try:
-        return convert_row(raw, context)
-    except Rounded:
-        return convert_row(load_json(item.decode()), context, exact=True)
-
-
 def _decode(item: Any) -> tuple[Any, int]:
     """The row as an object, BLANK for a blank line, and how many nulls of Arrow's it is without.
 
@@ -207,7 +196,7 @@ def _decode(item: Any) -> tuple[Any, int]:
     """
     if isinstance(item, bytes):
         line = item.strip()
-        return (orjson.loads(line) if line else BLANK), 0  # orjson.JSONDecodeError is a ValueError
+        return (load_json(line) if line else BLANK), 0
     if isinstance(item, Unreadable):
         raise ValueError(item.reason)
     return item, parquet.drop_foreign_nulls(item)

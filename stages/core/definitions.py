@@ -22,6 +22,7 @@ from stages.core.dialects.json_calls import read_value
 from stages.core.dialects.literals import NotLiteral
 from stages.core.dialects.schema import ALIASES
 from stages.core.errors import StageError
+from stages.core.exact import load_json
 from stages.core.tools import EXECUTE_CODE
 
 Definition = dict[str, Any]
@@ -112,8 +113,8 @@ def read_tools_file(path: Path) -> tuple[Tool, ...]:
 @lru_cache(maxsize=512)
 def _read_json(text: str | bytes) -> Definitions:
     try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        value = load_json(text)
+    except ValueError:
         return adopt(read_values(text.decode() if isinstance(text, bytes) else text))
     return adopt(value if isinstance(value, list) else [value])
 
@@ -191,8 +192,8 @@ def _read_parameters(function: Mapping[str, Any], changes: dict[str, None]) -> d
     parameters = function.get("parameters")
     if isinstance(parameters, str):
         try:
-            parameters = orjson.loads(parameters or "{}")
-        except orjson.JSONDecodeError:
+            parameters = load_json(parameters or "{}")
+        except ValueError:
             raise ValueError(f"tools: the parameters of {function['name']} are no JSON") from None
         changes[SCHEMA_MADE] = None
     if parameters in (None, {}, []):

@@ -76,6 +76,44 @@ def test_a_hub_data_set_in_another_format(tmp_path: Path, monkeypatch: pytest.Mo
         find_hub_source("org/rows", None, None)
 
 
+CONFIGURED = """---
+configs:
+- config_name: small
+  data_files:
+  - {split: train, path: rows.jsonl}
+  - {split: dev, path: dev.jsonl}
+  - {split: validation, path: valid.jsonl}
+- config_name: large
+  data_files: rows.jsonl
+---
+"""
+
+
+def test_a_hub_data_set_in_several_configurations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "org" / "rows").mkdir(parents=True)
+    (tmp_path / "org" / "rows" / "README.md").write_text(CONFIGURED, "utf-8")
+    for name in ("rows", "dev", "valid"):
+        (tmp_path / "org" / "rows" / f"{name}.jsonl").write_text('{"text": "row"}\n', "utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StageError, match=r"^org/rows has several configurations, \['small', 'large'\]: give"):
+        find_hub_source("org/rows", None, None)
+    source = find_hub_source("org/rows", "small", None)
+    assert {split: [file.name for file in files] for split, files in source.splits.items()} == {
+        "train": ["rows.jsonl"], "valid": ["valid.jsonl"]
+    }  # fmt: skip
+    assert source.left_out == ("dev",), "one split does not take another's place"
+
+
+def test_a_hub_data_set_that_a_script_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "org" / "rows").mkdir(parents=True)
+    (tmp_path / "org" / "rows" / "rows.py").write_text("", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        StageError, match="nor to be had from the hub: Dataset scripts are no longer supported"
+    ):
+        find_hub_source("org/rows", None, None)
+
+
 def test_the_folder_datasets_here_does_not_hide_the_package() -> None:
     code = "import datasets; print(datasets.__file__); datasets.load_dataset_builder"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -20,7 +20,7 @@ from stages.convert_data.inference import (
     load_census,
     save_census,
 )
-from stages.convert_data.offers import ConvertContext
+from stages.convert_data.offers import ConvertContext, ToolsUnclear
 from stages.convert_data.review import list_doubts, write_review
 from stages.convert_data.rows import convert_row
 from stages.convert_data.stage import convert_data
@@ -244,3 +244,20 @@ def test_the_tool_files_say_where_the_tools_come_from(tmp_path: Path) -> None:
     line = write_tool_files(apply_census(PLAIN, census), census, {}, tmp_path)
     assert line == "Inferred from the calls, see tools.json and tools_review.md: search, get_time."
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tools.json", "tools_review.md"]
+
+
+def test_another_agents_function_of_the_same_name_is_not_code_modes() -> None:
+    other = ToolCall("read_file", {"file_path": "a.py"})
+    rows = [
+        chat(render_calls([other], "hermes")),
+        chat(render_calls([ToolCall("glob", {"pattern": "*"})], "hermes")),
+    ]
+    census = infer_tools(rows)
+    assert not census.is_code_mode
+    assert [tool.name for tool in census.tools()] == ["glob", "read_file"]
+    for fixes in (FAIR, ("json",), ("tools",)):
+        with pytest.raises(ToolsUnclear, match="read_file is called"):
+            convert_row(rows[0], ConvertContext(SETUP, fixes))
+    own = [chat(render_calls([ToolCall("read_file", {"path": "a"})], "hermes"))] * 99
+    assert infer_tools([*own, rows[0]]).is_code_mode, "a stray among many is one"
+    assert not infer_tools([*own, *rows * 2]).is_code_mode

@@ -185,7 +185,35 @@ def test_an_array_is_one_element_a_line(
 
 
 @pytest.mark.parametrize(
-    "text", ['[{"a": 1}, {"a": ', '[{"a": 1} {"b" 2}]', '[{"a": 1}] [1]', '[{"a": 1}', '[{"a": "never closed']
+    "element",
+    [
+        *(
+            '{"b" 2}',
+            "oops",
+            '{"a": 1]',
+            '{"a": NaN,}',
+            '{"a": "raw\nnewline"}',
+            '"\\q"',
+            '{"a": ' + "9" * 5000 + "}",
+        ),
+        '{"a": ' + "[" * 5000 + "]" * 5000 + "}",
+    ],
+)
+@pytest.mark.parametrize("block", [1, 7, 1 << 16])
+def test_an_element_that_is_no_json_is_a_line_of_its_own(element: str, block: int, tmp_path: Path) -> None:
+    """The conversion says what is wrong with it, as it does with JSON lines."""
+    file = pack(tmp_path / "rows.json", f'[{{"a": 1}},\n {element}, {{"a":\n 2}}]'.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stages.convert_data.unpack._BLOCK", block)
+        unpack(file, tmp_path / "rows.jsonl")
+    first, second, third = (tmp_path / "rows.jsonl").read_bytes().removesuffix(b"\n").split(b"\n")
+    assert (json.loads(first), json.loads(third)) == ({"a": 1}, {"a": 2})
+    assert second.decode() == element.replace("\n", "\r"), "which no string of JSON may hold either"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['[{"a": 1}, {"a": ', '[{"a": 1}}, {"b": 2}]', '[{"a": 1}] [1]', '[{"a": 1}', '[{"a": "never closed'],
 )
 def test_a_broken_array_names_the_row(text: str, tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(text, "utf-8")
@@ -296,4 +324,40 @@ def test_text_that_is_not_utf_8_costs_its_own_row_alone(tmp_path: Path) -> None:
     assert (first, third) == ({"text": "row 0"}, {"text": "row 2"})
     assert isinstance(second, Unreadable)
     assert "utf-8" in second.reason
-    assert b"".join(second.blocks) == b"text: broken \xff\n"
+    assert b"".join(second.blocks) == b'{"text":"broken \\\\xff"}'
+
+
+def text_of_bytes(values: list[bytes]) -> pa.Array[Any]:
+    """A column of text with whatever bytes, as another writer may store it."""
+    return pa.Array.from_buffers(pa.string(), len(values), pa.array(values, pa.binary()).buffers())
+
+
+def test_a_refused_row_of_parquet_shows_what_is_nested_too(tmp_path: Path) -> None:
+    fields = [text_of_bytes([b"user", b"user"]), text_of_bytes([b"Hi", b"bro\xffken"])]
+    messages = pa.ListArray.from_arrays(
+        pa.array([0, 1, 2]), pa.StructArray.from_arrays(fields, ["role", "content"])
+    )
+    table = pa.table({"id": [1, 2], "messages": messages, "kind": pa.array(["a", "b"]).dictionary_encode()})
+    first, second = (item for *_, item in read_all([write_parquet(tmp_path / "rows.parquet", table)], 1000))
+    assert first == {"id": 1, "messages": [{"role": "user", "content": "Hi"}], "kind": "a"}
+    assert json.loads(b"".join(second.blocks)) == {
+        "id": 2, "messages": [{"role": "user", "content": "bro\\xffken"}], "kind": "b"
+    }  # fmt: skip
+
+
+def test_a_value_that_python_cannot_hold_costs_its_own_row_alone(tmp_path: Path) -> None:
+    tags = pa.array([[("a", 1)], [("a", 1), ("a", 2)], [], None], pa.map_(pa.string(), pa.int64()))
+    days = pa.array([0, 1, 9_999_999, None], pa.int32()).cast(pa.date32())
+    stamps = pa.array([0, 0, 0, 2**60], pa.int64()).cast(pa.timestamp("ms"))
+    table = pa.table({"text": ["0", "1", "2", "3"], "tags": tags, "day": days, "at": stamps})
+    rows = [item for *_, item in read_all([write_parquet(tmp_path / "rows.parquet", table)], 1000)]
+    assert rows[0]["text"] == "0"
+    assert "duplicate key was 'a'" in rows[1].reason
+    assert "out of range" in rows[2].reason
+    shown = [json.loads(b"".join(row.blocks)) for row in rows[1:]]
+    assert [row["text"] for row in shown] == ["1", "2", "3"]
+    assert (shown[0]["tags"], shown[0]["day"]) == (
+        [{"key": "a", "value": 1}, {"key": "a", "value": 2}],
+        "1970-01-02",
+    )
+    assert (shown[1]["day"], shown[2]["tags"]) == (9_999_999, None)

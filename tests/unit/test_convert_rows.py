@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from itertools import combinations
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.convert_data.converted import Converted
 from stages.convert_data.offers import ConvertContext, ToolsUnclear
 from stages.convert_data.rows import convert_row
-from stages.core.chat import Conversation, ToolCall
+from stages.convert_data.shapes import SHAPES
+from stages.core.chat import Conversation, Tool, ToolCall
 from stages.core.chatml import Turn, join_chatml
 from stages.core.dialects import DIALECTS, render_calls
 from stages.core.fixes import FAIR, FLAWED, FixSet
@@ -303,7 +305,43 @@ def test_words_around_a_call_do_not_grow_together() -> None:
 
 def test_a_direct_call_that_would_be_no_python_is_refused() -> None:
     text = orjson.dumps({"name": "read_file", "arguments": {"path": "x", "class": 1}}).decode()
-    assert "read_file has no parameter 'class'" in reason(answer(f"<tool_call>\n{text}\n</tool_call>"))
+    raw = answer(f"<tool_call>\n{text}\n</tool_call>")
+    with pytest.raises(ValueError, match="read_file has no parameter 'class'"):
+        convert_row(raw, ConvertContext(SETUP, FAIR, (EXECUTE_CODE,)))
+    for fixes in (FAIR, ("json",), ("tools",)):
+        with pytest.raises(ToolsUnclear, match="read_file is called"):
+            convert(raw, fixes)
+
+
+def test_arguments_that_are_too_deep_are_refused() -> None:
+    deep = "[" * 990 + "]" * 990
+    given = {"function": {"name": "read_file", "arguments": orjson.loads(f'{{"path": {deep}}}')}}
+    row = {"messages": [{"role": "assistant", "tool_calls": [given]}]}
+    assert "nested more than 100 levels" in reason(row)
+    given = {"function": {"name": "execute_code", "arguments": {"code": "1", "n": [float("nan")]}}}
+    row["messages"][0]["tool_calls"] = [given]
+    assert "not finite" in reason(row)
+
+
+@pytest.mark.parametrize("fixes", [FAIR, FLAWED, ("json",), ("tools",)])
+@pytest.mark.parametrize("arguments", ['{"code": 999999999999999999999999999999}', "{'code': '\\ud800'}"])
+def test_arguments_as_text_that_no_row_can_hold_are_refused_in_every_arm(
+    arguments: str, fixes: FixSet
+) -> None:
+    given = {"function": {"name": "execute_code", "arguments": arguments}}
+    said = {"role": "assistant", "content": "", "tool_calls": [given]}
+    assert "JSON cannot hold" in reason({"messages": [said]}, fixes)
+
+
+@pytest.mark.parametrize("fixes", [FLAWED, ("tools",)])
+def test_messages_as_text_are_messages_in_the_flawed_arm_too(fixes: FixSet) -> None:
+    turns = [{"role": "developer", "content": "Old."}, {"role": "user", "content": "Hi"}]
+    turns.append({"role": "assistant", "content": "Hello"})
+    row = convert({"messages": orjson.dumps(turns).decode(), "tools": "[]"}, fixes).row
+    assert row == convert({"messages": turns, "tools": []}, fixes).row
+    assert [m["role"] for m in row["messages"]] == [
+        "developer" if fixes == FLAWED else "system", "user", "assistant"
+    ]  # fmt: skip
 
 
 def test_dates_and_nulls_of_a_table_are_no_numbers() -> None:
@@ -313,13 +351,81 @@ def test_dates_and_nulls_of_a_table_are_no_numbers() -> None:
         convert_row({**raw, "score": float("nan")}, ConvertContext(SETUP, FLAWED))
 
 
-@given(raw=JSON | st.fixed_dictionaries({}, optional={"text": JSON, "messages": JSON, "tools": JSON}))
+# Well-formed or not at every level, so that the readers behind a valid shell are reached too.
+DEEP: Any = orjson.loads("[" * 200 + "]" * 200)
+NAMES = st.sampled_from(["execute_code", "read_file", "search", ""])
+VALUES = JSON | st.sampled_from([10**30, float("nan"), 1e30, "\ud800", DEEP, "a <tool_response> b"])
+ARGUMENTS = st.dictionaries(st.sampled_from(["code", "path", "n"]), VALUES, max_size=2)
+WRITTEN = ARGUMENTS.map(lambda value: json.dumps(value) if len(str(value)) % 2 else repr(value))
+CALLED = st.fixed_dictionaries(
+    {"name": NAMES}, optional={"arguments": ARGUMENTS | WRITTEN | JSON, "parameters": JSON, "thought": JSON}
+)
+GIVEN_CALL = CALLED | st.fixed_dictionaries({"function": CALLED}, optional={"id": JSON, "type": JSON}) | JSON
+CALL_TEXT = st.lists(CALLED, max_size=2).map(json.dumps) | CALLED.map(json.dumps)
+ROLES = st.sampled_from(
+    ["user", "assistant", "tool", "system", "human", "gpt", "function_call", "observation"]
+)
+WORDS = st.text(max_size=9) | CALL_TEXT | CALL_TEXT.map("<tool_call>\n{}\n</tool_call>".format)
+CONTENT = WORDS | JSON | st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": WORDS}), max_size=2)
+MESSAGE = JSON | st.fixed_dictionaries(
+    {},
+    optional={
+        **{"role": ROLES, "from": ROLES, "content": CONTENT, "value": CONTENT, "text": CONTENT},
+        **{"tool_calls": st.lists(GIVEN_CALL, max_size=3) | JSON, "function_call": GIVEN_CALL},
+        **{"tool_call_id": JSON, "name": JSON, "reasoning": JSON, "thinking": JSON},
+    },
+)
+SOUND_CALL = st.fixed_dictionaries(
+    {"function": st.fixed_dictionaries({"name": NAMES.filter(bool), "arguments": ARGUMENTS | WRITTEN})}
+)
+SOUND = st.one_of(
+    st.fixed_dictionaries({"role": ROLES.filter(lambda role: role != "function_call"), "content": WORDS}),
+    st.fixed_dictionaries(
+        {"role": st.just("assistant"), "tool_calls": st.lists(SOUND_CALL, min_size=1, max_size=2)}
+    ),
+)
+MESSAGES = st.lists(SOUND, min_size=1, max_size=3) | st.lists(SOUND | MESSAGE, max_size=5)
+TOOL = JSON | st.fixed_dictionaries({"name": NAMES}, optional={"parameters": VALUES, "description": JSON})
+TOOLS = st.lists(TOOL | st.fixed_dictionaries({"function": TOOL}), max_size=2)
+CHATML = st.lists(st.tuples(ROLES, WORDS), max_size=4).map(lambda turns: text_row(*turns)["text"])
+COLUMNS: dict[str, st.SearchStrategy[Any]] = {
+    **{"text": CHATML, "messages": MESSAGES, "conversations": MESSAGES, "prompt": CHATML | WORDS | MESSAGES},
+    **{"completion": WORDS | MESSAGES, "instruction": WORDS, "output": WORDS, "query": WORDS},
+    **{"answers": st.lists(GIVEN_CALL, max_size=3) | CALL_TEXT, "input": WORDS, "system": WORDS},
+    "history": st.lists(st.lists(WORDS, min_size=1, max_size=3), max_size=2),
+    **{"tools": TOOLS, "functions": TOOLS},
+}
+AS_TEXT = ("messages", "conversations", "answers", "tools")
+
+
+@st.composite
+def any_rows(draw: st.DrawFn) -> Any:
+    """A row of a shape with some of the columns that it may have, each now and then something else."""
+    first, second, known, _ = draw(st.sampled_from(SHAPES))
+    names = {first, *([second] if second else []), *draw(st.sets(st.sampled_from(sorted(known)), max_size=3))}
+    row = {name: draw(COLUMNS[name] if draw(st.integers(0, 5)) else JSON) for name in sorted(names)}
+    for name in AS_TEXT:
+        if name in row and draw(st.integers(0, 4)) == 0:
+            row[name] = json.dumps(row[name])
+    return row
+
+
+def test_every_column_of_a_shape_is_drawn() -> None:
+    assert set(COLUMNS) == {name for _, _, known, _ in SHAPES for name in known}
+
+
+@settings(max_examples=150)
+@given(raw=JSON | any_rows(), tools=st.sampled_from([None, (EXECUTE_CODE,), ()]))
 @pytest.mark.parametrize("fixes", [FAIR, FLAWED, ("json",), ("tools",)])
-def test_no_json_raises_anything_but_value_error(raw: Any, fixes: FixSet) -> None:
+def test_no_json_raises_anything_but_value_error(
+    raw: Any, fixes: FixSet, tools: tuple[Tool, ...] | None
+) -> None:
+    context = ConvertContext(SETUP, fixes, tools)
     try:
-        convert(raw, fixes)
+        converted = convert_row(raw, context)
     except (ValueError, ToolsUnclear):
         return
+    assert orjson.loads(converted.line)["messages" if "messages" in converted.row else "text"]
 
 
 PARTS = st.sampled_from(

@@ -368,7 +368,8 @@ def test_every_row_is_in_exactly_one_file(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("as_text", [False, True])
 def test_a_long_integer_is_refused_and_a_large_float_is_not(as_text: bool, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    numbers = ("6.02214076e23", "1e300", "99999999999999999999", "18446744073709551615")
+    kept = ("6.02214076e23", "1e300", "18446744073709551615", "-9223372036854775808")
+    numbers = (*kept, "-9999999999999999999", "99999999999999999999", "18446744073709551616")
     rows = []
     for number in numbers:
         arguments = f'{{"n": {number}}}'
@@ -378,11 +379,30 @@ def test_a_long_integer_is_refused_and_a_large_float_is_not(as_text: bool, tmp_p
         rows.append(f'{{"messages": [{{"role": "assistant", "tool_calls": [{call}]}}]}}')
     (tmp_path / "data" / "train.jsonl").write_text("\n".join(rows))
     convert(tmp_path / "data", tmp_path / "out", Request(valid_share=0))
+    rejected = read_rows(tmp_path / "out" / "rejected.jsonl")
+    assert [(row["line"], "JSON cannot hold" in row["reason"]) for row in rejected] == [
+        (5, True), (6, True), (7, True)
+    ]  # fmt: skip
+    found = [
+        row["messages"][-1]["tool_calls"][0]["function"]["arguments"]["n"]
+        for row in read_rows(tmp_path / "out" / "train.jsonl")
+    ]
+    assert found == [6.02214076e23, 1e300, 2**64 - 1, -(2**63)]
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+@pytest.mark.parametrize("fixes", [FAIR, FLAWED], ids=["fair", "flawed"])
+def test_a_long_integer_of_a_tool_is_refused(as_text: bool, fixes: FixSet, tmp_path: Path) -> None:
+    turns = '"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]'
+    rows = []
+    for number in ("1e20", "99999999999999999999"):
+        tools = f'[{{"name": "f", "parameters": {{"properties": {{"n": {{"maximum": {number}}}}}}}}}]'
+        rows.append(f'{{{turns}, "tools": {json.dumps(tools) if as_text else tools}}}')
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.jsonl").write_text("\n".join(rows))
+    convert(tmp_path / "data", tmp_path / "out", Request(valid_share=0), fixes)
     (rejected,) = read_rows(tmp_path / "out" / "rejected.jsonl")
-    assert (rejected["line"], "JSON cannot hold" in rejected["reason"]) == (3, True)
-    kept = read_rows(tmp_path / "out" / "train.jsonl")
-    found = [row["messages"][-1]["tool_calls"][0]["function"]["arguments"]["n"] for row in kept]
-    assert found == [6.02214076e23, 1e300, 2**64 - 1]
+    assert (rejected["line"], "64-bit" in rejected["reason"]) == (2, True)
 
 
 def test_a_rejected_row_of_parquet_is_kept_whatever_it_holds(tmp_path: Path) -> None:
@@ -402,7 +422,7 @@ def test_a_rejected_row_of_parquet_is_kept_whatever_it_holds(tmp_path: Path) -> 
         ("train.jsonl.gz", GOOD, "train.jsonl.gz is not what its name says"),
         ("train.jsonl.gz", gzip.compress(b"", mtime=0), "could be converted: it has none"),
         ("train.parquet", GOOD, "train.parquet is not a whole Parquet file"),
-        ("train.json", b"[" + GOOD, "train.json breaks off in row 1"),
+        ("train.json", b"[" + GOOD, "train.json breaks off in row 2"),  # the first is whole
         ("train.jsonl", b'{"a": 1, "b": 2}\n' * 5, r"no conversation in its columns \(a, b\)"),
     ],
 )

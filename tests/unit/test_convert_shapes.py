@@ -62,6 +62,7 @@ NEUTRAL = [
     result(0, "get_weather", "rain"),
     {"role": "assistant", "content": "It rains."},
 ]
+ADD = {"instruction": "a", "output": "b"}
 DOUBLED = '{"name": "f", "arguments": {"a": 1, "a": 2}}'
 HERMES = f"<tool_call>\n{json.dumps({'name': 'get_weather', 'arguments': OSLO})}\n</tool_call>"
 LLAMA = (
@@ -245,6 +246,133 @@ def test_reasoning_fields_come_before_the_answer() -> None:
     )
 
 
+def test_reasoning_is_kept_beside_a_text_that_speaks_of_its_tag() -> None:
+    said = {"role": "assistant", "content": "It ends with </think> there.", "reasoning_content": "Hm."}
+    converted = convert({"messages": [ASKED, said]})
+    assert converted.row["messages"][2]["content"] == f"<think>\nHm.\n</think>\n\n{said['content']}"
+    for content in ("<think>\nHm.\n</think>\n\nRain.", "Hm.\n</think>\n\nRain."):
+        converted = convert({"messages": [ASKED, {**said, "content": content, "reasoning": "Hm."}]})
+        assert converted.row["messages"][2]["content"] == content
+        assert converted.kind.changes == ("system turn added",), "said twice, and nothing lost"
+
+
+@pytest.mark.parametrize("content", ["<think>\nNo.\n</think>\n\nRain.", "Rain."])
+def test_a_second_reasoning_is_counted(content: str) -> None:
+    said = {"role": "assistant", "content": content, "reasoning_content": "Hm.", "thinking": "Oh."}
+    converted = convert({"messages": [ASKED, said]})
+    assert "thinking of a message not kept" in converted.kind.changes
+    lost = "reasoning_content of a message not kept" in converted.kind.changes
+    assert lost == ("Hm." not in converted.row["messages"][2]["content"])
+
+
+@pytest.mark.parametrize("column", ["messages", "conversations"])
+@pytest.mark.parametrize("role", ["role", "from"])
+@pytest.mark.parametrize("content", ["content", "value", "text"])
+def test_the_keys_of_a_message_are_those_that_are_there(column: str, role: str, content: str) -> None:
+    turns: list[dict[str, Any]] = [{role: "user", content: "Hi"}, {role: "assistant", content: "Hello"}]
+    turns[1]["weight"] = 1
+    expected = [SYSTEM, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    others: dict[str, Any] = {"content": None, "value": None, "from": None}  # of rows of another source
+    for more in ({}, others):
+        rows = [{**more, **turn} for turn in turns]
+        assert convert({column: rows}).row["messages"] == expected
+        kept = convert({column: rows}, ConvertContext(SETUP, FLAWED, ())).row["messages"]
+        if (column, role, content) != ("messages", "role", "content"):
+            assert kept == expected[1:], "a chat template reads it in the other arm too"
+
+
+def test_a_message_with_neither_content_nor_calls_is_refused() -> None:
+    for message in ({"role": "user", "words": "Hi"}, {"role": "user"}, {"role": "user", "tool_calls": []}):
+        assert "message 0 has neither content nor calls, only role" in reason({"messages": [message]})
+    assert convert({"messages": [{"role": "user", "content": None}, {"role": "assistant", "content": "So"}]})
+
+
+def test_two_contents_that_differ_are_said() -> None:
+    turns = [
+        {"role": "user", "content": "Hi", "text": "Ho"},
+        {"role": "assistant", "content": "a", "value": "a"},
+    ]
+    assert convert({"messages": turns}).kind.changes[0] == "text of a message not kept"
+    assert len(convert({"messages": turns}).kind.changes) == 2
+
+
+def test_tools_are_those_of_the_column_that_is_filled() -> None:
+    raw: dict[str, Any] = {"messages": OPENAI}
+    nothing: tuple[Any, ...] = (None, [], "", "[]", {})
+    for empty in nothing:
+        for column, other in (("tools", "functions"), ("functions", "tools")):
+            converted = convert({**raw, column: empty, other: TOOLS})
+            assert (converted.row["tools"], converted.kind.undefined) == (TOOLS, ())
+    bare = [tool["function"] for tool in TOOLS]
+    assert "column functions not kept" not in convert({**raw, "tools": TOOLS, "functions": bare}).kind.changes
+    converted = convert({**raw, "tools": TOOLS, "functions": bare[:1]})
+    assert converted.row["tools"] == TOOLS
+    assert "column functions not kept" in converted.kind.changes
+
+
+def test_call_turns_that_follow_each_other_are_one_turn() -> None:
+    calls = [{"name": "get_weather", "arguments": OSLO}, {"name": "get_time", "arguments": {}}]
+    answers = [{"from": "observation", "value": "rain"}, {"from": "observation", "value": "12:00"}]
+    turns = [SHAREGPT[0], *({"from": "function_call", "value": json.dumps(one)} for one in calls), *answers]
+    converted = convert({"conversations": turns, "tools": TOOLS})
+    assert converted.row["messages"][2:] == [
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [call(0, "get_weather", OSLO), call(1, "get_time", {})],
+        },
+        result(0, "get_weather", "rain"),
+        result(1, "get_time", "12:00"),
+    ]
+    assert "calls of messages that follow each other made one turn" in converted.kind.changes
+    turns.insert(2, {"from": "gpt", "value": "And the time."})
+    assert reason({"conversations": turns, "tools": TOOLS}) == "a tool result without an open call before it"
+
+
+def test_results_are_ordered_before_what_the_user_says_next() -> None:
+    calls = [
+        {"id": "a", "type": "function", "function": {"name": "get_weather", "arguments": OSLO}},
+        {"id": "b", "type": "function", "function": {"name": "get_time", "arguments": "{}"}},
+    ]
+    turns = [
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "b", "content": "12:00"},
+        {"role": "tool", "tool_call_id": "a", "content": "rain"},
+        {"role": "user", "content": "And?"},
+    ]
+    converted = convert({"messages": turns, "tools": TOOLS})
+    assert converted.row["messages"][2:4] == [
+        result(0, "get_weather", "rain"),
+        result(1, "get_time", "12:00"),
+    ]
+    assert converted.row["messages"][4] == turns[3]
+    assert "results put in the order of their calls" in converted.kind.changes
+
+
+def test_what_a_call_has_beside_its_arguments_is_counted() -> None:
+    extra = {"result": "rain", "index": 0, "empty": None}
+    function = {"name": "get_weather", "arguments": OSLO}
+    for message in (
+        {"role": "assistant", "tool_calls": [{"type": "function", "function": function, **extra}]},
+        {"role": "assistant", "tool_calls": [{"function": {**function, **extra}}]},
+        {"role": "function_call", "content": json.dumps({**function, **extra})},
+    ):
+        kind = convert({"messages": [ASKED, message], "tools": TOOLS}).kind
+        assert kind.changes == ("result of a call not kept", "system turn added")
+    answers = [{**function, "thought": "Look."}]
+    for given in (answers, json.dumps(answers)):
+        kind = convert({"query": "Oslo?", "answers": given, "tools": TOOLS}).kind
+        assert "thought of a call not kept" in kind.changes
+
+
+def test_a_system_column_goes_before_a_prompt_in_chatml() -> None:
+    prompt = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    row = convert({"prompt": prompt, "completion": "Hello", "system": "Be brief."}).row
+    assert row["messages"][0] == {"role": "system", "content": "Be brief."}
+    twice = {"prompt": CHATML[:CUT], "completion": "a", "system": "b"}
+    assert "both in its own column and among the turns" in reason(twice)
+
+
 def test_a_call_written_twice_is_one_call() -> None:
     turns = [ASKED, {**OPENAI[2], "content": f"I look.\n{HERMES}"}]
     converted = convert({"messages": turns, "tools": TOOLS})
@@ -318,6 +446,11 @@ def test_what_is_not_kept_is_said() -> None:
         ({"prompt": "a", "completion": ["b"]}, "prompt and completion must both be text"),
         ({"instruction": "a", "output": 3}, "output is a number and not text"),
         ({"query": "a", "answers": " "}, "answers are empty"),
+        ({**ADD, "history": 5}, "history is a number and no list of pairs"),
+        ({**ADD, "history": "ab"}, "history is text and no list of pairs"),
+        ({**ADD, "history": ["ab"]}, "history must hold pairs of a question and an answer"),
+        ({**ADD, "history": [["a", 1]]}, "a text of history is a number and not text"),
+        ({**ADD, "history": [["a", "b", "c"]]}, "history must hold pairs"),
     ],
 )  # fmt: skip
 def test_reasons(raw: dict[str, Any], why: str) -> None:
@@ -329,7 +462,7 @@ def test_every_shape_stays_readable_without_the_fix_json() -> None:
     for shape, raw in SHAPES:
         row = convert(raw, context).row
         if shape in ("text", "messages"):
-            assert row == raw
+            assert row == {**raw, **({"messages": OPENAI} if isinstance(raw.get("messages"), str) else {})}
         else:
             assert [m["role"] for m in row["messages"]][-4:] == ["user", "assistant", "tool", "assistant"]
             assert [turn.text for turn in read_row(raw).turns] == [m["content"] for m in row["messages"]]

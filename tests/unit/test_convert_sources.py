@@ -51,6 +51,11 @@ def test_folders_named_after_splits_and_the_layout_of_the_hub(tmp_path: Path) ->
     assert splits(tmp_path / "a") == {
         "train": ["train/a.jsonl", "train/b.jsonl"], "valid": ["validation/x.parquet"]
     }  # fmt: skip
+    touch(tmp_path / "a", "train/rejected.jsonl", "train/duplicates.jsonl")  # of an earlier conversion
+    touch(tmp_path / "a", *(f"train/{name}-00000-of-00001.jsonl" for name in "cd"))
+    assert splits(tmp_path / "a")["train"] == [
+        *("train/a.jsonl", "train/b.jsonl", "train/c-00000-of-00001.jsonl", "train/d-00000-of-00001.jsonl")
+    ]
     touch(tmp_path / "b", "README.md", "data/train-00000-of-00001.parquet", "data/validation.jsonl")
     assert splits(tmp_path / "b") == {
         "train": ["train-00000-of-00001.parquet"], "valid": ["validation.jsonl"]
@@ -89,6 +94,14 @@ def test_one_file_is_all_train(tmp_path: Path) -> None:
         (["train.jsonl", "train/more.jsonl"], "leave one of them"),
         (["train-00000-of-00003.jsonl", "train-00002-of-00003.jsonl"], "lacks shard 00001 of 00003"),
         (["train-00000-of-00002.jsonl", "train-00000-of-00001.jsonl"], "leave one of them"),
+        (
+            ["train/a-00000-of-00003.jsonl", "train/a-00002-of-00003.jsonl"],
+            "lacks shard 00001 of 00003 of train/a",
+        ),
+        (
+            ["train/a-00000-of-00001.jsonl", "train/a-00000-of-00002.jsonl", "train/a-00001-of-00002.jsonl"],
+            "has train/a in 00001 and 00002 shards: leave one set as the split train",
+        ),
     ],
 )
 def test_what_is_not_clear_is_said(names: list[str], reason: str, tmp_path: Path) -> None:
