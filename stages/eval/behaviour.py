@@ -24,7 +24,9 @@ RunCode = Callable[[Query, str], CodeRun]
 
 _PRINTING = {"print", "pprint", "stdout"}  # names without which nothing is printed
 _WRITING = "write_file"
-_SHELL_WRITING = re.compile(r"(?<![\d&])>|\btee\b|\bsed\b.* -i")
+_SHELL_WRITING = re.compile(  # and shows nothing of it behind that
+    r"^(?!.*(?:&&|;) ?(?:cat|head|tail|less|more|nl|bat)\b).*(?:(?<![\d&])>|\btee\b|\bsed\b.* -i)", re.DOTALL
+)
 
 
 @dataclass(frozen=True)

@@ -274,14 +274,21 @@ def test_who_writes_a_file_need_not_print(run_code: CodeRunner) -> None:
         (["write_file('a.md', 'x')\nprint(read_file('a.md'))"], None),
         (["write_file('a.md', 'x')", "print(read_file('a.md'))"], None),
         (["run_command('echo y > b.md')\nwrite_file('a.md', 'x')", "print(read_file('a.md'))"], None),
-        (["write_file('a.md', 'x')\nrun_command('ls 2>/dev/null')", "print(read_file('a.md'))"], "code fails"),
+        (
+            ["write_file('a.md', 'x')\nrun_command('ls 2>/dev/null')", "print(read_file('a.md'))"],
+            "code fails",
+        ),
     ],
 )
 def test_who_wants_to_see_the_file_too_needs_it_printed(
     codes: list[str], cause: Any, run_code: CodeRunner
 ) -> None:
-    calls = [{"function": name, "arguments": {"path": {"path": "a.md"}}} for name in ("write_file", "read_file")]
-    query = Query.model_validate({"id": "note", "query": "Write a.md. Show it.", "accept": [{"calls": calls}]})
+    calls = [
+        {"function": name, "arguments": {"path": {"path": "a.md"}}} for name in ("write_file", "read_file")
+    ]
+    query = Query.model_validate(
+        {"id": "note", "query": "Write a.md. Show it.", "accept": [{"calls": calls}]}
+    )
     text = "\n".join(write(code) for code in codes)
     assert score_reply(query, reply(text, of="note"), "hermes", run_code).cause == cause
 
@@ -389,6 +396,9 @@ def test_rates_by_category() -> None:
         "concept": (Rate(k=1, n=1), Rate(k=1, n=1)),
         "typecheck": (Rate(k=1, n=2), Rate(k=1, n=2)),
     }
+    other = [score(TYPES, write("print(typecheck('src'))", "qwen3_coder")), *scores]
+    read = [rates_by(other, lambda score: score.tools, lenient=lenient) for lenient in (False, True)]
+    assert [rates["typecheck"].decision for rates in read] == [Rate(k=1, n=3), Rate(k=2, n=3)]
 
 
 @given(text=st.text(), dialect=st.sampled_from(DIALECTS))
