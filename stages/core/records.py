@@ -369,6 +369,8 @@ class EvalSummary(Record):
     by_tool: dict[str, Rates] = Field(
         default_factory=dict, description="tool queries by the function that is wanted, read strictly"
     )
+    by_category_lenient: dict[str, Rates] = Field(default_factory=dict, description="read in any dialect")
+    by_tool_lenient: dict[str, Rates] = Field(default_factory=dict, description="the same by tool")
     timing: Timing
 
 
@@ -429,13 +431,15 @@ def write_lines(path: Path, records: list[R]) -> None:
 
 
 def read_lines(path: Path, kind: type[R]) -> list[R]:
-    """Read JSON lines. Raises StageError naming the line that is not of this kind."""
+    """Read JSON lines, blank ones aside. Raises StageError naming the line that is not of this kind."""
     records = []
     try:
-        lines = path.read_bytes().splitlines()
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
     except FileNotFoundError:
         raise StageError(f"no file {path}") from None
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             records.append(kind.model_validate_json(line))
         except ValidationError as error:

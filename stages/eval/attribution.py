@@ -173,11 +173,13 @@ def _find_wrong_call(query: Query, calls: Sequence[ToolCall], code: Behaviour) -
 
 
 def _find_unusable(calls: Sequence[ToolCall]) -> Cause | None:
-    """What keeps every call of `execute_code` from calling a function at all."""
-    codes = [code_of(call) for call in calls if call.name == EXECUTE_CODE.name]
-    if codes and all(code is None for code in codes):
+    """What keeps calls that are all of `execute_code` from calling a function at all."""
+    codes = [code_of(call) for call in calls]
+    if any(call.name != EXECUTE_CODE.name for call in calls):
+        return None
+    if all(code is None for code in codes):
         return "wrong arguments"
-    if codes and all(code is None or parse_code(code) is None for code in codes):
+    if all(code is None or parse_code(code) is None for code in codes):
         return "code fails"
     return None
 

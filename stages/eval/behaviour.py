@@ -7,21 +7,26 @@ says what else it was about to do.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from stages.core.chat import ToolCall
-from stages.core.query import Query
-from stages.core.records import CodeRun
+from stages.core.query import Calls, Expected, Query
+from stages.core.records import CodeCall, CodeRun
 from stages.core.tools import FUNCTIONS
-from stages.eval.code import UNKNOWN, FunctionCall, code_of, functions_called
+from stages.eval.code import UNKNOWN, FunctionCall, code_of, functions_called, parse_code
+from stages.eval.functions import cut_argument
 
 RunCode = Callable[[Query, str], CodeRun]
 """Runs a code over the project of its query."""
 
-_PRINTING = re.compile(r"\bp?print\b|\bstdout\b")
-_WRITING = "write_file"  # who asks for it alone has not asked to see anything
+_PRINTING = {"print", "pprint", "stdout"}  # names without which nothing is printed
+_WRITING = "write_file"
+_SHELL_WRITING = re.compile(  # and shows nothing of it behind that
+    r"^(?!.*(?:&&|;) ?(?:cat|head|tail|less|more|nl|bat)\b).*(?:(?<![\d&])>|\btee\b|\bsed\b.* -i)", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ def observe_code(query: Query, calls: Sequence[ToolCall], run_code: RunCode | No
     meant: list[FunctionCall] = []
     runs: list[tuple[str, CodeRun]] = []
     for call in calls if query.code_mode else ():
-        code, said = code_of(call), functions_called(call)
+        code, said = code_of(call), [_cut(c) for c in functions_called(call)]
         if run_code is None or code is None:
             done, meant = done + said, meant + said
             continue
@@ -60,6 +65,11 @@ def observe_code(query: Query, calls: Sequence[ToolCall], run_code: RunCode | No
     )
 
 
+def _cut(call: FunctionCall) -> FunctionCall:
+    """A call in the text of code, its arguments cut as those of a run are."""
+    return FunctionCall(call.function, {name: cut_argument(name, v) for name, v in call.arguments.items()})
+
+
 def _known(arguments: dict[str, str | None]) -> dict[str, object]:
     return {name: UNKNOWN if value is None else value for name, value in arguments.items()}
 
@@ -70,16 +80,39 @@ def _all_told(outcomes: Iterable[bool | None]) -> bool | None:
 
 
 def _works(query: Query, code: str, run: CodeRun) -> bool | None:
-    """Code without a word of printing is useless; one that prints what it finds may have found nothing."""
+    """Code that cannot print is useless; one that prints what it finds may have found nothing."""
     if not run.works:
         return run.works
-    mute = _prints(query, run) is False and _PRINTING.search(code) is None
+    mute = _prints(query, run) is False and not _can_print(code)
     return not mute and _reads_fields(code, run) is not False
 
 
+def _can_print(code: str) -> bool:
+    """Whether code names what prints; in a comment or a text that is no more than a word."""
+    tree = parse_code(code)
+    return tree is None or any(
+        getattr(node, "id", None) in _PRINTING or getattr(node, "attr", None) in _PRINTING
+        for node in ast.walk(tree)
+    )
+
+
 def _prints(query: Query, run: CodeRun) -> bool | None:
-    shows = run.calls and all(expected.function != _WRITING for expected in query.expected)
+    """Whether code showed something; None where it had nothing to show.
+
+    Who asks for nothing but writing has not asked to see anything, and a write has nothing to show.
+    """
+    shows = any(not _writes(call) for call in run.calls) and not any(map(_only_writes, query.accept))
     return run.printed_something if run.outcome == "ran" and shows else None
+
+
+def _writes(call: CodeCall) -> bool:
+    command = call.arguments.get("command") if call.function == "run_command" else None
+    return call.function == _WRITING or (command is not None and _SHELL_WRITING.search(command) is not None)
+
+
+def _only_writes(accepted: Expected | Calls) -> bool:
+    calls = accepted.calls if isinstance(accepted, Calls) else (accepted,)
+    return all(expected.function == _WRITING for expected in calls)
 
 
 def _reads_fields(code: str, run: CodeRun) -> bool | None:

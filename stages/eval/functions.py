@@ -58,15 +58,11 @@ class Functions:
         return answer(**{key: _as_text(name, key, value) for key, value in bound.items()})
 
     def _note(self, name: str, given: list[tuple[str, Any]]) -> None:
-        """Texts are noted as far as there is room, so that no code fills the memory of the caller.
-
-        Only what is written is long: the rest is looked at by the patterns of a suite, which takes time.
-        """
+        """Texts are noted as far as there is room, so that no code fills the memory of the caller."""
         noted: dict[str, str | None] = {}
         for key, value in given:
             text = str(value) if isinstance(value, str | PurePath) else None
-            most = None if key == "content" else LONGEST
-            noted[self._take(key[:LONGEST])] = None if text is None else self._take(text[:most])
+            noted[self._take(key[:LONGEST])] = None if text is None else self._take(cut_argument(key, text))
         self.calls.append(CodeCall(function=name, arguments=noted, recorded=self._known))
 
     def _take(self, text: str) -> str:
@@ -146,6 +142,11 @@ class Functions:
         if not found or place is None:
             raise _os_error(errno.ENOENT, path)
         return found
+
+
+def cut_argument(key: str, value: Any) -> Any:
+    """A text as the patterns of a suite are given it, which take their time; only what is written is long."""
+    return value if key == "content" or not isinstance(value, str) else value[:LONGEST]
 
 
 def _as_text(name: str, key: str, value: Any) -> str:

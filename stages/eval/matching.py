@@ -2,7 +2,7 @@
 
 Calls of tools must be those expected and no others. In Code Mode the calls are those that the code made
 when it ran. It may call more functions than it needs, so there it is enough that the expected ones are
-among them.
+among them; but each call must be one that sends code.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from stages.core.chat import ToolCall
 from stages.core.matcher import fits_all
 from stages.core.query import Calls, Expected, Query
 from stages.eval.behaviour import Behaviour, observe_code
-from stages.eval.code import FunctionCall
+from stages.eval.code import FunctionCall, code_of
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ def match_calls(query: Query, calls: Sequence[ToolCall], code: Behaviour | None 
     `code` is what the code of the calls did; without it their text is read.
     """
     if query.code_mode:
+        if any(code_of(call) is None for call in calls):
+            return Match(False, False)
         ways = (code or observe_code(query, calls, None)).made
     else:
         ways = ([FunctionCall(call.name, call.arguments) for call in calls],)

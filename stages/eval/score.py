@@ -14,7 +14,7 @@ from stages.eval.attribution import Signs, find_cause, read_signs
 from stages.eval.behaviour import Behaviour, RunCode, observe_code
 from stages.eval.matching import match_calls
 
-SCORER_VERSION = 6
+SCORER_VERSION = 7
 
 
 def score_replies(
@@ -85,13 +85,18 @@ def _to_json(call: ToolCall) -> dict[str, object]:
 
 
 def _judge_answer(query: Query, reading: Reply, signs: Signs) -> DirectAnswer:
-    said = reading.content.casefold()
+    said = _plain(reading.content)
     return DirectAnswer(
         not_empty=not signs.empty,
-        on_terms=any(_is_said(term.casefold(), said) for term in query.terms) if query.terms else None,
+        on_terms=any(_is_said(_plain(term), said) for term in query.terms) if query.terms else None,
         not_repeating=signs.loop is None,
         no_call=not signs.calls and signs.attempt is None,
     )
+
+
+def _plain(text: str) -> str:
+    """A text without what two spellings of a word differ in: case, and the kind of apostrophe."""
+    return text.casefold().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
 
 
 def _is_said(term: str, text: str) -> bool:

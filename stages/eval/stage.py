@@ -30,8 +30,11 @@ def evaluate_engine(
 ) -> Outcome:
     """Put the suites to an engine; as a sweep where the preset asks for one."""
     run, place, cells = Run(options, engine, ask_again=ask_again), find_place(options), plan_cells(options)
+    outputs = list_outputs(options, suites)
+    for output in outputs:  # one that may not be replaced is said before the first query is asked
+        run.is_current(*output)
     run.begin(suites, cells)
-    results = [run.require(*output) for output in list_outputs(options, suites)]
+    results = [run.require(*output) for output in outputs]
     if options.preset.eval.is_sweep:
         lines = describe_sweep(summarize_sweep(place, suites, cells))
     else:

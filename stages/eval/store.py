@@ -48,8 +48,17 @@ def replies_root(options: Options) -> Path:
 
 def kept_models(root: Path, url: str) -> tuple[str, ...]:
     """The names of the models of a server of which replies are kept."""
-    keys = (orjson.loads(path.read_bytes()) for path in sorted(root.glob("*/key.json")))
+    keys = [_read_key(path) for path in sorted(root.glob("*/key.json"))]
     return tuple({str(key["served_model"]): None for key in keys if key.get("url") == url})
+
+
+def _read_key(path: Path) -> dict[str, Any]:
+    """What a folder of replies is of; nothing where the file is damaged."""
+    try:
+        key = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError:
+        return {}
+    return key if isinstance(key, dict) and "served_model" in key else {}
 
 
 class ReplyStore:

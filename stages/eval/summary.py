@@ -16,6 +16,7 @@ def summarize_scores(
     suite: Suite, scores: Sequence[Score], options: Options, engine: EngineName, timing: Timing
 ) -> EvalSummary:
     """The result of one model and arm on a suite."""
+    wanting = [score for score in scores if score.kind == "tool"]
     return EvalSummary(
         scorer_version=SCORER_VERSION,
         model=options.preset.name,
@@ -35,8 +36,10 @@ def summarize_scores(
         runaway=rate(None if s.strict.stop is None else s.runaway for s in scores),
         answers=_rate_answers(scores),
         causes=dict(Counter(s.cause for s in scores if s.cause is not None)),
-        by_category=rates_by(scores, lambda score: [score.category]),
-        by_tool=rates_by([s for s in scores if s.kind == "tool"], lambda score: score.tools),
+        by_category=rates_by(scores, _category),
+        by_tool=rates_by(wanting, _tools),
+        by_category_lenient=rates_by(scores, _category, lenient=True),
+        by_tool_lenient=rates_by(wanting, _tools, lenient=True),
         timing=timing,
     )
 
@@ -74,12 +77,22 @@ def rate_readings(readings: Sequence[Parsed]) -> Rates:
     )
 
 
-def rates_by(scores: Sequence[Score], names: Callable[[Score], Sequence[str]]) -> dict[str, Rates]:
-    """The strict rates of the scores that share a name, by that name."""
+def _category(score: Score) -> Sequence[str]:
+    return [score.category]
+
+
+def _tools(score: Score) -> Sequence[str]:
+    return score.tools
+
+
+def rates_by(
+    scores: Sequence[Score], names: Callable[[Score], Sequence[str]], *, lenient: bool = False
+) -> dict[str, Rates]:
+    """The rates of the scores that share a name, by that name, of one of the readings."""
     groups: dict[str, list[Parsed]] = {}
     for score in scores:
         for name in names(score):
-            groups.setdefault(name, []).append(score.strict)
+            groups.setdefault(name, []).append(score.lenient if lenient else score.strict)
     return {name: rate_readings(group) for name, group in sorted(groups.items())}
 
 

@@ -22,8 +22,9 @@ LIMIT = PRESET.eval.max_tokens
 
 
 def list_questions(queries: int) -> list[Question]:
-    """The first queries of `extended`, as the fair arm asks them."""
-    chosen = load_suite("extended").queries[:queries]
+    """So many queries evenly over `extended`, direct ones among them, as the fair arm asks them."""
+    every = load_suite("extended").queries
+    chosen = [every[i * len(every) // queries] for i in range(queries)]
     return [Question(query.id, query_row(query.query, PRESET.model, FAIR)) for query in chosen]
 
 

@@ -7,7 +7,7 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import mlx.core as mx
 import mlx_lm
@@ -110,17 +110,26 @@ def strengthen_layers(folder: Path, target: Path) -> Path:
     return target
 
 
+def slide_attention(folder: Path) -> None:
+    """Give the first layer of a llama a sliding window, wider than any prompt here."""
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config |= {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4096}
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+
+
 # Replies
 
 
 @pytest.mark.parametrize("batch", [16, 2])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "sliding"])
 def test_batched_replies_are_those_of_one_by_one_generation(
-    kind: Kind, batch: int, built: BuiltOnce, tmp_path: Path
+    kind: Kind | Literal["sliding"], batch: int, built: BuiltOnce, tmp_path: Path
 ) -> None:
-    folder = built.model(kind, quantize=kind != "qwen3_moe")
-    if kind == "llama":
+    folder = built.model("llama" if kind == "sliding" else kind, quantize=kind != "qwen3_moe")
+    if kind in ("llama", "sliding"):
         folder = strengthen_layers(folder, tmp_path / "llama")
+    if kind == "sliding":  # whose layers cannot share a prefix
+        slide_attention(folder)
     expected = generate_alone(folder, 12)
     assert all(len(set(reply)) > 1 for reply in expected)
     assert len({tuple(reply) for reply in expected}) == 4

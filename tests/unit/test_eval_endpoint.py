@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from stages.core.cli import Options
+from stages.core.chat import Tool
+from stages.core.cli import Options, artifacts_root
+from stages.core.dialects import DIALECTS, parse_reply
 from stages.core.errors import INTERRUPTED, StageError
 from stages.core.records import EvalSummary, Manifest, Rate, RawReply, Score, read_lines, read_record
 from stages.core.suite import load_suites
@@ -143,6 +145,15 @@ def test_an_empty_reply_is_a_reply(content: str | None, server: ChatServer, opti
 def test_arguments_that_are_no_object_stay_what_they_are(dialect: str, arguments: str, raw: str) -> None:
     text = write_served_call(Function(name="execute_code", arguments=arguments), dialect)
     assert text == f'<tool_call>\n{{"name": "execute_code", "arguments": {raw}}}\n</tool_call>'
+
+
+@pytest.mark.parametrize("dialect", sorted({*DIALECTS} - {"bare_python"}))  # which has code alone
+def test_arguments_that_are_null_are_none(dialect: str) -> None:
+    now = Tool.from_json({"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}})
+    written = write_served_call(Function(name="now", arguments=None), dialect, [now])
+    assert written == write_served_call(Function(name="now", arguments={}), dialect, [now])
+    read = parse_reply(written, dialect, [now])
+    assert ([(call.name, call.arguments) for call in read.calls], read.problems) == ([("now", {})], [])
 
 
 def test_malformed_calls_count_as_malformed(server: ChatServer, options: Options) -> None:
@@ -319,9 +330,10 @@ def test_a_failure_that_stays_is_one_line(
 
 
 def test_a_server_that_does_not_answer_in_time(server: ChatServer) -> None:
-    server.pause = 0.5
-    with pytest.raises(StageError, match=r"query q: no answer within 0\.05 s"):
-        ask_one(server, timeout=0.05, attempts=2)
+    server.pause = 3
+    with pytest.raises(StageError, match=r"query q: no answer within 0\.8 s"):
+        ask_one(server, timeout=0.8)
+    assert len(server.asked) == 2, "each try takes all the time there is"
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])
@@ -508,6 +520,17 @@ def test_a_server_without_a_list_is_asked_by_name(
     assert "only the answers tell which one answers" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_wants_a_key_is_told_as_one(status: int, server: ChatServer, options: Options) -> None:
+    locked = (status, {"error": "no key"})
+    server.models, server.reply, server.probe = locked, lambda *_: locked, lambda _: locked
+    words = rf"status {status}, .*no key.* \(the key for it goes into {KEY_VARIABLE}\)"
+    with pytest.raises(StageError, match=rf"/models is not for everybody: {words}$"):
+        run(options, make_endpoint(server))
+    with pytest.raises(StageError, match=rf"query types: {words}; the same command asks what is left$"):
+        run(options, replace(make_endpoint(server), served_model="tiny"))
+
+
 def test_another_model_behind_the_same_address_is_not_taken_for_the_first(
     server: ChatServer, options: Options
 ) -> None:
@@ -559,7 +582,52 @@ def test_which_of_two_models_a_silent_server_has_is_not_guessed(
     assert main_words(options, server, "--served-model", "tiny") == 0
 
 
+@pytest.mark.parametrize("key", [b"", b"{", b"[]", b"{}"])
+def test_a_damaged_key_of_a_store_is_none(
+    key: bytes, options: Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(ChatServer()) as server:
+        assert main_words(options, server) == 0
+    (path,) = artifacts_root().glob("*/replies/*/key.json")
+    path.write_bytes(key)
+    assert main_words(options, server) == 2
+    assert "does not answer (" in capsys.readouterr().err
+
+
+def test_an_output_that_needs_force_is_said_before_anything_is_asked(
+    server: ChatServer, options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    second = tmp_path / "second.json"
+    second.write_text(json.dumps({**SUITE, "name": "second"}), "utf-8")
+    words = ["--endpoint", server.url, "--out", str(options.out)]
+    assert main([*words, "--suites", str(second), "--max-tokens", "7"]) == 0
+    asked, (first,) = len(server.asked), options.preset.eval.suites
+    capsys.readouterr()
+    assert main([*words, "--suites", f"{first},{second}", "--max-tokens", "5"]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert len(server.asked) == asked
+    assert not ((options.out or Path()) / "three").exists()
+
+
 # The command line
+
+
+@pytest.mark.parametrize(
+    ("variable", "proxy"), [("ALL_PROXY", "socks5://127.0.0.1:9"), ("HTTP_PROXY", "foo://127.0.0.1:9")]
+)
+def test_a_proxy_that_cannot_be_used_is_one_line(
+    variable: str,
+    proxy: str,
+    options: Options,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(variable, proxy)
+    words = ["--suites", *options.preset.eval.suites, "--out", str(options.out)]
+    assert main(["--endpoint", "http://192.0.2.1:9/v1", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("eval: a proxy that the environment names cannot be used (")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -567,6 +635,8 @@ def test_which_of_two_models_a_silent_server_has_is_not_guessed(
     [
         (["--endpoint", "127.0.0.1:8080"], "--endpoint 127.0.0.1:8080: use an address such as http://"),
         (["--endpoint", "ftp://a/v1"], "--endpoint ftp://a/v1: use an address such as http://"),
+        (["--endpoint", "http://127.0.0.1:99999/v1"], "9999/v1: use an address such as http://"),
+        (["--endpoint", f"http://{'a' * 64}.local/v1"], "no host has a name with more than 63 characters"),
         (["--endpoint", "http://me:pw@a/v1"], f"and a key in the variable {KEY_VARIABLE}"),
         (["--endpoint", "http://a/v1", "--replies", "b"], "--endpoint and --replies exclude each other"),
         (["--endpoint", "http://a/v1", "--data", "b"], "--endpoint asks no model folder: leave --data out"),

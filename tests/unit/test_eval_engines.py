@@ -113,6 +113,14 @@ def test_a_wrong_file_is_one_line(lines: str, words: str, options: Options, tmp_
     assert "\n" not in str(error.value)
 
 
+def test_blank_lines_and_a_mark_of_the_encoding_are_none_of_the_replies(
+    options: Options, tmp_path: Path
+) -> None:
+    file = write_replies(tmp_path / "mine.jsonl", REPLIES)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\n\n \n"))
+    evaluate(options, Request(replies=file))
+
+
 # Kept replies
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -209,11 +210,87 @@ def test_whether_code_printed_and_its_fields_exist(code: str, marks: Any, run_co
     assert (unrun.code, unrun.printed, unrun.fields) == (None, None, None)
 
 
+@pytest.mark.parametrize(
+    ("calls", "cause"),
+    [
+        ([ToolCall("delete_everything", {"path": "/"})], "wrong tool"),
+        ([ToolCall("typecheck", {"path": "src"})], "wrong tool"),
+        ([ToolCall("execute_code", {"script": "x"})], "wrong tool"),
+        ([ToolCall("execute_code", {"code": 5})], "wrong tool"),
+        ([ToolCall("execute_code", {"code": "print(ruff_check('src').success)"})], None),
+    ],
+)
+def test_a_call_beside_a_right_one_must_send_code_too(
+    calls: list[ToolCall], cause: Any, run_code: CodeRunner
+) -> None:
+    for text in (f"{RIGHT}\n{render_calls(calls, 'hermes')}", f"{render_calls(calls, 'hermes')}\n{RIGHT}"):
+        given = score_reply(TYPES, reply(text), "hermes", run_code)
+        assert (given.cause, given.strict.tool, given.strict.arguments) == (cause, not cause, not cause)
+        assert given.lenient.whole == (cause is None)
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        ("errors = typecheck('src').errors\n# print them", "code fails"),
+        ("errors = typecheck('src').errors\nnote = 'print it'", "code fails"),
+        ("import sys\nfor e in typecheck('src').errors[9999:]:\n    sys.stdout.write(str(e))", None),
+        ("for e in typecheck('src').errors[9999:]:\n    print(e)", None),
+        ("show = print\nfor e in typecheck('src').errors[9999:]:\n    show(e)", None),
+    ],
+)
+def test_a_word_is_no_printing(code: str, cause: Any, run_code: CodeRunner) -> None:
+    assert score_reply(TYPES, reply(write(code)), "hermes", run_code).cause == cause
+
+
+def test_what_failed_code_says_is_read_in_no_more_time_than_what_it_does(run_code: CodeRunner) -> None:
+    """A pattern that goes back and forth over a long text takes the cube of its length."""
+    query = next(query for query in load_suite("extended").queries if query.id == "command-11")
+    text = write(f"run_command('{'sed 12q ' * 10_000}')\n1 / 0")
+    started = time.perf_counter()
+    assert score_reply(query, reply(text, of=query.id), "hermes", run_code).cause == "wrong arguments"
+    assert time.perf_counter() - started < 20  # hours, were all of it looked at
+
+
+def test_an_apostrophe_is_one_however_it_is_written() -> None:
+    query = CONCEPT.model_copy(update={"terms": ("don't", "can\N{RIGHT SINGLE QUOTATION MARK}t")})
+    for text in ("You don't.", "You don\N{RIGHT SINGLE QUOTATION MARK}t.", "It can't."):
+        answer = score(query, text).answer
+        assert answer is not None
+        assert answer.on_terms, text
+
+
 def test_who_writes_a_file_need_not_print(run_code: CodeRunner) -> None:
     note = {"function": "write_file", "arguments": {"path": {"path": "a.md"}}}
     query = Query.model_validate({"id": "note", "query": "Write a.md.", "accept": [note]})
     given = score_reply(query, reply(write("write_file('a.md', 'x')"), of="note"), "hermes", run_code)
     assert (given.cause, given.strict.code, given.strict.printed) == (None, True, None)
+
+
+@pytest.mark.parametrize(
+    ("codes", "cause"),
+    [
+        (["write_file('a.md', 'x')\nread_file('a.md')"], "code fails"),
+        (["write_file('a.md', 'x')\nprint(read_file('a.md'))"], None),
+        (["write_file('a.md', 'x')", "print(read_file('a.md'))"], None),
+        (["run_command('echo y > b.md')\nwrite_file('a.md', 'x')", "print(read_file('a.md'))"], None),
+        (
+            ["write_file('a.md', 'x')\nrun_command('ls 2>/dev/null')", "print(read_file('a.md'))"],
+            "code fails",
+        ),
+    ],
+)
+def test_who_wants_to_see_the_file_too_needs_it_printed(
+    codes: list[str], cause: Any, run_code: CodeRunner
+) -> None:
+    calls = [
+        {"function": name, "arguments": {"path": {"path": "a.md"}}} for name in ("write_file", "read_file")
+    ]
+    query = Query.model_validate(
+        {"id": "note", "query": "Write a.md. Show it.", "accept": [{"calls": calls}]}
+    )
+    text = "\n".join(write(code) for code in codes)
+    assert score_reply(query, reply(text, of="note"), "hermes", run_code).cause == cause
 
 
 def test_several_codes_are_judged_together(run_code: CodeRunner) -> None:
@@ -319,6 +396,9 @@ def test_rates_by_category() -> None:
         "concept": (Rate(k=1, n=1), Rate(k=1, n=1)),
         "typecheck": (Rate(k=1, n=2), Rate(k=1, n=2)),
     }
+    other = [score(TYPES, write("print(typecheck('src'))", "qwen3_coder")), *scores]
+    read = [rates_by(other, lambda score: score.tools, lenient=lenient) for lenient in (False, True)]
+    assert [rates["typecheck"].decision for rates in read] == [Rate(k=1, n=3), Rate(k=2, n=3)]
 
 
 @given(text=st.text(), dialect=st.sampled_from(DIALECTS))

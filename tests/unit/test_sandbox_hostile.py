@@ -112,6 +112,13 @@ HOSTILE = {
     "controls": "\x1b[2J\x07\r\x0c print(1)",
     "self list": "x = []\nx.append(x)\nprint(x, x == x)\nread_file(x)",
     "deep list": "x = []\nfor n in range(10**5):\n    x = [x]\nprint(x == [x])\nread_file(x)",
+    "deep dict": "x = {}\nfor n in range(10**5):\n    x = {'a': x}\nread_file(x)",
+    "deep dict shown": "x = {}\nfor n in range(10**5):\n    x = {'a': x}\nprint(x)",
+    "deep tuple": "x = ()\nfor n in range(10**5):\n    x = (x,)\nread_file(path=x)",
+    "deep names": "x = ()\nfor n in range(10**5):\n    x = (x,)\ntypecheck(**{'a': x})",
+    "deep exception": "x = []\nfor n in range(10**5):\n    x = [x]\nraise ValueError(x)",
+    "deep dict in an exception": "x = {}\nfor n in range(10**5):\n    x = {'a': x}\nraise KeyError(x)",
+    "deep result": "x = ()\nfor n in range(10**5):\n    x = (x,)\nx",
     "deep json": "import json\nprint(json.loads('[' * 10**5))",
     "redefine": "def print(*a):\n    while True:\n        pass\nprint(1)",
 }

@@ -162,3 +162,5 @@ def test_the_suite_is_scored_from_a_file_of_replies(tmp_path: Path) -> None:
     assert summary.strict is not None
     assert summary.strict.whole == Rate(k=50, n=50)
     assert summary.by_category.keys() == {query.category for query in SUITE.queries}
+    assert summary.by_category_lenient.keys() == summary.by_category.keys()
+    assert summary.by_tool_lenient.keys() == summary.by_tool.keys() >= {"typecheck", "get_weather"}

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 from stages.core.artifact import fingerprint_json
 from stages.core.records import RawReply, Record
 
-GENERATOR_VERSION = 2  # raised by every change that can change what is kept of a reply
+GENERATOR_VERSION = 3  # raised by every change that can change what is kept of a reply
 
 EngineName = Literal["local", "endpoint", "recorded"]
 Keep = Callable[["Question", RawReply], None]

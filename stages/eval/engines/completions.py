@@ -25,10 +25,10 @@ CUT = ("length", "max_tokens")
 
 
 class Function(BaseModel):
-    """The function of a served call; `arguments` is JSON as text, from some servers an object."""
+    """The function of a served call; `arguments` is JSON as text, from some servers an object, or null."""
 
     name: str
-    arguments: str | dict[str, Any] = ""
+    arguments: str | dict[str, Any] | None = None
 
 
 class _Call(BaseModel):
@@ -200,9 +200,9 @@ def write_served_call(
     Arguments that are no JSON object stay the text they are, in a block that reads as a malformed call, or
     with `cut` as one that the token limit broke off.
     """
-    given = function.arguments
+    given = function.arguments or "{}"
     try:
-        arguments = orjson.loads(given or "{}") if isinstance(given, str) else given
+        arguments = orjson.loads(given) if isinstance(given, str) else given
         if isinstance(arguments, dict):
             return render_calls([ToolCall(function.name, arguments)], dialect, tools)
     except ValueError:  # no JSON, or a call that the dialect cannot say

@@ -33,6 +33,7 @@ from stages.eval.engines.completions import (
 from stages.eval.engines.refusals import OTHER, list_controls
 from stages.eval.engines.transport import (
     KEY_VARIABLE,
+    LOCKED,
     BrokenAnswer,
     PassingError,
     ServerError,
@@ -45,6 +46,8 @@ class NoServer(StageError):
     """Nobody answers at the address."""
 
 
+HIGHEST_PORT = 65535
+LONGEST_LABEL = 63  # characters between two dots of a host's name, by RFC 1035
 MOMENT = 1.1  # seconds: a clock that counts whole ones has moved on
 
 
@@ -132,7 +135,11 @@ class Endpoint:
                 raise NoServer(
                     f"{self.transport.url} does not answer ({error}): start the server, or check --endpoint"
                 ) from None
-            except (ServerError, ValidationError):
+            except ServerError as error:
+                if error.status in LOCKED and self.served_model is None:
+                    raise StageError(f"{self.transport.url}/models is not for everybody: {error}") from None
+                return None
+            except ValidationError:
                 return None
 
     async def _describe_model(self) -> dict[str, Any]:
@@ -253,7 +260,10 @@ def check_address(url: str) -> str:
         address = httpx2.URL(url)
     except httpx2.InvalidURL:
         address = httpx2.URL("")
-    if address.scheme not in ("http", "https") or not address.host:
+    if any(len(label) > LONGEST_LABEL for label in address.host.split(".")):
+        raise StageError(f"--endpoint {url}: no host has a name with more than {LONGEST_LABEL} characters")
+    known = address.scheme in ("http", "https") and address.host and (address.port or 0) <= HIGHEST_PORT
+    if not known:
         raise StageError(f"--endpoint {url}: use an address such as http://127.0.0.1:8080/v1")
     if address.userinfo or address.query:
         raise StageError(f"--endpoint: give the address alone, and a key in the variable {KEY_VARIABLE}")

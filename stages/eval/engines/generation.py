@@ -72,8 +72,8 @@ class Generator:
         texts = [write_prompt(question, self.tokenizer) for question in questions]
         prompts = [encode_text(text, self.tokenizer) for text in texts]
         clock = WorkClock([question.id for question in questions])
-        prefix = common_prefix(prompts)
-        cache = self._prefill(prompts[0][:prefix])
+        cache = self._prefill(prompts[0][: common_prefix(prompts)])
+        prefix = cache[0].offset if cache else 0  # whoever cannot share it reads it in every prompt
         prefilled = clock.tick(clock.parts)
         if self.first_token_seconds is None:
             rest = self._time_first_token(prompts[0][prefix:], cache)

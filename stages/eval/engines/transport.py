@@ -16,7 +16,6 @@ from tenacity import (
     AsyncRetrying,
     RetryCallState,
     retry_if_exception,
-    stop_after_attempt,
     wait_random_exponential,
 )
 
@@ -24,6 +23,7 @@ from stages.core.errors import StageError
 
 KEY_VARIABLE = "FAIR_RETEST_API_KEY"  # a name of our own: no server gets a key that is meant for another one
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # statuses that another try may not meet again
+LOCKED = (401, 403)  # statuses of who wants a key, or another one
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LARGEST_ANSWER = 8_000_000  # bytes; a reply of a million tokens has about half as many
 LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
@@ -60,6 +60,10 @@ class PassingError(ServerError):
         self.after = after
 
 
+class NoAnswerInTime(PassingError):
+    """No answer within the time that one may have; all of it has passed by then."""
+
+
 class BrokenAnswer(PassingError):
     """An answer that is not JSON, such as one that was cut off."""
 
@@ -78,13 +82,22 @@ class Transport:
     first_wait: float = 0.5
 
     def open(self) -> httpx2.AsyncClient:
-        """A client with the key of the environment, if there is one."""
+        """A client with the key of the environment, if there is one.
+
+        Raises StageError for a proxy of the environment that cannot be used.
+        """
         key = read_key()
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         # A proxy of the environment leads out of this machine, never to a server on it.
         outside = httpx2.URL(self.url).host not in LOOPBACK
         timeout = httpx2.Timeout(self.timeout, connect=10.0)
-        return httpx2.AsyncClient(headers=headers, timeout=timeout, trust_env=outside)
+        try:
+            return httpx2.AsyncClient(headers=headers, timeout=timeout, trust_env=outside)
+        except (ImportError, ValueError, httpx2.InvalidURL) as error:
+            raise StageError(
+                f"a proxy that the environment names cannot be used ({_in_a_line(error)}): "
+                "change or unset ALL_PROXY, HTTP_PROXY, HTTPS_PROXY"
+            ) from None
 
     async def get(self, client: httpx2.AsyncClient, path: str) -> bytes:
         """The JSON at a path, tried once. Raises ServerError."""
@@ -101,8 +114,13 @@ class Transport:
             asked = error.after if isinstance(error, PassingError) else 0.0
             return min(max(asked, backoff(state)), LONGEST_WAIT)
 
+        def stop(state: RetryCallState) -> bool:
+            late = state.outcome is not None and isinstance(state.outcome.exception(), NoAnswerInTime)
+            most = min(self.attempts, 2) if late else self.attempts
+            return once or state.attempt_number >= most
+
         retrying = AsyncRetrying(
-            stop=stop_after_attempt(1 if once else self.attempts),
+            stop=stop,
             wait=wait,
             retry=retry_if_exception(lambda error: isinstance(error, PassingError) and not error.unread),
             reraise=True,
@@ -116,8 +134,10 @@ class Transport:
         content = None if body is None else orjson.dumps(body)
         try:
             response = await self._fetch(client, method, self.url + path, content)
+        except httpx2.ConnectTimeout:
+            raise PassingError("no connection in time") from None
         except httpx2.TimeoutException:
-            raise PassingError(f"no answer within {self.timeout:g} s") from None
+            raise NoAnswerInTime(f"no answer within {self.timeout:g} s") from None
         except (httpx2.RemoteProtocolError, httpx2.ReadError) as error:
             raise BrokenOff(f"the connection failed, {_in_a_line(error)}") from None
         except httpx2.RequestError as error:
@@ -125,6 +145,8 @@ class Transport:
         if not response.is_success:
             status, said = response.status_code, hide_key(response.text)
             reason = f"status {status}, {_in_a_line(said)}"
+            if status in LOCKED:
+                reason += f" (the key for it goes into {KEY_VARIABLE})"
             if status in PASSING:
                 raise PassingError(reason, status, said, _read_seconds(response.headers.get("Retry-After")))
             raise ServerError(reason, status, said)
@@ -147,7 +169,7 @@ class Transport:
                     if len(body) > LARGEST_ANSWER:
                         raise ServerError(f"the answer has more than {LARGEST_ANSWER // 10**6} MB")
         except TimeoutError:
-            raise PassingError(f"no answer within {self.timeout:g} s") from None
+            raise NoAnswerInTime(f"no answer within {self.timeout:g} s") from None
         waits = {name: value for name, value in answer.headers.items() if name.lower() == "retry-after"}
         return httpx2.Response(answer.status_code, headers=waits, content=bytes(body))
 
