@@ -21,7 +21,7 @@ import mlx_lm
 import numpy as np
 import pytest
 from mlx.nn.utils import value_and_grad
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten
 
 from stages.audit.rows import read_row
 from stages.core.compute import load_model
@@ -410,6 +410,7 @@ def test_what_a_kill_left_among_the_checkpoints(
     for step in (3, 4, 5):
         state = State(step=step, seconds=1.0, ended=True)
         checkpoints.save(state, run.model, run.optimizer)
+        checkpoints.prune()
     assert sorted(p.name for p in root.iterdir()) == ["0000004", "0000005"]
     checkpoints.drop_optimizers()
     assert checkpoints.resume(run.model, run.optimizer) == state
@@ -609,16 +610,40 @@ def test_missing_data_names_the_command(
 def test_a_loss_that_is_no_number_stops_the_run(
     llama_run: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """At a rate that ruins the adapter after some steps; the one checkpoint that stays is a good one."""
     monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
-    arguments = train_arguments(llama_run, tmp_path / "out", learning_rate=1e30, save_every=1, num_layers=1)
+    options = {"iters": 20, "learning_rate": 1e17, "save_every": 1, "eval_every": 20, "keep_checkpoints": 1}
+    arguments = train_arguments(llama_run, tmp_path / "out", num_layers=1, **options)
+    capsys.readouterr()
+    for _ in range(2):  # the same command ends the same way
+        assert main(arguments) == 2
+        found = re.fullmatch(
+            r"train: the (?:loss|norm of the gradient) is (?:nan|inf) in step (\d+), rows \d+, \d+ of the "
+            r"training split: lower --learning-rate or set --clip-norm 1, with --force or another --out; the "
+            r"last good checkpoint, of step (\d+), is kept\n",
+            capsys.readouterr().err,
+        )
+        assert found
+        failed, kept = int(found[1]), int(found[2])
+        assert kept == failed - 2 >= 1, "the loss of a step comes from the weights of the step before"
+        checkpoints = tmp_path / ".out.partial" / "checkpoints"
+        assert [p.name for p in checkpoints.iterdir()] == [f"{kept:07d}"]
+    assert not (tmp_path / "out").exists()
+    model = load_trainable(llama_run.model, make_setup(num_layers=1))
+    load_adapter(model, checkpoints / f"{kept:07d}" / "adapters.safetensors")
+    assert np.isfinite(plain_loss(model, encode_pipeline_rows(llama_run)))
+
+
+def test_a_last_update_that_ruins_the_adapter_is_found(
+    llama_run: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No step comes after it: the validation alone sees what it did."""
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
+    options = {"iters": 1, "learning_rate": 1e30, "save_every": 1, "num_layers": 1}
     pattern = (
-        r"the (loss|norm of the gradient) is (nan|inf) in step 2, rows \d+, \d+ of the training split: lower "
-        r"--learning-rate or set --clip-norm 1, with --force or another --out; the last "
-        "good checkpoint is kept"
+        "the validation loss is (nan|inf) after 1 step: lower --learning-rate or set --clip-norm 1; there is "
+        "no good checkpoint yet"
     )
-    expect_refusal(capsys, arguments, pattern, tmp_path / "out")
-    kept = tmp_path / ".out.partial" / "checkpoints"
-    assert [p.name for p in kept.iterdir()] == ["0000001"]
-    weights: Any = mx.load(str(kept / "0000001" / "adapters.safetensors"))
-    finite = tree_map(lambda a: bool(mx.isfinite(a).all()), weights)
-    assert all(finite.values())
+    expect_refusal(capsys, train_arguments(llama_run, tmp_path / "out", **options), pattern, tmp_path / "out")
+    points = read_lines(tmp_path / ".out.partial" / "log.jsonl", LossPoint)
+    assert [(point.step, point.kind) for point in points] == [(0, "valid"), (1, "train")]

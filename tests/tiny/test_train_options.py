@@ -409,7 +409,9 @@ def test_what_is_wrong_is_said_before_the_rows_are_read(qwen2_run: Pipeline, tmp
 
 def test_a_run_that_saved_nothing_blocks_no_other(qwen2_run: Pipeline, tmp_path: Path) -> None:
     options = qwen2_run.options("train", learning_rate=1e30, num_layers=1, save_every=100)
-    reason = r"in step 2, rows .*: lower --learning-rate or set --clip-norm 1; no checkpoint was due yet$"
+    reason = (
+        r"in step 2, rows .*: lower --learning-rate or set --clip-norm 1; there is no good checkpoint yet$"
+    )
     with pytest.raises(StageError, match=reason):
         run_work("train", type(options)(**vars(options) | {"out": tmp_path / "out"}))
     assert (tmp_path / ".out.partial" / "log.jsonl").is_file()
