@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from stages import train as package
 from stages.core.blas import needs_blas
@@ -26,16 +27,16 @@ def _run(argv: Sequence[str] | None) -> int:
         return train_seeds(seeds, words)
     place, words = read_place(words)
     watch_launcher()
+    known = None  # of a group the leader alone finds out what is up to date: the others may not see its disk
     if not in_group():
         options = read_options(build_parser("train", package.__doc__ or "", ["train"]).parse_args(words))
         launch = choose_launch(options, place, on_cpu=needs_blas())
-        if launch is not None and not (options.check or is_finished("train", options, make_recipe)):
+        known = partial(make_recipe, ranks=launch.size if launch else 1)
+        if launch is not None and not (options.check or is_finished("train", options, known)):
             return launch_ranks(launch, words)
     if argv is None:
         sys.argv[1:] = words
     with stay_quiet():
-        # Of a group the leader alone finds out what is up to date: the others may not see its disk.
-        known = None if in_group() else make_recipe
         return run_stage(
             "train",
             package.__doc__,

@@ -152,6 +152,27 @@ def test_a_row_whose_turns_cannot_be_told_apart_is_refused(
     assert row.refused.startswith(f"it writes {counts}"), "and the audit says so"
 
 
+@pytest.mark.parametrize("place", ["words", "arguments"])
+def test_a_row_whose_turn_would_end_in_the_middle_is_refused(
+    place: str, built: BuiltOnce, tmp_path: Path
+) -> None:
+    """Half of a call and a stop behind it would be learned. In a user's words the mark does no harm."""
+    code = {"code": "print(text.split('<|im_end|>'))"}
+    call = CALL | {"function": {"name": "execute_code", "arguments": {"options": [code]}}}
+    spoken = {"content": "It ends with <|im_end|> there."} if place == "words" else {"tool_calls": [call]}
+    messages = [*CONVERSATION[:2], {"role": "assistant", "content": "", **spoken}, *CONVERSATION[3:]]
+    tokenizer = load_tokenizer(built.tokenizer("qwen2.5"))
+    turns = find_turns(tokenizer)
+    (tmp_path / "train.jsonl").write_text(json.dumps({"messages": messages}) + "\n", "utf-8")
+    refusal = r"train\.jsonl:1 is refused .*: an assistant's words or arguments hold <\|im_end\|>, with"
+    with pytest.raises(StageError, match=refusal):
+        load_rows(tmp_path, "train", tokenizer, turns, 1024)
+    row = read_row("train", 1, {"messages": messages}, tokenizer, turns)
+    assert row.refused.startswith("an assistant's words or arguments hold <|im_end|>"), (
+        "and the audit says so"
+    )
+
+
 def test_text_rows_of_the_flawed_arm_are_supervised_as_they_are(
     corpus_part: Path, qwen2_run: Pipeline
 ) -> None:
@@ -316,6 +337,29 @@ def test_a_model_with_a_sliding_window_is_refused_when_it_is_loaded(built: Built
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
     with pytest.raises(StageError, match=r"^this architecture has layers with a sliding window"):
         load_trainable(folder, make_setup(num_layers=1))
+
+
+def test_a_long_row_is_not_computed_the_plain_way(
+    built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path
+) -> None:
+    """Whose logits alone would take more memory than its training."""
+    run = prepare_run("llama", 1, built, qwen2_run, tmp_path)
+    middle = run.train[0].tokens[-20:]
+    long = [replace_tokens(row, row.tokens[:-20] + middle * 40 + row.tokens[-20:]) for row in run.train[:2]]
+    logits = 4 * len(long[0].tokens) * run.split.head.weight.shape[0]
+    alone = Run(run.model, run.setup, 0, [*long, *run.train[2:]], run.valid, tmp_path)
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    alone.verify()
+    assert 0 < mx.get_peak_memory() - before < logits
+
+
+def replace_tokens(row: Encoded, tokens: list[int]) -> Encoded:
+    """The row with more tokens in its middle, none of them learned."""
+    more = len(tokens) - len(row.tokens)
+    at = row.supervised.index(True)
+    supervised = row.supervised[:at] + [False] * more + row.supervised[at:]
+    return Encoded(tokens, supervised, row.calls[:at] + [-1] * more + row.calls[at:])
 
 
 # The run
