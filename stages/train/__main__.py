@@ -12,7 +12,7 @@ from stages.core.cli import Options, Outcome, build_parser, guard, is_finished, 
 from stages.train.launch import choose_launch, in_group, launch_ranks, read_place, stay_quiet
 from stages.train.lifeline import watch_launcher
 from stages.train.recipe import make_recipe
-from stages.train.saved import may_discard
+from stages.train.saved import may_discard, refuse_more_steps
 from stages.train.seeds import read_seeds, train_seeds
 
 
@@ -32,6 +32,7 @@ def _run(argv: Sequence[str] | None) -> int:
         options = read_options(build_parser("train", package.__doc__ or "", ["train"]).parse_args(words))
         launch = choose_launch(options, place, on_cpu=needs_blas())
         known = partial(make_recipe, ranks=launch.size if launch else 1)
+        refuse_more_steps(options, known)
         if launch is not None and not (options.check or is_finished("train", options, known)):
             return launch_ranks(launch, words)
     if argv is None:

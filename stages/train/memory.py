@@ -104,8 +104,7 @@ def _scores_in_work(model: Model, batch: Batch, prefix: int) -> int:
     """Bytes of the scores that a CPU's threads have in the backward pass: a row's each, twice."""
     rows, length = batch.inputs.shape
     own = min(count_cores(), rows) * length * max(length, prefix)
-    heads: int = model.args.num_attention_heads
-    return 2 * 4 * heads * max(own, prefix**2)
+    return 2 * 4 * int(model.args.num_attention_heads) * int(max(own, prefix**2))
 
 
 def _widths(layer: Any) -> int:
