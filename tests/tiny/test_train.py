@@ -507,7 +507,9 @@ def test_a_full_disk_is_one_line(built: BuiltOnce, qwen2_run: Pipeline, tmp_path
     assert sorted(left) == ["0000001", "0000003"], "what could not be written is gone"
 
 
-def test_training_learns_and_a_second_call_does_nothing(qwen2_run: Pipeline) -> None:
+def test_training_learns_and_a_second_call_does_nothing(
+    qwen2_run: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = qwen2_run.folder("train")
     losses = [p.loss for p in read_lines(folder / "log.jsonl", LossPoint) if p.kind == "valid"]
     assert len(losses) == 3
@@ -518,6 +520,13 @@ def test_training_learns_and_a_second_call_does_nothing(qwen2_run: Pipeline) -> 
         StageError, match=r"was made with iters=4 \(now 5\): --force replaces it, --out FOLDER"
     ):
         run_work("train", qwen2_run.options("train", iters=5))
+    capsys.readouterr()
+    for iters, reason in (
+        (5, ", and a finished run takes no more steps: its "),
+        (3, ": --force replaces it"),
+    ):
+        assert main([*train_arguments(qwen2_run, folder, iters=iters), "--check"]) == 2
+        assert f"was made with iters=4 (now {iters}){reason}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["qwen2_run", "qwen3_moe_run"])
