@@ -83,7 +83,9 @@ class TrainSetup(_Section):
     call_weight: float = Field(gt=0, description="weight of a call's tokens in the loss; others have 1")
     rank: int = Field(ge=1, description="LoRA rank")
     scale: float = Field(gt=0, description="LoRA scale")
-    dropout: float = Field(ge=0, lt=1, description="LoRA dropout")
+    dropout: float = Field(
+        ge=0, lt=1, description="LoRA dropout; rows draw one mask together for what they begin with"
+    )
     lora_keys: tuple[str, ...] = Field(
         description="modules of a layer that get LoRA; empty: every linear one"
     )

@@ -106,11 +106,12 @@ def find_turns(tokenizer: Tokenizer) -> Turns:
 def encode_row(row: Mapping[str, Any], tokenizer: Tokenizer, turns: Turns) -> Encoded:
     """Tokens of a row, supervised where the assistant speaks: its words, its calls, its end token.
 
-    Raises ValueError where the template's text does not have a turn of its own for every one in the row.
+    Raises ValueError where the template's text does not have a turn of its own for every one in the row, or a
+    turn would end within what the assistant says.
     """
     text = render_row(row, tokenizer).rstrip("\n")
     spans = assistant_spans(text, turns)
-    _require_all_turns(row, spans)
+    _require_all_turns(row, spans, turns)
     written = [_call_start(text[start:end].removesuffix(turns.closing)) for start, end in spans]
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     supervised, calls, span = [], [], 0
@@ -124,16 +125,30 @@ def encode_row(row: Mapping[str, Any], tokenizer: Tokenizer, turns: Turns) -> En
     return Encoded(list(encoding["input_ids"]), supervised, calls)
 
 
-def _require_all_turns(row: Mapping[str, Any], spans: Sequence[tuple[int, int]]) -> None:
+def _require_all_turns(row: Mapping[str, Any], spans: Sequence[tuple[int, int]], turns: Turns) -> None:
     """Else a turn would go unlearned, or a tool's or user's text be learned, and nobody would see it."""
     if "text" in row:
         return
-    turns = sum(message["role"] == "assistant" for message in row["messages"])
-    if len(spans) != turns:
+    spoken = [message for message in row["messages"] if message["role"] == "assistant"]
+    if len(spans) != len(spoken):
         raise ValueError(
-            f"it writes {turns} assistant's turns as {len(spans)}, since it joins some or a text holds its "
-            "marks: remove the row, or take another --chat-template"
+            f"it writes {len(spoken)} assistant's turns as {len(spans)}, since it joins some or a text holds "
+            "its marks: remove the row, or take another --chat-template"
         )
+    if any(turns.closing in text for message in spoken for text in _list_texts(message)):
+        raise ValueError(
+            f"an assistant's words or arguments hold {turns.closing}, with which it ends a turn, so half of "
+            "them would be learned: remove the row, or take another --chat-template"
+        )
+
+
+def _list_texts(value: Any) -> list[str]:
+    """All texts in a JSON value, keys among them."""
+    if isinstance(value, Mapping):
+        return [text for pair in value.items() for one in pair for text in _list_texts(one)]
+    if isinstance(value, list):
+        return [text for one in value for text in _list_texts(one)]
+    return [value] if isinstance(value, str) else []
 
 
 def _call_start(spoken: str) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from stages import train as package
 from stages.core.blas import needs_blas
@@ -11,7 +12,7 @@ from stages.core.cli import Options, Outcome, build_parser, guard, is_finished, 
 from stages.train.launch import choose_launch, in_group, launch_ranks, read_place, stay_quiet
 from stages.train.lifeline import watch_launcher
 from stages.train.recipe import make_recipe
-from stages.train.saved import may_discard
+from stages.train.saved import may_discard, refuse_more_steps
 from stages.train.seeds import read_seeds, train_seeds
 
 
@@ -26,16 +27,17 @@ def _run(argv: Sequence[str] | None) -> int:
         return train_seeds(seeds, words)
     place, words = read_place(words)
     watch_launcher()
+    known = None  # of a group the leader alone finds out what is up to date: the others may not see its disk
     if not in_group():
         options = read_options(build_parser("train", package.__doc__ or "", ["train"]).parse_args(words))
         launch = choose_launch(options, place, on_cpu=needs_blas())
-        if launch is not None and not (options.check or is_finished("train", options, make_recipe)):
+        known = partial(make_recipe, ranks=launch.size if launch else 1)
+        refuse_more_steps(options, known)
+        if launch is not None and not (options.check or is_finished("train", options, known)):
             return launch_ranks(launch, words)
     if argv is None:
         sys.argv[1:] = words
     with stay_quiet():
-        # Of a group the leader alone finds out what is up to date: the others may not see its disk.
-        known = None if in_group() else make_recipe
         return run_stage(
             "train",
             package.__doc__,

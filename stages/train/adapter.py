@@ -78,7 +78,7 @@ def _require_known_build(model: Model) -> None:
     if inner is None or not all(hasattr(inner, part) for part in ("embed_tokens", "layers", "norm")):
         raise StageError(
             f"{type(model).__module__.rsplit('.', 1)[-1]} models are built in another way than train knows: "
-            "take a model of the Llama, Qwen or Mistral kind"
+            "take a model of the Llama or Qwen kind"
         )
     if not all(type(cache) is KVCache for cache in make_prompt_cache(model)):
         raise StageError(

@@ -48,12 +48,16 @@ class Checkpoints:
         return self.folder / CHECKPOINTS
 
     @property
-    def exist(self) -> bool:
-        """Whether there is one to go on from."""
-        return bool(self._finished())
+    def last_step(self) -> int | None:
+        """The step of the checkpoint to go on from; None without one."""
+        finished = self._finished()
+        return int(finished[-1].name) if finished else None
 
     def save(self, state: State, model: Model, optimizer: Any) -> None:
-        """Write adapter and optimizer; a checkpoint appears whole or not at all, also when power fails."""
+        """Write adapter and optimizer; a checkpoint appears whole or not at all, also when power fails.
+
+        What these weights are worth shows in the next step, so the one before stays until `prune`.
+        """
         name = f"{state.step:07d}"
         partial, final = self._root / f".{name}.partial", self._root / name
         for left in self._root.glob(".*.partial"):  # it may be what filled the disk
@@ -67,7 +71,17 @@ class Checkpoints:
         shutil.rmtree(final, ignore_errors=True)
         partial.replace(final)
         _sync(self._root)
-        self._keep_last()
+        self._keep_last(max(self.keep, 2))
+
+    def prune(self) -> None:
+        """Remove what is too many, when a loss with the weights of the last one has shown that it is good."""
+        self._keep_last(self.keep)
+
+    def drop(self, step: int) -> None:
+        """Remove the checkpoint of a step, if there is one, so that none goes on from it."""
+        ruined = self._root / f"{step:07d}"
+        (ruined / "state.json").unlink(missing_ok=True)
+        shutil.rmtree(ruined, ignore_errors=True)
 
     def resume(self, model: Model, optimizer: Any) -> State | None:
         """Load the last checkpoint into model and optimizer; None when there is none.
@@ -103,10 +117,10 @@ class Checkpoints:
         for folder in self._finished():
             (folder / "optimizer.safetensors").unlink(missing_ok=True)
 
-    def _keep_last(self) -> None:
+    def _keep_last(self, count: int) -> None:
         """Remove all but the last checkpoints, and what a killed run had begun to write or to remove."""
-        kept = self._finished()[-self.keep :]
-        for other in self._root.iterdir():
+        kept = self._finished()[-count:]
+        for other in self._root.glob("*"):
             if other not in kept:
                 shutil.rmtree(other)
 

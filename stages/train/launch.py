@@ -39,11 +39,21 @@ VARIABLES = ("MLX_RANK", *MPI_VARIABLES)  # of the ring and NCCL, and of the MPI
 
 @dataclass(frozen=True)
 class Launch:
-    """Where the work is done; none of it changes a result."""
+    """Where the work is done; without dropout none of it changes a result."""
 
     ranks: int
     hosts: str | None
     backend: str
+
+    @property
+    def names(self) -> list[str]:
+        """The machines; none for processes of this one."""
+        return [name.strip() for name in self.hosts.split(",")] if self.hosts else []
+
+    @property
+    def size(self) -> int:
+        """How many processes take part."""
+        return len(self.names) or self.ranks
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ def launch_ranks(launch: Launch, argv: Sequence[str]) -> int:
     """Run this stage in several processes; the exit code of the first that failed, or 0."""
     command = [sys.executable, "-m", "stages.train", *argv]
     if launch.hosts:
-        return launch_there([name.strip() for name in launch.hosts.split(",")], launch.backend, command)
+        return launch_there(launch.names, launch.backend, command)
     return launch_here(launch.ranks, command)
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import mlx.core as mx
 import numpy as np
@@ -22,6 +22,7 @@ from stages.core.errors import StageError
 from stages.core.interrupts import deferred_interrupts
 from stages.core.preset import TrainSetup
 from stages.core.render import Encoded
+from stages.core.words import plural
 from stages.train.checkpoint import Checkpoints, State, share_state
 from stages.train.log import RunLog
 from stages.train.loss import Losses, count_losses, count_validation, plain_loss, weighted_loss
@@ -66,8 +67,12 @@ class Run:
         )
 
     def verify(self) -> None:
-        """Compare the fast loss with the plain one on a few rows, before hours depend on it."""
-        rows = [*self.train[:2], *(trunk.rows[0] for trunk in self.trunks[1:VERIFIED])]
+        """Compare the fast loss with the plain one on a few rows, before hours depend on it.
+
+        On short ones: the plain loss holds all their logits, which the run itself never does.
+        """
+        shortest = [sorted(trunk.rows, key=lambda row: len(row.tokens)) for trunk in self.trunks[:VERIFIED]]
+        rows = [*shortest[0][:2], *(first for first, *_ in shortest[1:])]
         fast = self._count(rows).total
         plain = plain_loss(self.model, rows)
         tolerance = SAME_LOSS if self.split.dtype == mx.float32 else SAME_LOSS_16_BIT
@@ -115,15 +120,21 @@ class Run:
         """Stop before an update that would ruin the adapter."""
         if not math.isfinite(value):
             lines = ", ".join(str(i + 1) for rows in self.rows_of(index) for i in rows)
-            kept = (
-                ", with --force or another --out; the last good checkpoint is kept"
-                if self.checkpoints.exist
-                else "; no checkpoint was due yet"
+            self.refuse_weights(
+                index, f"the {what} is {value} in step {index + 1}, rows {lines} of the training split"
             )
-            raise StageError(
-                f"the {what} is {value} in step {index + 1}, rows {lines} of the training split: lower "
-                f"--learning-rate or set --clip-norm 1{kept}"
-            )
+
+    def refuse_weights(self, step: int, found: str) -> NoReturn:
+        """Raise StageError for what was found with the weights of `step` steps; no checkpoint holds them."""
+        if self.ranks.leads:
+            self.checkpoints.drop(step)
+        last = self.checkpoints.last_step
+        kept = (
+            "; there is no good checkpoint yet"
+            if last is None
+            else f", with --force or another --out; the last good checkpoint, of step {last}, is kept"
+        )
+        raise StageError(f"{found}: lower --learning-rate or set --clip-norm 1{kept}")
 
     def validate(self, stop: Callable[[], bool] = bool) -> Losses | None:
         """The losses over the validation rows' supervised tokens, without dropout; None when stopped."""
@@ -190,6 +201,8 @@ def train_adapter(run: Run, trackers: Any = None) -> State:
             if stopped:
                 raise KeyboardInterrupt
             losses, tokens, stopped = run.step(state.step, stop=stop.is_set)
+            if log:
+                run.checkpoints.prune()
             window.add(losses, tokens)
             done = state.step + 1
             bar.advance(note=f"loss {window.losses.mean:.3f}")
@@ -198,6 +211,8 @@ def train_adapter(run: Run, trackers: Any = None) -> State:
                     log.trained(done, window.losses, float(run.optimizer.learning_rate.item()), window.speed)
                 window = _Window(Losses(), 0, time.perf_counter())
             state = state.model_copy(update={"step": done, "window": astuple(window.losses)})
+    if log:
+        run.checkpoints.prune()
     if log and setup.choose_by != "last":
         run.checkpoints.load_best(run.model)
     return state
@@ -215,11 +230,16 @@ def _has_ended(state: State, setup: TrainSetup) -> bool:
 def _validate(run: Run, state: State, log: RunLog | None, stop: Callable[[], bool]) -> State:
     """Validate, and remember whether this is the best so far by what the set-up chooses by.
 
-    The state stays as it is when `stop` cuts it short.
+    The state stays as it is when `stop` cuts it short. Raises StageError for a loss that is no number: of
+    what the last update did nobody else takes notice.
     """
     losses = run.validate(stop)
     if losses is None:
         return state
+    if not math.isfinite(losses.total):
+        run.refuse_weights(
+            state.step, f"the validation loss is {losses.mean} after {plural(state.step, 'step')}"
+        )
     state = state.model_copy(update={"validated": state.step})
     better, exact = is_better(losses, state, run.setup.choose_by), losses.exact_share or 0.0
     if log:

@@ -9,6 +9,7 @@ from mlx.utils import tree_flatten
 
 from stages.core import progress
 from stages.core.compute import Model, free_memory_gb
+from stages.core.cpu.blocks import count_cores
 from stages.core.cpu.head import working_memory
 from stages.core.errors import StageError
 from stages.core.platform import GB, accelerator
@@ -16,7 +17,7 @@ from stages.core.preset import TrainSetup
 from stages.core.render import Encoded
 from stages.train.prefixes import group_rows, shared_prefix
 from stages.train.ranks import Ranks
-from stages.train.rows import make_batch
+from stages.train.rows import Batch, make_batch
 from stages.train.split import kept_bytes
 
 ALONE = Ranks()
@@ -92,11 +93,18 @@ def _activations(
     kept = max(widths) + int(model.model.norm.weight.size) * len(trained) if checkpoint else sum(widths)
     states = SLACK * kept * (batch.inputs.size + prefix) * item
     all_logits = len(batch.where) * _vocabulary(model) * 4
-    if accelerator() == "cpu":  # which keeps no scores of attention, and few logits
-        return states + min(working_memory(), 2 * all_logits)
+    if accelerator() == "cpu":  # which keeps few logits, and no scores of attention but those in work
+        return states + max(min(working_memory(), 2 * all_logits), _scores_in_work(model, batch, prefix))
     scores = batch.inputs.size * (prefix + batch.inputs.shape[1]) + prefix**2
     layers = SCORES + (1 if checkpoint else len(trained))
     return float(states + layers * model.args.num_attention_heads * scores * item + 3 * all_logits)
+
+
+def _scores_in_work(model: Model, batch: Batch, prefix: int) -> int:
+    """Bytes of the scores that a CPU's threads have in the backward pass: a row's each, twice."""
+    rows, length = batch.inputs.shape
+    own = min(count_cores(), rows) * length * max(length, prefix)
+    return 2 * 4 * int(model.args.num_attention_heads) * int(max(own, prefix**2))
 
 
 def _widths(layer: Any) -> int:

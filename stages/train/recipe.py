@@ -19,8 +19,12 @@ BOOKKEEPING = {
 }  # options that change no adapter, or its last bits
 
 
-def make_recipe(options: Options) -> Recipe:
-    """Raises StageError without converted rows or a base model."""
+def make_recipe(options: Options, ranks: int = 1) -> Recipe:
+    """What decides the adapter that so many processes train: each draws dropout's masks for its own rows.
+
+    Raises StageError without converted rows or a base model.
+    """
+    setup = options.preset.train
     rows = require_artifact(options.input("convert_data"), "convert_data", options.advice("convert_data"))
     return Recipe(
         stage="train",
@@ -28,7 +32,8 @@ def make_recipe(options: Options) -> Recipe:
             "fixes": list(fixes_until(options.fixes, "train")),
             "seed": options.seed,
             "version": TRAINER_VERSION,
-            **options.preset.train.model_dump(mode="json", exclude=BOOKKEEPING),
+            **setup.model_dump(mode="json", exclude=BOOKKEEPING),
+            **({"ranks": ranks} if setup.dropout else {}),
         },
         inputs={
             "data": rows.content,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from stages.core.artifact import unfinished_folder
+from stages.core.artifact import read_manifest, unfinished_folder
 from stages.core.cli import Options
+from stages.core.errors import StageError
+from stages.core.records import Recipe
 
 CHECKPOINTS = "checkpoints"
 
@@ -18,3 +21,19 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def may_discard(options: Options) -> bool:
     """Whether an unfinished run with other options may go: one that has saved nothing always may."""
     return options.force or not list_checkpoints(unfinished_folder(options.output("train")))
+
+
+def refuse_more_steps(options: Options, make_recipe: Callable[[Options], Recipe]) -> None:
+    """Raise StageError for a finished run that is asked for more steps than it has, and nothing else."""
+    target = options.output("train")
+    manifest = None if options.force else read_manifest(target)
+    if manifest is None:
+        return
+    recipe = make_recipe(options)
+    done, asked = manifest.recipe.settings.get("iters", 0), recipe.settings["iters"]
+    longer = manifest.recipe.settings | {"iters": asked}
+    if asked > done and manifest.recipe.model_copy(update={"settings": longer}) == recipe:
+        raise StageError(
+            f"{target} was made with iters={done} (now {asked}), and a finished run takes no more steps: its "
+            "schedule was made for those, its optimizer is gone; --force trains anew, --out FOLDER keeps both"
+        )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.core.cli import Parser
+from stages.core.cli import TO_MAKE, Parser
 from stages.core.errors import StageError
 from stages.core.flags import folder, seed_list
 from stages.train.lifeline import LAUNCHER, exit_code, forward_signals, open_lifeline
@@ -43,17 +43,29 @@ def read_seeds(argv: Sequence[str]) -> tuple[Seeds | None, list[str]]:
 def train_seeds(seeds: Seeds, argv: Sequence[str]) -> int:
     """Run this stage with each seed; 0, or the exit code of the first that did not end well.
 
-    What is finished stays: the same command goes on with the seed that it was stopped in.
+    What is finished stays: the same command goes on with the seed that it was stopped in. With `--force` it
+    would begin again with the first, and is told what to say instead. `--check` asks every seed: 2 where one
+    has a mistake, else TO_MAKE where one is yet to be made.
     """
-    for seed in seeds.seeds:
-        command = [sys.executable, "-m", "stages.train", *argv, "--seed", str(seed)]
-        if seeds.out is not None:
-            command += ["--out", str(seeds.out / f"seed{seed}")]
-        with open_lifeline() as alive:
-            told = os.environ | {LAUNCHER: str(alive)}
-            process = subprocess.Popen(command, env=told, pass_fds=[alive])
-            with forward_signals([process]):
-                code = process.wait()
-        if code:
-            return exit_code(code)
-    return 0
+    checked = set()
+    for place, seed in enumerate(seeds.seeds):
+        code = _train_seed(seed, seeds.out, argv)
+        if code in (2, TO_MAKE) and "--check" in argv:
+            checked.add(code)
+        elif code:
+            if place and "--force" in argv:
+                left, done = (",".join(map(str, part)) for part in (seeds.seeds[place:], seeds.seeds[:place]))
+                print(f"train: go on with --seeds {left}: --force would train {done} again", file=sys.stderr)
+            return code
+    return min(checked, default=0)
+
+
+def _train_seed(seed: int, out: Path | None, argv: Sequence[str]) -> int:
+    command = [sys.executable, "-m", "stages.train", *argv, "--seed", str(seed)]
+    if out is not None:
+        command += ["--out", str(out / f"seed{seed}")]
+    with open_lifeline() as alive:
+        told = os.environ | {LAUNCHER: str(alive)}
+        process = subprocess.Popen(command, env=told, pass_fds=[alive])
+        with forward_signals([process]):
+            return exit_code(process.wait())

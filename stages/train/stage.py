@@ -53,8 +53,8 @@ def train(options: Options) -> Outcome:
     data, target, setup = options.input("convert_data"), options.output("train"), options.preset.train
     refuse_contradictions(setup)
     refuse_trackers(setup.report_to)
-    recipe, base = make_recipe(options), find_model(options.preset, artifacts_root())
     ranks = Ranks.join()
+    recipe, base = make_recipe(options, ranks.size), find_model(options.preset, artifacts_root())
     current = ranks.leads and is_current(target, recipe, force=options.force)
     if ranks.sum_numbers([current])[0]:
         return finished(target)

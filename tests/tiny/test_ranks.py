@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from stages.core.records import LossPoint, read_lines
 from stages.train.__main__ import main
 from stages.train.hosts import describe_hosts, launch_there
 from stages.train.launch import Launch, _free_ports, choose_launch, read_place
+from stages.train.recipe import make_recipe
 from tests.pipeline import Pipeline, run_work, start_stage
 from tests.tiny.test_train import resumed_step, stop_after, train_arguments
 
@@ -82,10 +84,41 @@ def test_two_ranks_have_the_losses_of_one(
         assert float(mx.abs(array - two[key]).max()) < 1e-3 * float(mx.abs(array).max())
 
 
-def test_a_run_of_two_ranks_that_was_stopped_goes_on(
+def test_two_ranks_have_the_losses_of_one_behind_several_beginnings(
     llama_run: Pipeline, artifacts: Path, tmp_path: Path
 ) -> None:
-    """To the same bytes, with dropout and with batches (the last of an epoch) too small for both."""
+    data, kept = tmp_path / "data", llama_run.folder("convert_data")
+    shutil.copytree(kept, data)
+    for split in ("train", "valid"):
+        lines = (kept / f"{split}.jsonl").read_text("utf-8").splitlines()
+        rows = [
+            begin_with(json.loads(line), f"You know project {n % 2}. " * 30) for n, line in enumerate(lines)
+        ]
+        (data / f"{split}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    setup = SHORT | {"batch_size": 8, "iters": 3}
+    command = [*train_arguments(llama_run, tmp_path / "two", **setup), "--data", str(data)]
+    process = start_stage("train", [*command, "--ranks", "2"], artifacts)
+    out, error = process.communicate(timeout=240)
+    assert (process.returncode, error) == (0, "")
+    assert re.search(r"\d rows begin with the same \d{3} tokens, \d with \d{3}; ", out)
+    options = replace(llama_run.options("train", **setup), data=data, out=tmp_path / "alone")
+    alone = run_work("train", options).folder
+    assert read_losses(tmp_path / "two") == pytest.approx(read_losses(alone), rel=1e-4)
+
+
+def begin_with(row: dict[str, Any], system: str) -> dict[str, Any]:
+    """The row behind another system turn."""
+    spoken = [message for message in row["messages"] if message["role"] != "system"]
+    return row | {"messages": [{"role": "system", "content": system}, *spoken]}
+
+
+def test_a_run_of_two_ranks_that_was_stopped_goes_on(
+    llama_run: Pipeline, artifacts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To the same bytes, with dropout and with batches (the last of an epoch) too small for both.
+
+    With dropout one process would draw other masks, so it may not go on.
+    """
     long = SHORT | {"iters": 12, "dropout": 0.3, "choose_by": "calls"}
     whole = start_stage(
         "train", [*train_arguments(llama_run, tmp_path / "whole", **long), "--ranks", "2"], artifacts
@@ -98,6 +131,8 @@ def test_a_run_of_two_ranks_that_was_stopped_goes_on(
     code, out, error = stop_after(two, partial / "checkpoints" / "0000006", signal.SIGTERM)
     assert code == 130
     assert error.count("train: interrupted") == 1
+    assert main([*command, "--check"]) == 2
+    assert "train: an unfinished run with ranks=2 (now 1) is in " in capsys.readouterr().err
     again = start_stage("train", [*command, "--ranks", "2"], artifacts)
     out, error = again.communicate(timeout=240)
     assert (again.returncode, error) == (0, "")
@@ -106,6 +141,9 @@ def test_a_run_of_two_ranks_that_was_stopped_goes_on(
     chosen = (target / "adapters.safetensors").read_bytes()
     assert chosen == (tmp_path / "whole" / "adapters.safetensors").read_bytes()
     assert chosen == (target / "best" / "adapters.safetensors").read_bytes()
+    assert main([*command, "--check"]) == 2
+    assert "run was made with ranks=2 (now 1): --force" in capsys.readouterr().err
+    assert main([*command, "--ranks", "2", "--check"]) == 0
 
 
 def test_a_run_goes_on_with_another_number_of_ranks(
@@ -237,6 +275,14 @@ def test_ranks_stop_when_their_launcher_is_killed(
     stop_after(launcher, partial / "checkpoints" / "0000002", signal.SIGKILL)
     wait_for_end(tmp_path)
     assert len(list((partial / "checkpoints").glob("[0-9]*"))) == 2, "and save what they did"
+
+
+def test_ranks_decide_an_adapter_with_dropout_alone(llama_run: Pipeline) -> None:
+    llama_run.folder("convert_data")
+    for dropout, same in ((0.0, True), (0.1, False)):
+        options = llama_run.options("train", dropout=dropout)
+        assert (make_recipe(options, 2) == make_recipe(options)) is same
+    assert Launch(1, "a, b,c", "ring").size == 3
 
 
 def choose(*words: str, on_cpu: bool = True) -> Launch | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -29,6 +30,21 @@ def test_every_seed_trains_its_own_adapter(llama_run: Pipeline, artifacts: Path,
     assert any(not mx.array_equal(first[key], third[key]) for key in first)
     seeds = [read_manifest(tmp_path / "set" / f"seed{n}") for n in (3, 1)]
     assert [made.recipe.settings["seed"] for made in seeds if made] == [3, 1]
+
+    def say(*words: str) -> tuple[int, str]:
+        run = start_stage("train", [*command[:-2], *words], artifacts)
+        _, error = run.communicate(timeout=240)
+        return run.returncode, error
+
+    assert say("--seeds", "3,1", "--check") == (0, "")
+    assert say("--seeds", "0,1,2", "--check") == (3, ""), "two are yet to be made"
+    code, error = say("--seeds", "0,1,3", "--check", "--rank", "5")
+    assert (code, error.count("was made with rank=4 (now 5)")) == (2, 2), "every seed is judged"
+    shutil.rmtree(tmp_path / "set" / "seed1")
+    (tmp_path / "set" / "seed1").touch()  # where no output can be put
+    code, error = say("--seeds", "3,1", "--force")
+    assert code == 2
+    assert error.endswith("train: go on with --seeds 1: --force would train 3 again\n")
 
 
 def test_a_stop_ends_all_seeds(llama_run: Pipeline, artifacts: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import mlx_lm
 import numpy as np
 import pytest
 from mlx.nn.utils import value_and_grad
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten
 
 from stages.audit.rows import read_row
 from stages.core.compute import load_model
@@ -150,6 +150,27 @@ def test_a_row_whose_turns_cannot_be_told_apart_is_refused(
         load_rows(tmp_path, "train", tokenizer, find_turns(tokenizer), 1024)
     row = read_row("train", 1, {"messages": messages}, tokenizer, find_turns(tokenizer))
     assert row.refused.startswith(f"it writes {counts}"), "and the audit says so"
+
+
+@pytest.mark.parametrize("place", ["words", "arguments"])
+def test_a_row_whose_turn_would_end_in_the_middle_is_refused(
+    place: str, built: BuiltOnce, tmp_path: Path
+) -> None:
+    """Half of a call and a stop behind it would be learned. In a user's words the mark does no harm."""
+    code = {"code": "print(text.split('<|im_end|>'))"}
+    call = CALL | {"function": {"name": "execute_code", "arguments": {"options": [code]}}}
+    spoken = {"content": "It ends with <|im_end|> there."} if place == "words" else {"tool_calls": [call]}
+    messages = [*CONVERSATION[:2], {"role": "assistant", "content": "", **spoken}, *CONVERSATION[3:]]
+    tokenizer = load_tokenizer(built.tokenizer("qwen2.5"))
+    turns = find_turns(tokenizer)
+    (tmp_path / "train.jsonl").write_text(json.dumps({"messages": messages}) + "\n", "utf-8")
+    refusal = r"train\.jsonl:1 is refused .*: an assistant's words or arguments hold <\|im_end\|>, with"
+    with pytest.raises(StageError, match=refusal):
+        load_rows(tmp_path, "train", tokenizer, turns, 1024)
+    row = read_row("train", 1, {"messages": messages}, tokenizer, turns)
+    assert row.refused.startswith("an assistant's words or arguments hold <|im_end|>"), (
+        "and the audit says so"
+    )
 
 
 def test_text_rows_of_the_flawed_arm_are_supervised_as_they_are(
@@ -318,6 +339,29 @@ def test_a_model_with_a_sliding_window_is_refused_when_it_is_loaded(built: Built
         load_trainable(folder, make_setup(num_layers=1))
 
 
+def test_a_long_row_is_not_computed_the_plain_way(
+    built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path
+) -> None:
+    """Whose logits alone would take more memory than its training."""
+    run = prepare_run("llama", 1, built, qwen2_run, tmp_path)
+    middle = run.train[0].tokens[-20:]
+    long = [replace_tokens(row, row.tokens[:-20] + middle * 40 + row.tokens[-20:]) for row in run.train[:2]]
+    logits = 4 * len(long[0].tokens) * run.split.head.weight.shape[0]
+    alone = Run(run.model, run.setup, 0, [*long, *run.train[2:]], run.valid, tmp_path)
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    alone.verify()
+    assert 0 < mx.get_peak_memory() - before < logits
+
+
+def replace_tokens(row: Encoded, tokens: list[int]) -> Encoded:
+    """The row with more tokens in its middle, none of them learned."""
+    more = len(tokens) - len(row.tokens)
+    at = row.supervised.index(True)
+    supervised = row.supervised[:at] + [False] * more + row.supervised[at:]
+    return Encoded(tokens, supervised, row.calls[:at] + [-1] * more + row.calls[at:])
+
+
 # The run
 
 
@@ -410,6 +454,7 @@ def test_what_a_kill_left_among_the_checkpoints(
     for step in (3, 4, 5):
         state = State(step=step, seconds=1.0, ended=True)
         checkpoints.save(state, run.model, run.optimizer)
+        checkpoints.prune()
     assert sorted(p.name for p in root.iterdir()) == ["0000004", "0000005"]
     checkpoints.drop_optimizers()
     assert checkpoints.resume(run.model, run.optimizer) == state
@@ -462,7 +507,9 @@ def test_a_full_disk_is_one_line(built: BuiltOnce, qwen2_run: Pipeline, tmp_path
     assert sorted(left) == ["0000001", "0000003"], "what could not be written is gone"
 
 
-def test_training_learns_and_a_second_call_does_nothing(qwen2_run: Pipeline) -> None:
+def test_training_learns_and_a_second_call_does_nothing(
+    qwen2_run: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = qwen2_run.folder("train")
     losses = [p.loss for p in read_lines(folder / "log.jsonl", LossPoint) if p.kind == "valid"]
     assert len(losses) == 3
@@ -473,6 +520,13 @@ def test_training_learns_and_a_second_call_does_nothing(qwen2_run: Pipeline) -> 
         StageError, match=r"was made with iters=4 \(now 5\): --force replaces it, --out FOLDER"
     ):
         run_work("train", qwen2_run.options("train", iters=5))
+    capsys.readouterr()
+    for iters, reason in (
+        (5, ", and a finished run takes no more steps: its "),
+        (3, ": --force replaces it"),
+    ):
+        assert main([*train_arguments(qwen2_run, folder, iters=iters), "--check"]) == 2
+        assert f"was made with iters=4 (now {iters}){reason}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["qwen2_run", "qwen3_moe_run"])
@@ -609,16 +663,40 @@ def test_missing_data_names_the_command(
 def test_a_loss_that_is_no_number_stops_the_run(
     llama_run: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """At a rate that ruins the adapter after some steps; the one checkpoint that stays is a good one."""
     monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
-    arguments = train_arguments(llama_run, tmp_path / "out", learning_rate=1e30, save_every=1, num_layers=1)
+    options = {"iters": 20, "learning_rate": 1e17, "save_every": 1, "eval_every": 20, "keep_checkpoints": 1}
+    arguments = train_arguments(llama_run, tmp_path / "out", num_layers=1, **options)
+    capsys.readouterr()
+    for _ in range(2):  # the same command ends the same way
+        assert main(arguments) == 2
+        found = re.fullmatch(
+            r"train: the (?:loss|norm of the gradient) is (?:nan|inf) in step (\d+), rows \d+, \d+ of the "
+            r"training split: lower --learning-rate or set --clip-norm 1, with --force or another --out; the "
+            r"last good checkpoint, of step (\d+), is kept\n",
+            capsys.readouterr().err,
+        )
+        assert found
+        failed, kept = int(found[1]), int(found[2])
+        assert kept == failed - 2 >= 1, "the loss of a step comes from the weights of the step before"
+        checkpoints = tmp_path / ".out.partial" / "checkpoints"
+        assert [p.name for p in checkpoints.iterdir()] == [f"{kept:07d}"]
+    assert not (tmp_path / "out").exists()
+    model = load_trainable(llama_run.model, make_setup(num_layers=1))
+    load_adapter(model, checkpoints / f"{kept:07d}" / "adapters.safetensors")
+    assert np.isfinite(plain_loss(model, encode_pipeline_rows(llama_run)))
+
+
+def test_a_last_update_that_ruins_the_adapter_is_found(
+    llama_run: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No step comes after it: the validation alone sees what it did."""
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
+    options = {"iters": 1, "learning_rate": 1e30, "save_every": 1, "num_layers": 1}
     pattern = (
-        r"the (loss|norm of the gradient) is (nan|inf) in step 2, rows \d+, \d+ of the training split: lower "
-        r"--learning-rate or set --clip-norm 1, with --force or another --out; the last "
-        "good checkpoint is kept"
+        "the validation loss is (nan|inf) after 1 step: lower --learning-rate or set --clip-norm 1; there is "
+        "no good checkpoint yet"
     )
-    expect_refusal(capsys, arguments, pattern, tmp_path / "out")
-    kept = tmp_path / ".out.partial" / "checkpoints"
-    assert [p.name for p in kept.iterdir()] == ["0000001"]
-    weights: Any = mx.load(str(kept / "0000001" / "adapters.safetensors"))
-    finite = tree_map(lambda a: bool(mx.isfinite(a).all()), weights)
-    assert all(finite.values())
+    expect_refusal(capsys, train_arguments(llama_run, tmp_path / "out", **options), pattern, tmp_path / "out")
+    points = read_lines(tmp_path / ".out.partial" / "log.jsonl", LossPoint)
+    assert [(point.step, point.kind) for point in points] == [(0, "valid"), (1, "train")]

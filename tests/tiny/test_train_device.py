@@ -5,6 +5,7 @@ The processor of this machine computes them here, as slowly as MLX does on it.
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -107,4 +108,30 @@ def test_the_scores_of_long_rows_are_in_the_estimate_of_memory(
     measured = (mx.get_peak_memory() - before) / 1e9
     scores = 2 * 4 * length**2 * 2 / 1e9  # of two rows and four heads, in two bytes
     assert measured > 2 * scores
+    assert 0.8 * measured < estimate < 1.6 * measured
+
+
+@pytest.mark.parametrize("prefix", [0, 700])
+def test_the_scores_that_a_processor_works_on_are_in_the_estimate_of_memory(
+    prefix: int, built: BuiltOnce, tmp_path: Path
+) -> None:
+    """NumPy has those of a row in each thread: of long rows that is a large part of all there is."""
+    length = 1400
+    generator = np.random.default_rng(0)
+    start = generator.integers(10, 40000, prefix).tolist()
+    tokens = [start + generator.integers(10, 40000, length - prefix).tolist() for _ in range(3)]
+    learned = [False] * (length - 4) + [True] * 4
+    rows = [Encoded(one, learned, [-1] * length) for one in tokens]
+    setup = make_setup(num_layers=2, batch_size=2, max_seq_length=2048)
+    model = load_trainable(built.model("llama"), setup)
+    run = Run(model, setup, 0, rows[:2], rows[2:], tmp_path)
+    estimate = estimate_gb(model, setup, group_rows(rows[:2], 2), checkpoint=False)
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    tracemalloc.start()
+    run.step(0)
+    scores = tracemalloc.get_traced_memory()[1] / 1e9
+    tracemalloc.stop()
+    measured = scores + (mx.get_peak_memory() - before) / 1e9
+    assert scores > 0.4 * measured
     assert 0.8 * measured < estimate < 1.6 * measured

@@ -106,6 +106,31 @@ def test_rows_that_begin_in_other_ways_have_the_plain_loss_and_gradient(
     assert_same(first_gradient(run), dict(tree_flatten(tree_map(lambda g: g / len(whole.where), gradient))))
 
 
+def test_a_run_over_several_beginnings_goes_on_exactly(llama_run: Pipeline, tmp_path: Path) -> None:
+    """From a checkpoint in its middle, with what the frozen layers kept to be computed anew."""
+    plain = encode_pipeline_rows(llama_run)
+    rows = [begin(row, index % 2 + 1, 100) for index, row in enumerate(plain)]
+    setup = make_setup(batch_size=3, num_layers=1, iters=6, save_every=3, eval_every=3, dropout=0.2)
+
+    def train_in(name: str) -> Run:
+        mx.random.seed(0)
+        (tmp_path / name).mkdir(exist_ok=True)
+        run = Run(load_trainable(llama_run.model, setup), setup, 0, rows[2:], rows[:2], tmp_path / name)
+        assert len(run.trunks) == 2
+        train_adapter(run)
+        return run
+
+    whole = train_in("whole")
+    middle = "checkpoints/0000003"
+    shutil.copytree(tmp_path / "whole" / middle, tmp_path / "half" / middle)
+    shutil.copy(tmp_path / "whole" / "log.jsonl", tmp_path / "half")
+    half = trained(train_in("half"))
+    assert all(mx.array_equal(array, half[name]) for name, array in trained(whole).items())
+    logs = [read_lines(tmp_path / name / "log.jsonl", LossPoint) for name in ("whole", "half")]
+    assert len(logs[0]) == 4
+    assert [(p.step, p.kind, p.loss) for p in logs[0]] == [(p.step, p.kind, p.loss) for p in logs[1]]
+
+
 def begin(row: Encoded, token: int, count: int) -> Encoded:
     """The row behind so many of a token."""
     unlearned = [False] * count, [-1] * count
@@ -409,7 +434,9 @@ def test_what_is_wrong_is_said_before_the_rows_are_read(qwen2_run: Pipeline, tmp
 
 def test_a_run_that_saved_nothing_blocks_no_other(qwen2_run: Pipeline, tmp_path: Path) -> None:
     options = qwen2_run.options("train", learning_rate=1e30, num_layers=1, save_every=100)
-    reason = r"in step 2, rows .*: lower --learning-rate or set --clip-norm 1; no checkpoint was due yet$"
+    reason = (
+        r"in step 2, rows .*: lower --learning-rate or set --clip-norm 1; there is no good checkpoint yet$"
+    )
     with pytest.raises(StageError, match=reason):
         run_work("train", type(options)(**vars(options) | {"out": tmp_path / "out"}))
     assert (tmp_path / ".out.partial" / "log.jsonl").is_file()
