@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stages.core.artifact import fingerprint_json, fingerprint_model, require_artifact
+from stages.core.artifact import fingerprint_folder, fingerprint_json, fingerprint_model, require_artifact
 from stages.core.cli import Options, artifacts_root
 from stages.core.models import find_model
 from stages.core.prompts import query_row
@@ -16,7 +16,8 @@ MODEL_SETTINGS = {"dialect", "legacy_dialect", "chat_template", "system", "billi
 
 def make_recipe(options: Options) -> Recipe:
     """Rows, model, plan, prompt and suites. Raises StageError without converted rows or a base model."""
-    rows = require_artifact(options.input("convert_data"), "convert_data", options.advice("convert_data"))
+    rows = options.input("convert_data")
+    require_artifact(rows, "convert_data", options.advice("convert_data"))
     preset = options.preset
     named = preset.model.chat_template
     suites = [suite.model_dump(mode="json") for suite in load_suites(preset.eval.suites)]
@@ -31,7 +32,7 @@ def make_recipe(options: Options) -> Recipe:
             "bits": [preset.quantize.bits, preset.quantize.legacy_bits],
         },
         inputs={
-            "data": rows.content,
+            "data": fingerprint_folder(rows),
             "model": fingerprint_model(find_model(preset, artifacts_root())),
             "chat template": "" if named == "own" else fingerprint_json(read_template(named)),
             "prompt": fingerprint_json(query_row("", preset.model, options.fixes)),

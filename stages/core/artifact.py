@@ -240,8 +240,11 @@ def require_artifact(folder: Path, stage: str, command: str, *, also: Collection
 
 
 def fingerprint_folder(folder: Path, records: Collection[str] = ()) -> str:
-    """SHA-256 over the names and bytes of all files, without the bookkeeping and the named records."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    """SHA-256 over the names and bytes of all files but the bookkeeping, the named records and hidden ones.
+
+    What a stage reads is known by what its files hold now: someone may have edited them since they were made.
+    """
+    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")]
     named = {path.relative_to(folder).as_posix(): path for path in paths}
     kept = {
         name: path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stages.core.artifact import fingerprint_json, fingerprint_model, require_artifact
+from stages.core.artifact import fingerprint_folder, fingerprint_json, fingerprint_model, require_artifact
 from stages.core.cli import Options, artifacts_root
 from stages.core.fixes import fixes_until
 from stages.core.models import find_model
@@ -24,8 +24,8 @@ def make_recipe(options: Options, ranks: int = 1) -> Recipe:
 
     Raises StageError without converted rows or a base model.
     """
-    setup = options.preset.train
-    rows = require_artifact(options.input("convert_data"), "convert_data", options.advice("convert_data"))
+    setup, rows = options.preset.train, options.input("convert_data")
+    require_artifact(rows, "convert_data", options.advice("convert_data"))
     return Recipe(
         stage="train",
         settings={
@@ -36,7 +36,7 @@ def make_recipe(options: Options, ranks: int = 1) -> Recipe:
             **({"ranks": ranks} if setup.dropout else {}),
         },
         inputs={
-            "data": rows.content,
+            "data": fingerprint_folder(rows),
             "model": fingerprint_model(find_model(options.preset, artifacts_root())),
             "chat template": fingerprint_json(template_source(options.preset.model)),
         },

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import signal
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -452,6 +453,20 @@ def test_a_choice_by_calls_needs_calls(qwen2_run: Pipeline, tmp_path: Path) -> N
     options = qwen2_run.options("train", choose_by="calls")
     options = type(options)(**vars(options) | {"data": data})
     refuse_run(options, tmp_path / "out", r"^--choose-by calls: no row of valid has a call")
+
+
+def test_rows_that_were_edited_are_other_rows(qwen2_run: Pipeline, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(qwen2_run.folder("convert_data"), data)
+    options = replace(qwen2_run.options("train", iters=1, num_layers=1), data=data)
+    run_work("train", replace(options, out=out))
+    assert run_work("train", replace(options, out=out)).up_to_date
+    rows = (data / "train.jsonl").read_text("utf-8")
+    (data / "train.jsonl").write_text(
+        rows.replace('"role":"user","content":"', '"role":"user","content":"So: ', 1)
+    )
+    assert (data / "train.jsonl").read_text("utf-8") != rows
+    refuse_run(options, out, "was made with other data: --force replaces it")
 
 
 # What is drawn and computed

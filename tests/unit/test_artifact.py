@@ -415,6 +415,8 @@ def test_the_content_is_names_and_bytes(tmp_path: Path) -> None:
     assert content(a="1") != first
     write_record(tmp_path / "out" / "recipe.json", OTHER)
     assert fingerprint_folder(tmp_path / "out") == content(a="1"), "bookkeeping files do not count"
+    (tmp_path / "out" / ".DS_Store").write_text("a file manager's")
+    assert fingerprint_folder(tmp_path / "out") == content(a="1"), "nor do hidden ones"
 
 
 def write_zeros(path: Path, size: int) -> None:
