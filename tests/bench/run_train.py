@@ -82,7 +82,7 @@ def run_stock(task: Task) -> Figures:
         def on_train_loss_report(self, train_info: dict[str, Any]) -> None:
             found.append(float(train_info["train_loss"]))
 
-    def iterate(dataset: Any, **_: Any) -> Iterator[tuple[Any, Any]]:
+    def iterate(dataset: Any, **_: Any) -> Iterator[tuple[Any, Any, Any]]:
         for numbers in task.order:
             rows = [dataset[number] for number in numbers]
             length = 1 + -(-max(len(row.tokens) for row in rows) // 32) * 32  # as mlx-lm pads
