@@ -186,7 +186,7 @@ def test_what_was_made_otherwise_is_named_before_any_work(runs: tuple[Path, Rete
     assert done.code == 2
     made = {
         "audit/json+tools+eos+parser+six_bit": "max_tokens=12 (now 13)",
-        "train/json+tools/seed0": "iters=2 (now 3)",
+        "train/json+tools/seed0": "iters=2 (now 3), and a finished run takes no more steps",
         "eval/json+tools+eos+parser+six_bit/seed0/own": "max_tokens=12 (now 13)",
     }
     told = [f"{place}/smol/{folder} was made with {changed}" for folder, changed in made.items()]

@@ -240,8 +240,7 @@ def test_hosts_that_differ_are_refused(llama_run: Pipeline, artifacts: Path, tmp
     """Two ranks that are started as two hosts would start them, the second with other rows."""
     other = tmp_path / "other"
     shutil.copytree(llama_run.folder("convert_data"), other)
-    manifest = json.loads((other / "manifest.json").read_text("utf-8"))
-    (other / "manifest.json").write_text(json.dumps(manifest | {"content": "0" * 64}), "utf-8")
+    (other / "card.md").write_text("Other rows.\n", "utf-8")
     hosts = tmp_path / "hosts.json"
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in _free_ports(2)]), "utf-8")
     command = train_arguments(llama_run, tmp_path / "run", **SHORT)
