@@ -34,6 +34,7 @@ from stages.core.words import another, plural
 
 MANIFEST = "manifest.json"
 OWN_MANIFEST = re.compile(rb'\{\s*"recipe"\s*:')
+VERSION = "version"  # the setting of a recipe that a stage raises when its work changes
 _RECIPE, _ENDING = "recipe.json", "ending.json"  # of an unfinished build
 PACKAGES = (
     *("mlx", "mlx-lm", "transformers", "tokenizers", "jinja2", "numpy", "scipy-openblas32"),
@@ -335,9 +336,10 @@ def _refuse_other(partial: Path, recipe: Recipe) -> None:
 
 
 def _other_run(partial: Path, begun: Recipe, recipe: Recipe) -> StageError:
+    same_version = begun.settings.get(VERSION) == recipe.settings.get(VERSION)
+    remedy = "finish it with those options, or discard it" if same_version else "discard it"
     return StageError(
-        f"an unfinished run with {_difference(begun, recipe)} is in {partial}: "
-        "finish it with those options, or discard it with --force"
+        f"an unfinished run with {_difference(begun, recipe)} is in {partial}: {remedy} with --force"
     )
 
 
@@ -360,13 +362,17 @@ def _replace(partial: Path, folder: Path) -> None:
 def _difference(made: Recipe, wanted: Recipe) -> str:
     """The first few settings or inputs in which two recipes differ, in words."""
     before, after = flatten_json(made.model_dump()), flatten_json(wanted.model_dump())
-    changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+    changed = [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
+    changed.sort(key=lambda key: (not key.endswith(VERSION), key))  # no option brings a version back
     words = []
     for key in changed[:3]:
+        was, now = before.get(key), after.get(key)
         if key.startswith("inputs."):
             words.append(another(key.removeprefix("inputs.")))
+        elif key == f"settings.{VERSION}" and made.stage == wanted.stage:
+            words.append(f"another version of {made.stage} ({was}, now {now})")
         else:
-            words.append(f"{key.removeprefix('settings.')}={before.get(key)} (now {after.get(key)})")
+            words.append(f"{key.removeprefix('settings.')}={was} (now {now})")
     more = f" and {plural(len(changed) - 3, 'more difference')}" if len(changed) > 3 else ""
     return (", ".join(words) + more) or "other settings"  # such as an empty table instead of none
 

@@ -261,8 +261,8 @@ def guard(stage: str, body: Callable[[], int]) -> int:
             "--cuda and FAIR_RETEST_MLX",
         )
         return 2
-    except KeyboardInterrupt:
-        _complain(stage, INTERRUPTED)
+    except KeyboardInterrupt as interrupt:
+        _complain(stage, str(interrupt) or INTERRUPTED)
         return INTERRUPTED_CODE
 
 

@@ -4,6 +4,13 @@ INTERRUPTED = "interrupted; finished work is kept, the same command goes on"
 INTERRUPTED_CODE = 130  # what a command ends with then
 
 
+class Interrupted(KeyboardInterrupt):
+    """The interrupt of a command whose unfinished work lies in a folder that its user does not know."""
+
+    def __init__(self, folder: object) -> None:
+        super().__init__(INTERRUPTED.replace("is kept", f"is kept in {folder}"))
+
+
 class StageError(Exception):
     """One line that says what is wrong and what to do; the command prints it and exits with 2."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import sys
@@ -34,9 +35,15 @@ def peak_memory_gb() -> float:
 def require_disk(
     folder: Path, needed_gb: float, what: str, elsewhere: str = "choose another place with --out"
 ) -> None:
-    """Raise StageError when the disk that will hold `folder` has less than `needed_gb` free."""
+    """Raise StageError when the disk that will hold `folder` has less than `needed_gb` free.
+
+    A place such as /proc has no disk at all.
+    """
     place = existing_part(folder)
-    free_gb = shutil.disk_usage(place).free / GB
+    disk = shutil.disk_usage(place)
+    free_gb = disk.free / GB
+    if free_gb < needed_gb and (disk.total == 0 or not os.access(place, os.W_OK)):
+        raise StageError(f"nothing can be written in {place}: {elsewhere}")
     if free_gb < needed_gb:
         raise StageError(
             f"{what} needs about {describe_gb(needed_gb)} of disk in {place}, "

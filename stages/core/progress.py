@@ -73,6 +73,11 @@ class Bar:
         self._label, self._total, self._done, self._unit = label, total, done, unit
         self._first, self._started = done, time.monotonic()
 
+    def begin(self) -> None:
+        """Say how much there is to do, where no bar shows it."""
+        if not self._live:
+            say(f"  {self._label} {self._done}/{self._total} {self._unit}")
+
     def advance(self, by: int = 1, note: str = "") -> None:
         """Count `by` more units; `note` is shown behind the bar."""
         self._done += by

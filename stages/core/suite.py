@@ -8,7 +8,7 @@ suite: name, version and the content of its queries.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from stages.core import bfcl
 from stages.core.artifact import fingerprint_json
 from stages.core.errors import StageError
+from stages.core.matcher import Matcher
 from stages.core.problems import Problem, first_problem
-from stages.core.query import ONE, SEVERAL, Query, read_tools
+from stages.core.query import ONE, SEVERAL, Calls, Expected, Query, read_tools
 
 SUITES = Path(__file__).resolve().parents[2] / "datasets" / "suites"
 _HEADER = ("name", "version", "description", "tools")
@@ -167,4 +168,15 @@ def _read_query(path: Path, place: str, raw: Any) -> Query:
 
 def _describe(problem: Problem, place: str) -> str:
     inside = ".".join(str(part) for part in problem.where if part not in (ONE, SEVERAL))
-    return problem.describe(f"{place}{', ' * bool(inside)}{inside}")
+    known = f", use one of {', '.join(_list_keys(problem))}" if problem.kind == "extra_forbidden" else ""
+    return problem.describe(f"{place}{', ' * bool(inside)}{inside}") + known
+
+
+def _list_keys(problem: Problem) -> Iterable[str]:
+    """The keys that are allowed where one is not."""
+    above = problem.where[:-1]
+    if "arguments" in above:
+        return Matcher.model_fields
+    if ONE in above or "calls" in above:
+        return Expected.model_fields
+    return Calls.model_fields if SEVERAL in above else Query.model_fields

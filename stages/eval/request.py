@@ -46,7 +46,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "a key for it goes into FAIR_RETEST_API_KEY",
     )
     group.add_argument(
-        "--served-model", metavar="NAME", help="the model's name there (default: the only one it serves)"
+        "--served-model",
+        metavar="NAME",
+        help="the model's name there (default: the only one it lists); "
+        "of mlx_lm.server the folder given to its --model",
     )
     group.add_argument(
         "--concurrency",

@@ -40,7 +40,7 @@ class Run:
         recipe = make_recipe(self._options, self._model, suite, cell)
         if self.is_current(suite, cell, target):
             return read_record(target / "summary.json", EvalSummary), True
-        require_disk(target, 0.01, "the replies")
+        require_disk(target, 0.01, "keeping the replies")
         if needs_scores_alone(target, recipe) and not self._ask_again:
             self._replies.adopt(suite, cell, target)
         with build_artifact(target, recipe, given=self._options.given) as build:

@@ -13,7 +13,7 @@ from stages.eval.engines import Engine
 from stages.eval.engines.choice import choose_engine
 from stages.eval.request import Request
 from stages.eval.run import Run
-from stages.eval.summary import describe_summary
+from stages.eval.summary import describe_causes, describe_summary
 from stages.eval.sweep import describe_sweep, summarize_sweep
 
 NO_REQUEST = Request()
@@ -38,7 +38,9 @@ def evaluate_engine(
     if options.preset.eval.is_sweep:
         lines = describe_sweep(summarize_sweep(place, suites, cells))
     else:
-        lines = tuple(describe_summary(summary) for summary, _ in results)
+        lines = tuple(
+            line for summary, _ in results for line in (describe_summary(summary), *describe_causes(summary))
+        )
     return Outcome(place, up_to_date=all(current for _, current in results), lines=lines)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import get_args
 
 from stages.core.cli import Options
-from stages.core.records import AnswerRates, EvalSummary, Parsed, Rate, Rates, Score, Timing
+from stages.core.records import AnswerRates, Cause, EvalSummary, Parsed, Rate, Rates, Score, Timing
 from stages.core.suite import Suite
 from stages.eval.engines import EngineName
 from stages.eval.score import SCORER_VERSION
@@ -54,6 +55,12 @@ def describe_summary(summary: EvalSummary) -> str:
     words = [f"{name} {r.k}/{r.n} ({r.value:.0%})" for name, r in shown.items() if r is not None]
     took = summary.timing.seconds_per_query
     return f"{summary.suite}: {', '.join(words)}" + (f"; {took:.2f} s a query" if took is not None else "")
+
+
+def describe_causes(summary: EvalSummary) -> tuple[str, ...]:
+    """How many replies failed, by what went wrong first, in a line; none where none failed."""
+    counts = [f"{n} {cause}" for cause in get_args(Cause) if (n := summary.causes.get(cause))]
+    return (f"  failures: {', '.join(counts)}",) if counts else ()
 
 
 def rate(outcomes: Iterable[bool | None]) -> Rate | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -9,16 +10,24 @@ from functools import partial
 from stages import train as package
 from stages.core.blas import needs_blas
 from stages.core.cli import Options, Outcome, build_parser, guard, is_finished, read_options, run_stage
-from stages.train.launch import choose_launch, in_group, launch_ranks, read_place, stay_quiet
+from stages.train.launch import add_place, choose_launch, in_group, launch_ranks, read_place, stay_quiet
 from stages.train.lifeline import watch_launcher
 from stages.train.recipe import make_recipe
 from stages.train.saved import may_discard, refuse_more_steps
-from stages.train.seeds import read_seeds, train_seeds
+from stages.train.seeds import add_seeds, read_seeds, train_seeds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the options and train, in as many processes as they say."""
     return guard("train", lambda: _run(argv))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All options, for the help also those that `read_seeds` and `read_place` take out beforehand."""
+    parser = build_parser("train", package.__doc__ or "", ["train"])
+    add_seeds(parser)
+    add_place(parser)
+    return parser
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -29,7 +38,7 @@ def _run(argv: Sequence[str] | None) -> int:
     watch_launcher()
     known = None  # of a group the leader alone finds out what is up to date: the others may not see its disk
     if not in_group():
-        options = read_options(build_parser("train", package.__doc__ or "", ["train"]).parse_args(words))
+        options = read_options(make_parser().parse_args(words))
         launch = choose_launch(options, place, on_cpu=needs_blas())
         known = partial(make_recipe, ranks=launch.size if launch else 1)
         refuse_more_steps(options, known)

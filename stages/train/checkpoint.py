@@ -32,6 +32,7 @@ class State(Record):
     best_calls: float = Field(0.0, description="its share of exact calls")
     waiting: int = Field(0, description="validations since then")
     validated: int | None = Field(None, description="step of the last validation")
+    valid_loss: float | None = Field(None, description="its loss, nats; None: not noted")
     beside: bool = Field(False, description="whether another training ran beside any part of it")
     ended: bool = Field(False, description="whether no step is left to do")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -64,11 +65,24 @@ class Place:
     backend: str = "ring"
 
 
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """The flags about machines."""
+    group = parser.add_argument_group("several machines")
+    group.add_argument(
+        "--hosts", metavar="A,B,…", help="share the work between these machines, reached over ssh"
+    )
+    group.add_argument(
+        "--backend",
+        choices=["ring", "mpi", "nccl"],
+        default=Place.backend,
+        help="how the machines talk (%(default)s)",
+    )
+
+
 def read_place(argv: Sequence[str]) -> tuple[Place, list[str]]:
     """What the options say about machines, and the other options."""
     parser = Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--hosts")
-    parser.add_argument("--backend", choices=["ring", "mpi", "nccl"], default="ring")
+    add_place(parser)
     found, rest = parser.parse_known_args(list(argv))
     return Place(found.hosts, found.backend), rest
 

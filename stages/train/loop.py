@@ -18,7 +18,7 @@ from mlx.utils import tree_map
 
 from stages.core import progress
 from stages.core.compute import Model
-from stages.core.errors import StageError
+from stages.core.errors import Interrupted, StageError
 from stages.core.interrupts import deferred_interrupts
 from stages.core.preset import TrainSetup
 from stages.core.render import Encoded
@@ -132,7 +132,8 @@ class Run:
         kept = (
             "; there is no good checkpoint yet"
             if last is None
-            else f", with --force or another --out; the last good checkpoint, of step {last}, is kept"
+            else f", with --force or another --out; the last good checkpoint, of step {last}, is kept "
+            f"in {self.folder}"
         )
         raise StageError(f"{found}: lower --learning-rate or set --clip-norm 1{kept}")
 
@@ -199,7 +200,7 @@ def train_adapter(run: Run, trackers: Any = None) -> State:
             if ended:
                 break
             if stopped:
-                raise KeyboardInterrupt
+                raise Interrupted(run.folder) if log else KeyboardInterrupt
             losses, tokens, stopped = run.step(state.step, stop=stop.is_set)
             if log:
                 run.checkpoints.prune()
@@ -240,7 +241,7 @@ def _validate(run: Run, state: State, log: RunLog | None, stop: Callable[[], boo
         run.refuse_weights(
             state.step, f"the validation loss is {losses.mean} after {plural(state.step, 'step')}"
         )
-    state = state.model_copy(update={"validated": state.step})
+    state = state.model_copy(update={"validated": state.step, "valid_loss": losses.mean})
     better, exact = is_better(losses, state, run.setup.choose_by), losses.exact_share or 0.0
     if log:
         log.validated(state.step, losses)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -23,13 +24,24 @@ class Seeds:
     out: Path | None
 
 
+def add_seeds(parser: argparse.ArgumentParser) -> None:
+    """The flag for several seeds."""
+    group = parser.add_argument_group("several runs")
+    group.add_argument(
+        "--seeds",
+        type=seed_list,
+        metavar="N,N,…",
+        help="train with each of these, one after the other; --out FOLDER has each in FOLDER/seedN",
+    )
+
+
 def read_seeds(argv: Sequence[str]) -> tuple[Seeds | None, list[str]]:
     """What the options say about several seeds, None without `--seeds`, and the other options.
 
     Raises StageError for `--seed` together with `--seeds`, and for seeds that are no list of numbers.
     """
     parser = Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--seeds", type=seed_list)
+    add_seeds(parser)
     if parser.parse_known_args(list(argv))[0].seeds is None:
         return None, list(argv)
     parser.add_argument("--seed")

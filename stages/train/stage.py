@@ -102,8 +102,22 @@ def train(options: Options) -> Outcome:
         }
         build.seed, build.template = options.seed, template_hash(tokenizer)
         build.stop_ids = turn_end_ids(tokenizer, turns)
-    best = f"best validation loss {state.best_loss:.4f}, at step {state.best_step}"
-    return Outcome(target, lines=(best,), facts=finished(target).facts)
+    return Outcome(target, lines=(describe_choice(state, setup),), facts=finished(target).facts)
+
+
+def describe_choice(state: State, setup: TrainSetup) -> str:
+    """Which step's adapter is kept, and how its validation loss compares with the lowest."""
+    best = f"{state.best_loss:.4f}"
+    if setup.choose_by == "loss":
+        return f"adapter of step {state.best_step}, which has the lowest validation loss, {best}"
+    if setup.choose_by == "calls":
+        exact = f"{state.best_calls:.0%} of the calls exact"
+        return f"adapter of step {state.best_step}, the best by calls: {exact}, validation loss {best}"
+    if state.best_step == state.step:
+        return f"adapter of the last step {state.step}, which has the lowest validation loss, {best}"
+    own = "" if state.valid_loss is None else f" ({state.valid_loss:.4f})"
+    lowest = f"the lowest validation loss was {best}, at step {state.best_step}"
+    return f"adapter of the last step {state.step}{own}; {lowest}"
 
 
 def refuse_contradictions(setup: TrainSetup) -> None:

@@ -417,7 +417,7 @@ def test_a_stopped_run_goes_on_exactly(qwen2_run: Pipeline, artifacts: Path, tmp
         start_stage("train", command, artifacts), partial / "checkpoints" / "0000002", signal.SIGTERM
     )
     assert code == 130
-    assert error == "train: interrupted; finished work is kept, the same command goes on\n"
+    assert error == f"train: interrupted; finished work is kept in {partial}, the same command goes on\n"
     assert not target.exists()
     code, out, _ = stop_after(
         start_stage("train", command, artifacts), partial / "checkpoints" / "0000006", signal.SIGKILL
@@ -673,7 +673,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
         found = re.fullmatch(
             r"train: the (?:loss|norm of the gradient) is (?:nan|inf) in step (\d+), rows \d+, \d+ of the "
             r"training split: lower --learning-rate or set --clip-norm 1, with --force or another --out; the "
-            r"last good checkpoint, of step (\d+), is kept\n",
+            rf"last good checkpoint, of step (\d+), is kept in {re.escape(str(tmp_path))}/\.out\.partial\n",
             capsys.readouterr().err,
         )
         assert found

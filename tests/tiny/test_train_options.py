@@ -38,7 +38,7 @@ from stages.train.prefixes import group_rows, shared_prefix
 from stages.train.ranks import Ranks
 from stages.train.recipe import make_recipe
 from stages.train.rows import make_batch
-from stages.train.stage import describe_beginnings
+from stages.train.stage import describe_beginnings, describe_choice
 from stages.train.trackers import refuse_trackers, start_trackers
 from tests.pipeline import Pipeline, run_work, stock_functions
 from tests.tiny.test_train import encode_pipeline_rows, make_setup
@@ -198,6 +198,23 @@ def test_schedules(schedule: str, middle: float, end: float, warmup: int) -> Non
     assert rates[warmup::10] == pytest.approx([1.0, middle, end], abs=1e-6)
 
 
+def test_which_adapter_is_kept_is_said() -> None:
+    """With the default the last one, whatever the lowest validation loss was."""
+    state = State(step=60, best_step=50, best_loss=0.0861, best_calls=0.78, valid_loss=0.0863)
+    lowest = "the lowest validation loss was 0.0861, at step 50"
+    assert describe_choice(state, make_setup()) == f"adapter of the last step 60 (0.0863); {lowest}"
+    old = state.model_copy(update={"valid_loss": None})
+    assert describe_choice(old, make_setup()) == f"adapter of the last step 60; {lowest}"
+    words = "which has the lowest validation loss, 0.0861"
+    last = state.model_copy(update={"best_step": 60})
+    assert describe_choice(last, make_setup()) == f"adapter of the last step 60, {words}"
+    assert describe_choice(state, make_setup(choose_by="loss")) == f"adapter of step 50, {words}"
+    by_calls = describe_choice(state, make_setup(choose_by="calls"))
+    assert by_calls == (
+        "adapter of step 50, the best by calls: 78% of the calls exact, validation loss 0.0861"
+    )
+
+
 @pytest.mark.parametrize(
     ("exact", "loss", "by_calls", "by_loss"),
     [(3, 2.0, True, False), (2, 0.5, True, True), (2, 1.5, False, False), (1, 0.5, False, True)],
@@ -256,6 +273,7 @@ def test_the_best_adapter_counts_and_waiting_ends_the_run(qwen2_run: Pipeline, t
     best = min(points, key=lambda p: p.loss)
     assert points[-1].step == best.step + 4 < 30
     assert outcome.facts["best_step"] == best.step
+    assert outcome.lines[0].startswith(f"adapter of step {best.step}, which has the lowest validation loss, ")
     kept: Any = mx.load(str(outcome.folder / "adapters.safetensors"))
     chosen: Any = mx.load(str(outcome.folder / "best" / "adapters.safetensors"))
     assert all(mx.array_equal(kept[name], chosen[name]) for name in kept)

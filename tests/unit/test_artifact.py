@@ -297,6 +297,22 @@ def test_another_recipe_is_said_and_refused(wanted: Recipe, words: str, tmp_path
     assert "\n" not in text
 
 
+def test_a_version_is_said_first_and_whose_it_is(tmp_path: Path) -> None:
+    """No option brings an earlier version back, so an unfinished run of one can only be discarded."""
+    old = Recipe(stage="train", settings={"a": 1, "b": 1, "c": 1, "version": 3}, inputs={"data": "x"})
+    new = Recipe(stage="train", settings={"a": 2, "b": 2, "c": 2, "version": 4}, inputs={"data": "y"})
+    words = r"another version of train \(3, now 4\), other data, a=1 \(now 2\) and 2 more differences"
+    make(tmp_path / "out", old)
+    with pytest.raises(StageError, match=f"was made with {words}: --force replaces it"):
+        is_current(tmp_path / "out", new, force=False)
+    with pytest.raises(KeyboardInterrupt), build_artifact(tmp_path / "begun", old, resume=True):
+        raise KeyboardInterrupt
+    with pytest.raises(
+        StageError, match=rf"an unfinished run with {words} is in \S+: discard it with --force$"
+    ):
+        make(tmp_path / "begun", new, resume=True)
+
+
 @pytest.mark.parametrize(("count", "words"), [(4, "1 more difference"), (8, "5 more differences")])
 def test_many_differences_are_counted(count: int, words: str, tmp_path: Path) -> None:
     make(tmp_path / "out", Recipe(stage="s", settings={f"k{n}": n for n in range(count)}, inputs={}))

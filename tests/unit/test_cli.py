@@ -216,6 +216,8 @@ def test_help_makes_nothing(stage: str, own_place: Path) -> None:
     assert not list(own_place.iterdir())
     if stage != "train":  # whose entry imports the stage first
         assert "mlx.core" not in done.stderr, "importing MLX takes seconds"
+    else:  # flags that its entry takes out before the others are read
+        assert all(f"\n  {flag} " in done.stdout for flag in ("--seeds", "--hosts", "--backend"))
 
 
 @pytest.mark.parametrize("stage", ["fuse", "quantize", "eval"])

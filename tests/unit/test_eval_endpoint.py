@@ -517,7 +517,27 @@ def test_a_server_without_a_list_is_asked_by_name(
     with pytest.raises(StageError, match="/models lists no models: name the one to ask with --served-model"):
         run(options, make_endpoint(server))
     run(options, replace(make_endpoint(server), served_model="tiny"))
-    assert "only the answers tell which one answers" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "only the answers tell which one answers" in out
+    assert f"{server.url} is asked for tiny\n" in out
+    assert f"{server.url} serves" not in out, "nobody has said so"
+
+
+def test_a_wrong_name_on_a_server_without_a_list_is_found_out(
+    server: ChatServer, options: Options, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As with mlx_lm.server, which tries to fetch what it is asked for; asking again would never help."""
+    server.models = (404, {"error": "no"})
+    server.reply = lambda *_: (404, {"error": "Got: ConnectError " + "x" * 300})
+    assert main_words(options, server, "--served-model", "other") == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(
+        f"eval: {server.url} answers 404 for model 'other': check --served-model (for mlx_lm.server the "
+        "folder given to its --model) and the address; query types: status 404, "
+    )
+    assert shown.err.endswith("x…\n")
+    assert "the same command" not in shown.err
+    assert "  three 0/3 queries\n" in shown.out, "before the first answer"
 
 
 @pytest.mark.parametrize("status", [401, 403])

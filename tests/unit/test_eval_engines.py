@@ -61,6 +61,7 @@ def test_recorded_replies_are_scored_without_a_model(options: Options, tmp_path:
     assert summary.strict is not None
     assert (summary.strict.stop, summary.runaway) == (None, None), "the file does not say how they ended"
     assert outcome.lines[0].endswith("whole 2/3 (67%)")
+    assert outcome.lines[1:] == (f"  failures: 1 {next(iter(summary.causes))}",)
     assert evaluate(options, Request(replies=file)).up_to_date
     assert not (tmp_path / "artifacts" / "smol" / "replies").exists()
 
@@ -83,9 +84,12 @@ def test_replies_of_another_output_are_scored_again_with_their_figures(
 @pytest.mark.parametrize(
     ("replies", "words"),
     [
-        ({"types": "a", "direct": "b"}, "has no reply to 1 query of three, such as tests: add them, or name"),
-        (REPLIES | {"more": "c"}, "has a reply to more, which is no query of three: name the suite"),
-        ({}, "has no reply to 3 queries of three, such as direct"),
+        (
+            {"types": "a", "direct": "b"},
+            "has no reply to 1 query of three, such as 'tests': add them",
+        ),
+        (REPLIES | {"more": "c"}, "has a reply to 'more', which is no query of three: name the suite"),
+        ({}, r"mine\.jsonl is empty: --replies takes JSON lines with id and text$"),
     ],
 )
 def test_replies_to_other_queries_are_refused(
@@ -102,7 +106,7 @@ def test_replies_to_other_queries_are_refused(
         ('{"id": "types"}\n', r"mine\.jsonl:1 is not a valid RecordedReply at text: this key is missing"),
         ('{"id": "types", "text": "a", "txet": "b"}\n', r"mine\.jsonl:1 is not a valid RecordedReply at "),
         ("not json\n", r"mine\.jsonl:1 is not a valid RecordedReply at "),
-        ('{"id": "types", "text": "a"}\n' * 2, r"mine\.jsonl has two replies to types: leave one"),
+        ('{"id": "types", "text": "a"}\n' * 2, r"mine\.jsonl has two replies to 'types': leave one"),
     ],
 )
 def test_a_wrong_file_is_one_line(lines: str, words: str, options: Options, tmp_path: Path) -> None:

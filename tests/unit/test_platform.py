@@ -40,6 +40,12 @@ def test_too_little_disk_says_how_much_is_needed_and_free(tmp_path: Path) -> Non
     assert "\n" not in text
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_place_without_a_disk_is_said_to_be_one() -> None:
+    with pytest.raises(StageError, match=r"^nothing can be written in /proc: choose another place"):
+        require_disk(Path("/proc/out"), 0.01, "it")
+
+
 def test_where_else_to_go_depends_on_what_is_written(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"free some space or move house$"):
         require_disk(tmp_path, 1e9, "it", "move house")

@@ -48,6 +48,8 @@ class NoServer(StageError):
 
 HIGHEST_PORT = 65535
 LONGEST_LABEL = 63  # characters between two dots of a host's name, by RFC 1035
+NOT_FOUND = 404  # how servers answer a request for a model that they do not have
+WHICH_NAME = "for mlx_lm.server the folder given to its --model"
 MOMENT = 1.1  # seconds: a clock that counts whole ones has moved on
 
 
@@ -63,6 +65,7 @@ class Endpoint:
     """Its models of which replies are kept: these can be scored again without the server."""
     first_token_seconds: float | None = None
     _checked: bool = field(default=False, repr=False)
+    _listed: bool = field(default=False, repr=False)
 
     @property
     def name(self) -> EngineName:
@@ -100,7 +103,9 @@ class Endpoint:
             return
         url, listed = self.transport.url, asyncio.run(self._list_models())
         if listed is None and self.served_model is None:
-            raise StageError(f"{url}/models lists no models: name the one to ask with --served-model")
+            raise StageError(
+                f"{url}/models lists no models: name the one to ask with --served-model ({WHICH_NAME})"
+            )
         if listed is None:
             progress.say(f"  {url}/models lists no models: only the answers tell which one answers")
         elif self.served_model is None and len(listed) == 1:
@@ -109,8 +114,8 @@ class Endpoint:
             asked = f", not {self.served_model}" if self.served_model else ""
             has = ", ".join(listed) or "no model"
             raise StageError(f"{url} serves {has}{asked}: name one of its models with --served-model")
-        progress.say(f"  {url} serves {self.served_model}")
-        self._checked = True
+        progress.say(f"  {url} {'is asked for' if listed is None else 'serves'} {self.served_model}")
+        self._checked, self._listed = True, listed is not None
 
     def answer(self, questions: Sequence[Question], sampling: Sampling, keep: Keep, label: str) -> None:
         """Ask the questions, `concurrency` at the same time.
@@ -162,6 +167,7 @@ class Endpoint:
         unread = list[str]()
         clock = WorkClock([question.id for question in questions])
         with progress.bar(label, len(questions), "queries") as bar:
+            bar.begin()  # the first answer may take minutes
 
             async def work(client: httpx2.AsyncClient) -> None:
                 while waiting and not failures:
@@ -171,7 +177,7 @@ class Endpoint:
                     try:
                         answer = await self._ask_or_refuse(client, question, sampling)
                     except ServerError as error:
-                        failures.append(f"query {question.id}: {error}")
+                        failures.append(self._explain(error, question))
                         return
                     finally:
                         clock.tick(in_work)
@@ -195,7 +201,18 @@ class Endpoint:
             )
             progress.say(f"  {said}: counted as malformed, its words are in replies.jsonl")
         if failures:
-            raise StageError(f"{self.transport.url}, {failures[0]}; the same command asks what is left")
+            raise StageError(failures[0])
+
+    def _explain(self, error: ServerError, question: Question) -> str:
+        """A failure in one line; with a wrong name the same command would fail for ever."""
+        url, said = self.transport.url, f"query {question.id}: {error}"
+        if error.status != NOT_FOUND:
+            return f"{url}, {said}; the same command asks what is left"
+        known = "which is on its list" if self._listed else WHICH_NAME
+        return (
+            f"{url} answers {NOT_FOUND} for model {self.served_model!r}: check --served-model ({known}) "
+            f"and the address; {said}"
+        )
 
     async def _time_first_token(
         self, client: httpx2.AsyncClient, question: Question, sampling: Sampling

@@ -56,20 +56,22 @@ class Recorded:
         Raises StageError when the file does not answer these questions, each once and no others.
         """
         lines = read_lines(self.file, RecordedReply)
+        if not lines:
+            raise StageError(f"{self.file} is empty: --replies takes JSON lines with id and text")
         replies = {line.id: line for line in lines}
         asked = {question.id for question in questions}
         if len(replies) < len(lines):
             twice = next(line.id for line in lines if sum(other.id == line.id for other in lines) > 1)
-            raise StageError(f"{self.file} has two replies to {twice}: leave one")
+            raise StageError(f"{self.file} has two replies to {twice!r}: leave one")
         if missing := sorted(asked - replies.keys()):
             raise StageError(
                 f"{self.file} has no reply to {plural(len(missing), 'query')} of {label}, "
-                f"such as {missing[0]}: "
+                f"such as {missing[0]!r}: "
                 "add them, or name the suite that it answers with --suites"
             )
         if foreign := sorted(replies.keys() - asked):
             raise StageError(
-                f"{self.file} has a reply to {foreign[0]}, which is no query of {label}: "
+                f"{self.file} has a reply to {foreign[0]!r}, which is no query of {label}: "
                 "name the suite that it answers with --suites"
             )
         for question in questions:

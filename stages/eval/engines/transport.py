@@ -27,6 +27,7 @@ LOCKED = (401, 403)  # statuses of who wants a key, or another one
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LARGEST_ANSWER = 8_000_000  # bytes; a reply of a million tokens has about half as many
 LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
+LONGEST_LINE = 200  # characters of it that are shown
 LONGEST_ERROR = 4000  # characters of a server's error that are kept
 UNREAD = re.compile(  # how servers say that they could not read what their model wrote
     r"pars\w* (?:the )?(?:tool|function)[ _-]?call|(?:tool|function)[ _-]?call\w* pars"
@@ -199,4 +200,5 @@ def hide_key(text: str) -> str:
 
 def _in_a_line(what: object) -> str:
     """Anything as a short line."""
-    return " ".join(hide_key(str(what)).split())[:200] or type(what).__name__
+    line = " ".join(hide_key(str(what)).split()) or type(what).__name__
+    return line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] + "…"
