@@ -62,6 +62,7 @@ NEUTRAL = [
     result(0, "get_weather", "rain"),
     {"role": "assistant", "content": "It rains."},
 ]
+EMPTY: tuple[Any, ...] = ({}, "{}")
 ADD = {"instruction": "a", "output": "b"}
 DOUBLED = '{"name": "f", "arguments": {"a": 1, "a": 2}}'
 HERMES = f"<tool_call>\n{json.dumps({'name': 'get_weather', 'arguments': OSLO})}\n</tool_call>"
@@ -378,8 +379,8 @@ def test_arguments_that_say_nothing_are_counted(arguments: Any) -> None:
         converted = convert({"messages": [ASKED, message], "tools": TOOLS})
         assert said in converted.kind.changes
         assert converted.row["messages"][-1]["tool_calls"][0]["function"]["arguments"] == {}
-    for none in ({}, "{}"):
-        message = {"role": "assistant", "tool_calls": [{"function": {**function, "arguments": none}}]}
+    for given in EMPTY:
+        message = {"role": "assistant", "tool_calls": [{"function": {**function, "arguments": given}}]}
         assert said not in convert({"messages": [ASKED, message], "tools": TOOLS}).kind.changes
 
 
