@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,11 +17,14 @@ from stages.convert_data.counts import SAMPLES, Sample, SplitCard, sort_counts, 
 from stages.convert_data.duplicates import Duplicates, Repeats
 from stages.convert_data.tokens import TokenStats
 from stages.core.prompts import RESULT_PREFIX
-from stages.core.words import plural
+from stages.core.words import name_some, plural
 
 Count = Callable[[SplitCard], dict[str, int]]
 
 _SHOWN = 40  # rows of a table in card.md; card.json has them all
+
+_ROWS = {"read": "rows", "converted": "converted", "rejected": "rejected"}
+_NAMED = 5  # tools in a line for the terminal
 
 _BEFORE = (HAD_NONE, HAD_LINE, HAD_OTHER)
 
@@ -31,7 +35,8 @@ _RESPONSES = {
     ),
     "user": (
         f"as a user turn that begins with {RESULT_PREFIX!r}",
-        "the preset asks for it: for a target whose template or tokenizer has no proper place for results",
+        "the preset or --tool-response asks for it: for a target whose template or tokenizer has no proper "
+        "place for results",
     ),
 }
 
@@ -54,6 +59,8 @@ class Card:
     duplicates: Duplicates | None = None
     dropped: dict[str, int] = field(default_factory=dict)
     """Rows that `--dedup` left out, by split."""
+    valid_share: float = 0.0
+    """The share of train that was asked for as `valid`, 0 where the data have that split or do without."""
     tokens: dict[str, TokenStats] | str = ""
     """By split; a text says why there are none."""
 
@@ -69,6 +76,7 @@ class Card:
         """One line per split for the terminal, and one about duplicates if there are any."""
         lines = [
             f"{name}: {plural(s.rows, 'row')} = {s.converted} converted + {s.rejected} rejected; "
+            + (f"{gone} removed, {s.converted - gone} written; " if (gone := self.dropped.get(name)) else "")
             + ", ".join(f"{dialect} {n}" for dialect, n in list(sort_counts(s.rows_by_dialect).items())[:8])
             + (f"; rejected.jsonl says why, most often: {s.commonest_reason()}" if s.rejected else "")
             for name, s in self.splits.items()
@@ -77,7 +85,22 @@ class Card:
             found = ", ".join(describe_duplicates(self.duplicates))
             removed = "removed" if self.dropped else "kept, --dedup removes them"
             lines.append(f"duplicates and leaks ({removed}): {found}")
+        if self.valid_share:
+            lines.append(self.describe_share())
+        if undefined := sum((Counter(s.undefined) for s in self.splits.values()), Counter[str]()):
+            named = name_some(list(sort_counts(undefined)), _NAMED)
+            calls = plural(undefined.total(), "call")
+            lines.append(f"{calls} of tools that no definition names: {named}")
         return tuple(lines)
+
+    def describe_share(self) -> str:
+        """How many rows were set aside as `valid`, and how many should have been."""
+        rows = {name: self.splits[name].converted for name in ("train", "valid") if name in self.splits}
+        got, total = rows.get("valid", 0), sum(rows.values())
+        return (
+            f"valid was cut out of train: {got} of {plural(total, 'row')} ({got / max(total, 1):.1%}), "
+            f"asked for {self.valid_share:.1%}; rows with the same question stay together"
+        )
 
     def systems(self) -> dict[str, dict[str, dict[str, int]]]:
         """By system text that the conversion wrote, and by split: rows by what they had before.
@@ -114,6 +137,7 @@ class Card:
             "splits": {name: split.to_json() for name, split in self.splits.items()},
             "duplicates": _duplicates_json(self.duplicates),
             "dropped": self.dropped,
+            "valid_share": self.valid_share,
             "tokens": self.tokens
             if isinstance(self.tokens, str)
             else {name: asdict(stats) for name, stats in self.tokens.items()},
@@ -158,7 +182,8 @@ def _write_markdown(card: Card) -> str:
     target = f" for {card.target}" if card.target else ""
     parts = [
         f"# Conversion of {card.source}{target}, arm {card.arm}\n",
-        _table("Rows", card, _count_rows),
+        _table_rows(card),
+        f"V{card.describe_share()[1:]}.\n" if card.valid_share else "",
         f"Not read: {card.left_out}.\n" if card.left_out else "",
         _table("Rows by their shape", card, lambda s: s.shapes),
         _table("Rows by the dialect of their calls", card, lambda s: s.rows_by_dialect),
@@ -184,8 +209,15 @@ def _write_markdown(card: Card) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _count_rows(split: SplitCard) -> dict[str, int]:
-    return {"read": split.rows, "converted": split.converted, "rejected": split.rejected}
+def _table_rows(card: Card) -> str:
+    rows: list[list[object]] = [
+        [said, *(getattr(split, count) for split in card.splits.values())] for said, count in _ROWS.items()
+    ]
+    if any(card.dropped.values()):
+        gone = [card.dropped.get(name, 0) for name in card.splits]
+        kept = [split.converted - less for split, less in zip(card.splits.values(), gone, strict=True)]
+        rows += [["removed by --dedup", *gone], ["written", *kept]]
+    return f"## Rows\n\n{_grid(['', *card.splits], rows)}\n"
 
 
 def _table(title: str, card: Card, count: Count, *, always: bool = True) -> str:

@@ -10,6 +10,7 @@ import orjson
 SYSTEM_ADDED = "system turn added"
 SYSTEM_REPLACED = "another system text replaced"
 RESULT_MADE = "tool result made a tool turn"
+RESULT_ALONE = "tool result without a call before it"
 HAD_NONE, HAD_LINE, HAD_OTHER = "no system turn", "the preset's line alone", "another text"
 
 SystemText = tuple[()] | tuple[str, str]

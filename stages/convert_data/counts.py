@@ -31,7 +31,7 @@ _OF_KIND = {
     **{name: name for name in ("changes", "untyped", "undefined", "unwritable")},
 }
 _COUNTERS = (*_OF_KIND, "shapes", "patterns", "rows_by_dialect", "rows_by_tool", "rows_by_owner")
-OWN_TOOLS, COMMON_TOOLS = "its own", "those of all rows without"
+OWN_TOOLS, COMMON_TOOLS = "its own", "the tools for rows without their own"
 NO_CALL = "no call"
 
 _PARTICULARS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d+")

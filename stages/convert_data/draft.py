@@ -17,6 +17,7 @@ from stages.convert_data.converted import (
     HAD_LINE,
     HAD_NONE,
     HAD_OTHER,
+    RESULT_ALONE,
     RESULT_MADE,
     SYSTEM_ADDED,
     SYSTEM_REPLACED,
@@ -267,8 +268,10 @@ class Draft:
             message |= {"name": tool, "tool_call_id": f"call_{number}"}
             self.disordered = self.disordered or number < self.last_result
             self.last_result = number
-        elif name:
-            message["name"] = name
+        else:
+            lost = "" if answers is None else ", its tool_call_id not kept"
+            self.changes.append(f"{RESULT_ALONE}{lost}")
+            message |= {"name": name} if name else {}
         if self.first_result == -1:
             self.first_result = len(self.turns)
         self.turns.append(message)

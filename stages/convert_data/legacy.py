@@ -29,7 +29,8 @@ def keep_legacy(
     raw: Any, source: SourceRow, turns: list[SourceTurn], offer: Offer, context: ConvertContext
 ) -> Converted:
     """The text as it is; with the fix `tools` only the system turn and the tools are exchanged."""
-    row = _show_tools(raw, source, turns, offer) if "tools" in context.fixes else _keep_row(raw, source)
+    with_tools = "tools" in context.fixes
+    row, changes = _show_tools(raw, source, turns, offer) if with_tools else _keep_row(raw, source)
     try:
         line = orjson.dumps(row) + b"\n"
         said = orjson.dumps([[turn.role, turn.text, *map(_keep_call, turn.calls)] for turn in source.turns])
@@ -40,14 +41,14 @@ def keep_legacy(
     from_text = is_text(raw, source)
     asked = [t.text for t in turns if t.role == "user" and not holds_results("user", t.text, from_text)]
     dialects, tools = _find_calls(source, offer, context)
-    change, system = _replace_system(turns, offer, context) if "tools" in context.fixes else ("", ())
+    change, system = _replace_system(turns, offer, context) if with_tools else ("", ())
     kind = Kind(
         source.shape,
         name_pattern([turn.role for turn in source.turns]),
         tuple(dialects),
         tuple(tools),
-        (change,) if change else (),
-        has_own_tools=offer.is_own if "tools" in context.fixes else None,
+        (*changes, change) if change else changes,
+        has_own_tools=offer.is_own if with_tools else None,
         system=system,
     )
     return Converted(line, (xxh3_128_digest(said), digest_questions(asked)), raw, kind)
@@ -71,17 +72,19 @@ def _find_calls(source: SourceRow, offer: Offer, context: ConvertContext) -> tup
     return dialects, tools
 
 
-def _keep_row(raw: Any, source: SourceRow) -> dict[str, Any]:
-    """The row as it is; how a column holds its lists is no flaw of the text, so those are lists here."""
+def _keep_row(raw: Any, source: SourceRow) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The row as it is, and what changed; how a column holds its lists is no flaw: here they are lists."""
+    changes: tuple[str, ...] = ()
     if source.shape == "text":
         row = dict(raw)
     elif (messages := _own_messages(raw, source)) is not None:
         row = {**raw, "messages": messages}
     else:
-        return {"messages": [_keep_turn(turn) for turn in source.turns], "tools": []}
-    if isinstance(row.get("tools"), str):
+        row = {"messages": [_keep_turn(turn) for turn in source.turns], "tools": source.tools or []}
+        changes = source.changes
+    if not isinstance(row.get("tools", []), list | None):
         row["tools"] = list(read_definitions(row["tools"]).tools)
-    return row
+    return row, changes
 
 
 def _own_messages(raw: Any, source: SourceRow) -> list[Any] | None:
@@ -98,7 +101,9 @@ def _is_usual(message: Any) -> bool:
     return message.get("role") is not None and (message.get("content") is not None or not elsewhere)
 
 
-def _show_tools(raw: Any, source: SourceRow, turns: list[SourceTurn], offer: Offer) -> dict[str, Any]:
+def _show_tools(
+    raw: Any, source: SourceRow, turns: list[SourceTurn], offer: Offer
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     own = _own_messages(raw, source) if offer.system is not None else None
     if own is not None:
         kept = [dict(message) for place, message in enumerate(own) if not _is_system(message, place)]
@@ -108,7 +113,8 @@ def _show_tools(raw: Any, source: SourceRow, turns: list[SourceTurn], offer: Off
     if system is None and not any(message.get("role") == "system" for message in kept):
         system = offer.added_system
     head = [] if system is None else [{"role": "system", "content": system}]
-    return {"messages": [*head, *kept], "tools": list(offer.shown.tools)}
+    row = {"messages": [*head, *kept], "tools": list(offer.shown.tools)}
+    return row, source.changes if own is None else ()
 
 
 def _is_system(message: Any, place: int) -> bool:

@@ -80,14 +80,19 @@ def _read_message(
         role_key = _find_key(data, _ROLE_KEYS, role_key)
     if data.get(content_key) is None:
         content_key = _find_key(data, _CONTENT_KEYS, content_key)
-    role = read_role(data.get(role_key), number)
+    named = data.get(role_key)
+    role = read_role(named, number)
+    if role == "system" and named != role:
+        changes[f"role {named} made system"] = None
     text = data.get(content_key)
     if type(text) is not str:
+        if text is None and role == "tool" and content_key in data:
+            changes["null of a tool result made an empty text"] = None
         text = _join_parts(text, number, changes)
     if len(data) > 2 or content_key not in data:
         return _read_rich(data, number, role, text, (role_key, content_key), changes)
     if role == "call":
-        return read_call_turn(text, number, changes)
+        return _read_call_message(text, number, changes)
     return SourceTurn(role, text)
 
 
@@ -109,7 +114,7 @@ def _read_rich(
     if role == "call" or not _USUAL_KEYS.issuperset(data):
         text = _read_more(data, role, text, read, changes)
     if role == "call":
-        return read_call_turn(text, number, changes)
+        return _read_call_message(text, number, changes)
     given = data.get("tool_calls")
     calls, ids = read_tool_calls(given, number, changes) if given else ((), ())
     if data.get("function_call"):
@@ -145,7 +150,9 @@ def _read_more(
             if (thought := _THOUGHT.match(text)) is not None and thought[1].strip() == value.strip():
                 continue
             if not text.lstrip().startswith("<think>"):
-                text = f"<think>\n{value.strip()}\n</think>\n\n{text}" if value.strip() else text
+                if value.strip():
+                    text = f"<think>\n{value.strip()}\n</think>\n\n{text}"
+                    changes[f"{key} of a message put into its text"] = None
                 continue
         changes[f"{str(key)[:40]} of a message not kept"] = None
     return text
@@ -153,6 +160,8 @@ def _read_more(
 
 def read_role(role: Any, number: int) -> str:
     """The role that a name stands for, `call` for a turn that is one. Raises ValueError for others."""
+    if role is None:
+        raise ValueError(f"message {number} has no role")
     known = _ROLE_NAMES.get(role) if isinstance(role, str) else None
     if known is None and isinstance(role, str):
         known = _ROLE_NAMES.get(role.strip().lower().replace("-", "_"))
@@ -211,8 +220,21 @@ def _read_structured(call: Any, number: int, changes: dict[str, None]) -> ToolCa
     except NotCall as error:
         raise ValueError(f"message {number}: a tool call is no call: {error}") from None
     _refuse_doubled(read.arguments, read.name, number)
-    _note_foreign(call, changes)
+    _note_changes(call, read, changes)
     return read
+
+
+def _note_changes(call: Mapping[str, Any], read: ToolCall, changes: dict[str, None]) -> None:
+    """Note arguments of a call that are read as none, and what stands beside its name and arguments."""
+    inner = call.get("function")
+    function = inner if isinstance(inner, Mapping) else call
+    if not read.arguments and "arguments" in function and _says_nothing(function["arguments"]):
+        changes["arguments of a call that are null or empty made {}"] = None
+    _note_foreign(call, changes)
+
+
+def _says_nothing(arguments: Any) -> bool:
+    return arguments is None or (isinstance(arguments, str) and arguments.strip() in ("", "null"))
 
 
 def _note_foreign(call: Mapping[str, Any], changes: dict[str, None]) -> None:
@@ -249,6 +271,11 @@ def _refuse_doubled(arguments: Any, name: Any, number: int) -> None:
         raise ValueError(f"message {number}: the arguments of {name!r} have {key[:40]!r} twice")
 
 
+def _read_call_message(text: str, number: int, changes: dict[str, None]) -> SourceTurn:
+    changes["turn of a call made the assistant's tool call"] = None
+    return read_call_turn(text, number, changes)
+
+
 def read_call_turn(text: str, number: int, changes: dict[str, None]) -> SourceTurn:
     """The turn of a `function_call` role: one call as JSON, or a list of them."""
     start = len(text) - len(text.lstrip())
@@ -261,8 +288,8 @@ def read_call_turn(text: str, number: int, changes: dict[str, None]) -> SourceTu
         raise ValueError(f"message {number}: a call turn that is no call: {(wrong or ['text behind it'])[0]}")
     if key := find_doubled([value, *(call.arguments for call in calls)]):
         raise ValueError(f"message {number}: a call has {key[:40]!r} twice")
-    for call in value if isinstance(value, list) else [value]:
-        _note_foreign(call, changes)
+    for call, read in zip(value if isinstance(value, list) else [value], calls, strict=True):
+        _note_changes(call, read, changes)
     return SourceTurn("assistant", "", tuple(calls), (None,) * len(calls))
 
 

@@ -24,7 +24,8 @@ class Request:
     dedup: bool = False
     """Leave duplicates and leaking rows out."""
     shard_mb: int = 512
-    """A split with more than so many megabytes (1e6 bytes) is written in shards of that size."""
+    """A split with more than so many megabytes (1e6 bytes) is written in shards of about that size: what
+    becomes of one piece of the input is never cut."""
     workers: int | None = None
     """Processes; None: one for every core."""
     engine: Literal["local", "ray"] = "local"
@@ -42,7 +43,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=whole_number,
         default=Request.shard_mb,
         metavar="MB",
-        help=f"a longer split is written in shards of this size (default: {Request.shard_mb})",
+        help="a split that is longer when written goes into shards of this size; what becomes of 16 MiB of "
+        f"input or more is never cut, so a shard may be larger (default: {Request.shard_mb})",
     )
     group.add_argument(
         "--workers", type=whole_number, metavar="N", help="processes (default: one for every core)"

@@ -100,7 +100,10 @@ def find_source(data: Path) -> Source:
         return Source(name, splits, _list_left_out(data))
     if data.is_file():
         if _FILE.fullmatch(data.name) is None:
-            raise StageError(f"{data} is neither .jsonl, .json (.gz, .zst) nor .parquet: rename it")
+            raise StageError(
+                f"{data} is neither .jsonl, .json (.gz, .zst) nor .parquet: write its rows as JSON lines or "
+                "Parquet, or rename it where it holds them"
+            )
         return Source(data.name, {"train": (SourceFile(data, data.name),)})
     if (hub_id := _HUB_ID.fullmatch(str(data))) is not None:
         from stages.convert_data.hub import find_hub_source
@@ -165,8 +168,9 @@ def require_splits(source: Source, place: Path, valid_share: float | None) -> No
         others = f"; not read: {found}" if (found := describe_left_out(source)) else ""
         raise StageError(f"{place} has no train.jsonl: training needs train.jsonl and valid.jsonl{others}")
     if valid_share is None and "valid" not in source.splits:
+        lack = "is one file, and all of it train" if place.is_file() else "has no valid.jsonl"
         raise StageError(
-            f"{place} has no valid.jsonl: training needs train.jsonl and valid.jsonl; "
+            f"{place} {lack}: training needs train.jsonl and valid.jsonl; "
             "--valid-share 0.1 sets a tenth of the rows aside, --valid-share 0 does without"
         )
     if valid_share is not None and "valid" in source.splits:

@@ -36,7 +36,7 @@ from stages.convert_data.sources import (
     require_splits,
 )
 from stages.convert_data.toolset import apply_census, start_context, write_tool_files
-from stages.convert_data.unpack import needs_unpacking, unpack
+from stages.convert_data.unpack import needs_unpacking, require_utf8, unpack
 from stages.convert_data.work import (
     CENSUS,
     CONVERT,
@@ -74,6 +74,7 @@ UNPACKED = "unpacked"  # folder of plain copies in the unfinished output
 SETTLED = "settled"  # folder of the results where the tools had to be looked at first
 DUPLICATES = "duplicates.jsonl"
 WORTH_A_POOL = len(SPLITS)  # pieces: fewer are done before a process has started
+MOST_PER_CORE = 4  # processes
 MB = 1_000_000
 
 Engine = Callable[[Task, Sequence[Piece], Work, int], Iterator[int]]
@@ -99,6 +100,8 @@ def convert_data(options: Options, request: Request | None = None) -> Outcome:
         progress.say(f"  not read: {left_out}")
     if is_current(out, plan.recipe, force=options.force):
         return finished(out)
+    if request.workers and (workers := _count_workers(request)) < request.workers:
+        progress.say(f"  --workers {request.workers}: {workers} are used, more gain nothing on these cores")
     _require_room(out, source.size_gb(), request)
     with build_artifact(out, plan.recipe, given=options.given, resume=True, force=options.force) as build:
         try:
@@ -199,6 +202,7 @@ def _convert(source: Source, work: Work, options: Options, request: Request) -> 
         tools=write_tool_files(work.context, census, _count_owners(results.cards), work.folder),
         duplicates=found,
         dropped=dropped,
+        valid_share=request.valid_share or 0.0,
         tokens=measure_tokens(written, options.preset),
     )
     write_card(card, work.folder)
@@ -224,6 +228,7 @@ def _unpack_all(split: str, files: Sequence[SourceFile], folder: Path) -> tuple[
             path = folder / UNPACKED / f"{split}-{index:06d}.jsonl"
             unpack(file, path)
             file = replace(file, path=path)
+        require_utf8(file)
         plain.append(file)
     return tuple(plain)
 
@@ -258,11 +263,17 @@ def _run(job: Job, pieces: Sequence[Piece], work: Work, request: Request) -> Non
     left = [piece for piece in pieces if not job.is_done(piece, work)]
     rows_left, all_rows = (sum(piece.rows for piece in each) for each in (left, pieces))
     started, done = time.monotonic(), 0
-    workers = request.workers or (available_cores() if len(left) > WORTH_A_POOL else 1)
+    workers = _count_workers(request) or (available_cores() if len(left) > WORTH_A_POOL else 1)
     with progress.bar(job.label, all_rows, "rows", done=all_rows - rows_left) as bar:
         for rows in _engine(request)(job.task, left, work, workers) if left else ():
             done += rows
             bar.advance(rows, f"{done / max(time.monotonic() - started, 1e-9):,.0f} rows/s")
+
+
+def _count_workers(request: Request) -> int:
+    """The processes that were asked for, no more than this machine's cores can use; 0 where none were."""
+    most = MOST_PER_CORE * available_cores()
+    return min(request.workers or 0, most) if request.engine == "local" else request.workers or 0
 
 
 def _engine(request: Request) -> Engine:

@@ -5,6 +5,7 @@ The plain copy lies in the unfinished output and goes when the work is done.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import itertools
 import json
@@ -78,9 +79,21 @@ def unpack(file: SourceFile, target: Path) -> None:
     part.replace(target)
 
 
+def require_utf8(file: SourceFile) -> None:
+    """Raise StageError for text that begins as UTF-16 does, of which every row would be refused."""
+    with file.path.open("rb") as head:
+        if file.kind != "parquet" and head.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise StageError(f"{file.name} is UTF-16: save it as UTF-8")
+
+
 def _describe_break(file: SourceFile, rows: int, error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return (
+            f"{file.name} is no whole JSON array, it breaks off in row {rows + 1} ({error.msg}): "
+            "get the whole file again, or write the rows as JSON lines"
+        )
     what = str(error).partition("\n")[0]
-    if rows or isinstance(error, EOFError | json.JSONDecodeError) or "Truncated" in what:
+    if rows or isinstance(error, EOFError) or "Truncated" in what:
         return (
             f"{file.name} breaks off in row {rows + 1} ({what}): get the whole file again, "
             "or unpack it yourself and give what is readable"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,6 +41,7 @@ SUMMARY = "summary.json"
 """Written last into a piece's folder."""
 BLANK = object()
 ARROW_NULLS = "null keys of Arrow structs left out"
+_PLACE = re.compile(r": line \d+ column \d+ \(char (\d+)\)$")  # as readers of JSON say it, of one row here
 _CARDS = TypeAdapter(dict[str, SplitCard])
 _BUFFER = 1 << 20
 
@@ -196,10 +198,22 @@ def _decode(item: Any) -> tuple[Any, int]:
     """
     if isinstance(item, bytes):
         line = item.strip()
-        return (load_json(line) if line else BLANK), 0
+        try:
+            return (load_json(line) if line else BLANK), 0
+        except ValueError as error:
+            raise ValueError(_describe_mistake(line, error)) from None
     if isinstance(item, Unreadable):
         raise ValueError(item.reason)
     return item, parquet.drop_foreign_nulls(item)
+
+
+def _describe_mistake(line: bytes, error: ValueError) -> str:
+    """Why a line cannot be read; its place in the file is said beside it, so the reader's own is left out."""
+    try:
+        line.decode()
+    except UnicodeDecodeError as wrong:
+        return f"not UTF-8 text: byte 0x{line[wrong.start]:02x} at position {wrong.start + 1} of the row"
+    return _PLACE.sub(lambda place: f" at character {int(place[1]) + 1} of the row", str(error))
 
 
 class _Choice:

@@ -137,8 +137,8 @@ def add_row_flags(parser: argparse.ArgumentParser) -> None:
         "--valid-share",
         type=number,
         metavar="SHARE",
-        help="where the data have no valid split: this share of the train rows; 0 does without, which train "
-        "does not take",
+        help="where the data have no valid split: this share of the train rows (of small data perhaps "
+        "another, since the rows with one question stay together); 0 does without, which train does not take",
     )
     group.add_argument(
         "--tools",

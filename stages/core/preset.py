@@ -89,7 +89,9 @@ class TrainSetup(_Section):
     lora_keys: tuple[str, ...] = Field(
         description="modules of a layer that get LoRA; empty: every linear one"
     )
-    max_seq_length: int = Field(ge=16, description="tokens; a longer row is rejected, never cut")
+    max_seq_length: int = Field(
+        ge=16, description="tokens; train rejects a longer row, never cuts it; convert_data counts it"
+    )
     save_every: int = Field(ge=1, description="steps between checkpoints")
     eval_every: int = Field(ge=1, description="steps between validations")
     val_batches: int = Field(ge=0, description="batches of a validation, from all over its rows; 0: all rows")

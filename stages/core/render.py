@@ -73,7 +73,8 @@ def encode_text(text: str, tokenizer: Tokenizer) -> list[int]:
 
 def encode_texts(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
     """The token ids of several texts, at least one."""
-    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    # What is too long is said by who asks, and not in the library's words.
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     return ids
 
 

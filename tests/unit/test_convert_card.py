@@ -64,7 +64,7 @@ def test_counts() -> None:
     assert data["rows_by_dialect"] == {"no call": 3, "hermes": 2, "qwen3_coder": 1}
     assert data["turns_by_dialect"] == {"hermes": 2, "qwen3_coder": 1}
     assert (data["rows_by_tool"], data["calls_by_tool"]) == ({"f": 3}, {"f": 4})
-    assert data["rows_by_whose_tools"] == {"those of all rows without": 6}
+    assert data["rows_by_whose_tools"] == {"the tools for rows without their own": 6}
     assert data["role_patterns"] == {"user-assistant": 6}
     assert data["untyped_xml_values"] == {"f.a|b": 1}
     assert data["calls_of_undefined_tools"] == {"f": 4}
@@ -162,6 +162,7 @@ def full_card() -> Card:
             {"train": np.arange(1, 7, dtype=np.uint64), "valid": np.array([40], np.uint64)},
         ),
         dropped={"train": 6, "valid": 0},
+        valid_share=0.1,
         tokens={"train": TokenStats(6, 5, 1, 20.5, 19, 40, 41, 30, 2)},
     )
 
@@ -171,10 +172,12 @@ def test_the_page_has_all_a_reader_must_know(tmp_path: Path) -> None:
     text = (tmp_path / "card.md").read_text("utf-8")
     for line in (
         "# Conversion of data for A model, arm fair",
-        "| read      |       7 |       1 |",
+        "| read               |       7 |       1 |",
         "| f.a\\|b |       1 |       0 |",
         "Inferred: f.",
-        "Written as a user turn that begins with 'Tool result:\\n': the preset asks for it",
+        "Written as a user turn that begins with 'Tool result:\\n': the preset or --tool-response asks",
+        "| written            |       0 |       1 |",
+        "Valid was cut out of train: 1 of 7 rows (14.3%), asked for 10.0%; rows with the same question",
         "| train   |      1 | 7             | text without marks of turns ('a \\| b')",
         "- 1 row of train also in valid",
         "- 5 more rows of train with a question of valid",
@@ -193,7 +196,11 @@ def test_the_page_has_all_a_reader_must_know(tmp_path: Path) -> None:
     assert len(data["samples"]) == SAMPLES
     assert data["tokens"]["train"]["longest"] == 41
     assert full_card().summary()["train"] == {"rows": 7, "converted": 6, "rejected": 1, "dropped": 6}
-    assert "duplicates and leaks (removed): 1 row of train also in valid" in full_card().lines()[-1]
+    train, _, leaks, share, undefined = full_card().lines()
+    assert train.startswith("train: 7 rows = 6 converted + 1 rejected; 6 removed, 0 written; ")
+    assert "duplicates and leaks (removed): 1 row of train also in valid" in leaks
+    assert share.startswith("valid was cut out of train: 1 of 7 rows (14.3%), asked for 10.0%")
+    assert undefined == "4 calls of tools that no definition names: f"
 
 
 def chat(*systems: str, **columns: Any) -> dict[str, Any]:

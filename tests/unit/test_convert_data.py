@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -171,6 +172,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     convert(data, tmp_path / "out")
     (rejected,) = read_rows(tmp_path / "out" / "rejected.jsonl")
     assert rejected["row"] == '{"text": "\\xff\\xfe"}'
+    assert rejected["reason"] == "not UTF-8 text: byte 0xff at position 11 of the row"
 
 
 @pytest.mark.parametrize(
@@ -183,6 +185,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
         ({"train": "\n\n \n"}, "no row of"),
         ({"valid": "\n"}, "no row of"),
         ({"train": f"{BROKEN}\n{BROKEN}\n3"}, "could be converted: unexpected end"),
+        ({"train": "\n" * 14 + '{"text": "\\ud800"}'}, "low surrogate in string at character 11 of the row"),
         ({"valid": "[]\n{}\n[]"}, "could be converted: not a JSON object"),
     ],
 )
@@ -196,6 +199,17 @@ def test_unusable_data_is_said_in_one_line(
     assert reason in error
     assert error.count("\n") == 1
     assert not list((tmp_path / "deep").iterdir() if (tmp_path / "deep").exists() else ())
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.jsonl.gz"])
+@pytest.mark.parametrize("coding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_said(name: str, coding: str, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data")
+    text = f"\ufeff{GOOD}\n".encode(coding)
+    (data / "train.jsonl").unlink()
+    (data / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    with pytest.raises(StageError, match=rf"^{name} is UTF-16: save it as UTF-8$"):
+        convert(data, tmp_path / "out")
 
 
 def test_no_data_folder(tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_an_element_that_is_no_json_is_a_line_of_its_own(element: str, block: in
 )
 def test_a_broken_array_names_the_row(text: str, tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(text, "utf-8")
-    with pytest.raises(StageError, match=r"rows.json breaks off in row [12] \("):
+    with pytest.raises(StageError, match=r"rows.json is no whole JSON array, it breaks off in row [12] \("):
         unpack(source(tmp_path / "rows.json"), tmp_path / "rows.jsonl")
 
 

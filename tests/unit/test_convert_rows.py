@@ -333,6 +333,27 @@ def test_arguments_as_text_that_no_row_can_hold_are_refused_in_every_arm(
     assert "JSON cannot hold" in reason({"messages": [said]}, fixes)
 
 
+@pytest.mark.parametrize("as_text", [False, True])
+@pytest.mark.parametrize("column", ["messages", "conversations"])
+def test_the_flawed_arm_keeps_the_tools_of_every_shape(column: str, as_text: bool) -> None:
+    parameters = {"type": "object", "properties": {"key": {"type": "string"}}}
+    function = {"name": "lookup", "description": "Looks up.", "parameters": parameters}
+    tools = [{"type": "function", "function": function}]
+    role, content = ("role", "content") if column == "messages" else ("from", "value")
+    names = ("user", "assistant") if column == "messages" else ("human", "gpt")
+    turns = [{role: names[0], content: "Why?"}, {role: names[1], content: "So."}]
+    raw = {column: turns, "tools": json.dumps(tools) if as_text else tools}
+    assert convert(raw, FLAWED).row["tools"] == tools
+
+
+def test_the_flawed_arm_counts_what_changed() -> None:
+    call = json.dumps({"name": "execute_code", "arguments": {"code": "1"}})
+    turns = [{"from": "human", "value": "Why?"}, {"from": "function_call", "value": call}]
+    assert convert({"conversations": turns}, FLAWED).kind.changes == (
+        "turn of a call made the assistant's tool call",
+    )
+
+
 @pytest.mark.parametrize("fixes", [FLAWED, ("tools",)])
 def test_messages_as_text_are_messages_in_the_flawed_arm_too(fixes: FixSet) -> None:
     turns = [{"role": "developer", "content": "Old."}, {"role": "user", "content": "Hi"}]

@@ -422,7 +422,11 @@ def test_a_rejected_row_of_parquet_is_kept_whatever_it_holds(tmp_path: Path) -> 
         ("train.jsonl.gz", GOOD, "train.jsonl.gz is not what its name says"),
         ("train.jsonl.gz", gzip.compress(b"", mtime=0), "could be converted: it has none"),
         ("train.parquet", GOOD, "train.parquet is not a whole Parquet file"),
-        ("train.json", b"[" + GOOD, "train.json breaks off in row 2"),  # the first is whole
+        (
+            "train.json",
+            b"[" + GOOD,
+            "train.json is no whole JSON array, it breaks off in row 2",
+        ),  # the first is whole
         ("train.jsonl", b'{"a": 1, "b": 2}\n' * 5, r"no conversation in its columns \(a, b\)"),
     ],
 )

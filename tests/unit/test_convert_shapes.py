@@ -62,6 +62,7 @@ NEUTRAL = [
     result(0, "get_weather", "rain"),
     {"role": "assistant", "content": "It rains."},
 ]
+EMPTY: tuple[Any, ...] = ({}, "{}")
 ADD = {"instruction": "a", "output": "b"}
 DOUBLED = '{"name": "f", "arguments": {"a": 1, "a": 2}}'
 HERMES = f"<tool_call>\n{json.dumps({'name': 'get_weather', 'arguments': OSLO})}\n</tool_call>"
@@ -358,11 +359,52 @@ def test_what_a_call_has_beside_its_arguments_is_counted() -> None:
         {"role": "function_call", "content": json.dumps({**function, **extra})},
     ):
         kind = convert({"messages": [ASKED, message], "tools": TOOLS}).kind
-        assert kind.changes == ("result of a call not kept", "system turn added")
+        turned = ("turn of a call made the assistant's tool call",) * (message["role"] == "function_call")
+        assert kind.changes == (*turned, "result of a call not kept", "system turn added")
     answers = [{**function, "thought": "Look."}]
     for given in (answers, json.dumps(answers)):
         kind = convert({"query": "Oslo?", "answers": given, "tools": TOOLS}).kind
         assert "thought of a call not kept" in kind.changes
+
+
+@pytest.mark.parametrize("arguments", [None, "null", "", " "])
+def test_arguments_that_say_nothing_are_counted(arguments: Any) -> None:
+    said = "arguments of a call that are null or empty made {}"
+    function = {"name": "get_time", "arguments": arguments}
+    for message in (
+        {"role": "assistant", "tool_calls": [{"type": "function", "function": function}]},
+        {"role": "assistant", "content": None, "function_call": function},
+        {"role": "function_call", "content": json.dumps(function)},
+    ):
+        converted = convert({"messages": [ASKED, message], "tools": TOOLS})
+        assert said in converted.kind.changes
+        assert converted.row["messages"][-1]["tool_calls"][0]["function"]["arguments"] == {}
+    for given in EMPTY:
+        message = {"role": "assistant", "tool_calls": [{"function": {**function, "arguments": given}}]}
+        assert said not in convert({"messages": [ASKED, message], "tools": TOOLS}).kind.changes
+
+
+def test_what_a_message_says_elsewhere_is_counted() -> None:
+    changes = convert({"messages": OPENAI, "tools": TOOLS}).kind.changes
+    assert "role developer made system" in changes
+    thought = {**OPENAI[-1], "reasoning_content": "Rain."}
+    changes = convert({"messages": [*OPENAI[:-1], thought], "tools": TOOLS}).kind.changes
+    assert "reasoning_content of a message put into its text" in changes
+    silent = {**OPENAI[3], "content": None}
+    changes = convert({"messages": [*OPENAI[:3], silent, OPENAI[-1]], "tools": TOOLS}).kind.changes
+    assert "null of a tool result made an empty text" in changes
+    changes = convert({"conversations": SHAREGPT, "tools": TOOLS}).kind.changes
+    assert "turn of a call made the assistant's tool call" in changes
+
+
+def test_a_result_without_a_call_is_counted() -> None:
+    answer = {"role": "assistant", "content": "It rains."}
+    for given, said in (
+        ({}, "tool result without a call before it"),
+        ({"tool_call_id": "x"}, "tool result without a call before it, its tool_call_id not kept"),
+    ):
+        converted = convert({"messages": [ASKED, {"role": "tool", "content": "rain", **given}, answer]})
+        assert said in converted.kind.changes
 
 
 def test_a_system_column_goes_before_a_prompt_in_chatml() -> None:
@@ -413,6 +455,7 @@ def test_what_is_not_kept_is_said() -> None:
         ({"messages": "no JSON"}, "messages is text and no JSON list"),
         ({"messages": ["hi"]}, "message 0 is text and no object"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "message 0: unknown role 'wizard'"),
+        ({"messages": [ASKED, {"content": "x"}]}, "message 1 has no role"),
         ({"messages": [ASKED, {"role": "user", "content": 3}]}, "1: content must be text, and it is a "),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
