@@ -300,7 +300,9 @@ def build_parser(
         model="preset, .toml file or model folder (%(default)s)",
         fixes=f"the arm: {kinds} (%(default)s)" if arm else f"one arm, instead of --arms: {kinds}",
         seed=f"{random} (%(default)s)" if arm else f"one seed, which {random}, instead of --seeds (0)",
-        data="input folder instead of the upstream stage's output",
+        data="rows: a folder, a file, or ORG/NAME of the hub"
+        if stage == "convert_data"
+        else "input folder instead of the upstream stage's output",
         out="output folder instead of the default below artifacts/",
         force="do it again, replacing an existing output",
     )
