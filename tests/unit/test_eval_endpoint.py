@@ -529,7 +529,7 @@ def test_a_wrong_name_on_a_server_without_a_list_is_found_out(
     """As with mlx_lm.server, which tries to fetch what it is asked for; asking again would never help."""
     server.models = (404, {"error": "no"})
     server.reply = lambda *_: (404, {"error": "Got: ConnectError " + "x" * 300})
-    assert main_words(options, server, "--served-model", "other") == 2
+    assert main_words(options, server, "--served-model", "other", "--concurrency", "1") == 2
     shown = capsys.readouterr()
     assert shown.err.startswith(
         f"eval: {server.url} answers 404 for model 'other': check --served-model (for mlx_lm.server the "
