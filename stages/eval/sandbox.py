@@ -75,12 +75,17 @@ class _Feed:
 
 
 class Sandbox:
-    """A process that runs one code after the other, each in a fresh interpreter. Enter it to use it."""
+    """Runs one code after the other, each in a process of its own. Enter it to use it.
+
+    A new process takes 3 ms, and what a code has done to the old one, such as a structure so deep that
+    clearing it away kills the process, reaches no other.
+    """
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self._pool = Monty(
             max_processes=1,
+            max_checkouts_per_worker=1,
             request_timeout=self.limits.seconds + GRACE,
             feed_duration_limit_grace=GRACE,
         )

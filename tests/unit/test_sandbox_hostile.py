@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -119,6 +120,8 @@ HOSTILE = {
     "deep exception": "x = []\nfor n in range(10**5):\n    x = [x]\nraise ValueError(x)",
     "deep dict in an exception": "x = {}\nfor n in range(10**5):\n    x = {'a': x}\nraise KeyError(x)",
     "deep result": "x = ()\nfor n in range(10**5):\n    x = (x,)\nx",
+    "deep instance": "class A:\n    def __init__(self, x):\n        self.x = x\n"
+    "a = None\nfor n in range(10**4):\n    a = A(a)\na",
     "deep json": "import json\nprint(json.loads('[' * 10**5))",
     "redefine": "def print(*a):\n    while True:\n        pass\nprint(1)",
 }
@@ -167,12 +170,17 @@ def test_what_commands_answer_stays_small() -> None:
         assert len(answer_command(command, project) or "") <= 1_000_000, command
 
 
+def kill_workers(others: set[psutil.Process]) -> None:
+    """End the processes of sandboxes that were begun since."""
+    for worker in set(psutil.Process().children()) - others:
+        with suppress(psutil.NoSuchProcess):
+            worker.kill()
+
+
 def test_a_sandbox_that_dies_is_replaced() -> None:
     others = set(psutil.Process().children())
     with Sandbox(Limits(seconds=60)) as sandbox:
-        sandbox.run_code("print(1)", make_project())
-        (worker,) = set(psutil.Process().children()) - others
-        killer = threading.Timer(0.05, worker.kill)
+        killer = threading.Timer(0.2, kill_workers, [others])
         killer.start()
         run = sandbox.run_code("while True:\n    pass", make_project())
         killer.join()
@@ -180,6 +188,16 @@ def test_a_sandbox_that_dies_is_replaced() -> None:
         assert run.error is not None
         assert run.error.startswith("SandboxCrash: ")
         assert sandbox.run_code("print(2)", make_project()).printed == "2\n"
+
+
+def test_a_process_that_dies_behind_its_code_takes_no_other_run_with_it() -> None:
+    """What ends it there, such as the end of a deep structure, may come at any moment."""
+    others = set(psutil.Process().children())
+    with Sandbox() as sandbox:
+        for number in range(20):
+            sandbox.run_code(HOSTILE["deep instance"], make_project())
+            kill_workers(others)
+            assert sandbox.run_code(f"print({number})", make_project()).printed == f"{number}\n"
 
 
 PIECES = [
