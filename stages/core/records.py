@@ -225,7 +225,9 @@ class Parsed(Record):
     dialect: str | None = Field(description="the dialect found, None without a call")
     calls: list[dict[str, Any]] = Field(description="name and arguments of each call")
     problems: list[str]
-    decision: bool = Field(description="tool or direct, as the query wants")
+    decision: bool = Field(
+        description="tool or direct, as the query wants; leniently what looks like a call is one"
+    )
     format: bool | None = Field(
         description="what looks like a call is one: strictly without a problem, leniently at all"
     )

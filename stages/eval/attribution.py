@@ -31,6 +31,7 @@ _XML = re.compile(r"<function(?:=| name=)")
 _MARKED = re.compile(
     r"<tools?>\s*[{\[]|<(?:tool_calls|function_?call|TOOLCALL|\|tool_call\|)>|\[TOOL_CALLS\]"
 )
+_SPOKEN_OF = re.compile(r"`(?:<[/|]?[\w|= .-]{1,40}>|\[TOOL_CALLS\])`")  # a mark alone, as code
 _BRACKETED = re.compile(r"<\|python_tag\|>|<\|tool_call_start\|>")
 _LISTED = re.compile(r"^[ \t]*\[\s*([\w.]+)\(", re.MULTILINE)
 _NAMED = re.compile(
@@ -91,7 +92,9 @@ def find_attempt(text: str, query: Query, dialect: str) -> str | None:
     """The dialect in which a text seems to open a call that cannot be read; None where it does not.
 
     A direct question may be about JSON or code, so there only tags and the names of offered tools count.
+    A tag that stands alone as code is spoken of.
     """
+    text = _SPOKEN_OF.sub("", text)
     if tagged := _TAGGED.search(text):
         if tagged[1] == "<function":
             return "qwen3_coder"

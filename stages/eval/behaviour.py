@@ -24,6 +24,7 @@ RunCode = Callable[[Query, str], CodeRun]
 
 _PRINTING = {"print", "pprint", "stdout"}  # names without which nothing is printed
 _WRITING = "write_file"
+_QUOTED = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*\"""")  # what a shell takes as it is
 _SHELL_WRITING = re.compile(  # and shows nothing of it behind that
     r"^(?!.*(?:&&|;) ?(?:cat|head|tail|less|more|nl|bat)\b).*(?:(?<![\d&])>|\btee\b|\bsed\b.* -i)", re.DOTALL
 )
@@ -107,7 +108,8 @@ def _prints(query: Query, run: CodeRun) -> bool | None:
 
 def _writes(call: CodeCall) -> bool:
     command = call.arguments.get("command") if call.function == "run_command" else None
-    return call.function == _WRITING or (command is not None and _SHELL_WRITING.search(command) is not None)
+    bare = _QUOTED.sub("", command or "")
+    return call.function == _WRITING or _SHELL_WRITING.search(bare) is not None
 
 
 def _only_writes(accepted: Expected | Calls) -> bool:

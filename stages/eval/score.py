@@ -14,7 +14,7 @@ from stages.eval.attribution import Signs, find_cause, read_signs
 from stages.eval.behaviour import Behaviour, RunCode, observe_code
 from stages.eval.matching import match_calls
 
-SCORER_VERSION = 7
+SCORER_VERSION = 8
 
 
 def score_replies(
@@ -56,13 +56,14 @@ def _judge(
     query: Query, reading: Reply, signs: Signs, cause: Cause | None, code: Behaviour, *, forgiving: bool
 ) -> Parsed:
     wants_tool = query.kind == "tool"
+    calls = bool(reading.calls) or (forgiving and signs.attempt is not None)
     match = match_calls(query, reading.calls, code)
     written = bool(reading.calls) and (forgiving or not reading.problems)
     return Parsed(
         dialect=reading.dialect if reading.calls else None,
         calls=[_to_json(call) for call in reading.calls],
         problems=as_json(reading.problems),
-        decision=bool(reading.calls) == wants_tool,
+        decision=calls == wants_tool,
         format=written if reading.calls or signs.attempt is not None else None,
         tool=match.tool if wants_tool else None,
         arguments=match.arguments if wants_tool else None,

@@ -66,7 +66,7 @@ def verdict(given: Score, lenient: bool = False) -> tuple[bool, bool | None, boo
         (RIGHT + RIGHT, (True, True, True), (True, True, True), True),
         (write("typecheck('src')", "qwen3_coder"), (False, False, False), (True, True, True), False),
         (write("typecheck('src')", "fenced_json"), (False, False, False), (True, True, True), False),
-        ("<tool_call>\n{\"name\": \"execute_code\"", (False, False, False), (False, False, False), False),
+        ("<tool_call>\n{\"name\": \"execute_code\"", (False, False, False), (True, False, False), False),
         ("They are fine.", (False, False, False), (False, False, False), None),
         ("", (False, False, False), (False, False, False), None),
     ],
@@ -91,6 +91,42 @@ def test_replies_to_a_direct_query(text: str, decision: bool, clean: bool | None
     given = score(CONCEPT, text)
     assert verdict(given) == (decision, None, None)
     assert given.strict.format is clean
+
+
+@pytest.mark.parametrize(
+    ("text", "direct", "tool"),
+    [
+        ('<tool_call>\n{"name": "execute_code", "arguments": {"code": ', (True, False), (False, True)),
+        ('<tool_call>\n{"name": "execute_code", "arguments": {"code": 1}\n', (True, False), (False, True)),
+        ("<function=execute_code>\n<parameter=code>\ntypecheck(", (True, False), (False, True)),
+        ("```python\nprint(typecheck('src'))\n```", (True, True), (False, True)),
+        (write("typecheck('src')", "qwen3_coder"), (True, False), (False, True)),
+        ("Write `<tool_call>` before a call, and `</tool_call>` behind it.", (True, True), (False, False)),
+        ("They are fine.", (True, True), (False, False)),
+        ("", (True, True), (False, False)),
+    ],
+)
+def test_who_attempts_a_call_has_decided_for_a_tool_where_it_is_read_leniently(
+    text: str, direct: tuple[bool, bool], tool: tuple[bool, bool]
+) -> None:
+    """Of both kinds of query the decision read strictly, and leniently."""
+    for query, wanted in ((CONCEPT, direct), (TYPES, tool)):
+        given = score(query, text)
+        assert (given.strict.decision, given.lenient.decision) == wanted
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Hermes writes `<tool_call>` before a call, and `</tool_call>` behind it.",
+        "Qwen3-Coder opens a call with `<function=name>`, Mistral with `[TOOL_CALLS]`.",
+        "Llama 3 begins with `<|python_tag|>`.",
+    ],
+)
+def test_a_tag_that_is_spoken_of_is_no_attempt_at_a_call(text: str) -> None:
+    given = score(CONCEPT, text)
+    assert (given.cause, given.strict.format) == (None, None)
+    assert score(CONCEPT, text.replace("`", "")).cause == "decided wrong"
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -265,6 +301,21 @@ def test_who_writes_a_file_need_not_print(run_code: CodeRunner) -> None:
     query = Query.model_validate({"id": "note", "query": "Write a.md.", "accept": [note]})
     given = score_reply(query, reply(write("write_file('a.md', 'x')"), of="note"), "hermes", run_code)
     assert (given.cause, given.strict.code, given.strict.printed) == (None, True, None)
+
+
+@pytest.mark.parametrize(
+    ("command", "cause"),
+    [
+        ("grep -rn '->' src", "code fails"),
+        ('git log --format="%h \\"> %s" -3', "code fails"),
+        ("grep -rn x src > found.txt", None),
+        ("grep -rn '->' src >> found.txt", None),
+    ],
+)
+def test_a_sign_in_quotes_writes_no_file(command: str, cause: Any, run_code: CodeRunner) -> None:
+    query = TYPES.model_copy(update={"id": "any", "accept": (Expected(function="run_command"),)})
+    unprinted = write(f"found = run_command({command!r})")
+    assert score_reply(query, reply(unprinted, of="any"), "hermes", run_code).cause == cause
 
 
 @pytest.mark.parametrize(
