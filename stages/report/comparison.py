@@ -45,6 +45,16 @@ RATES = {  # by path in a summary
     "answers.not_repeating": "… without repeating themselves",
     "answers.no_call": "… without a call",
 }
+CATEGORY_RATES = {  # by what is said of it: the groups of a summary, and the rate
+    "tool or direct decided right (read strictly)": ("by_category", "decision"),
+    "tool or direct decided right (read leniently)": ("by_category_lenient", "decision"),
+    "the whole right (read strictly)": ("by_category", "whole"),
+    "the whole right (read leniently)": ("by_category_lenient", "whole"),
+}
+TOOL_RATES = {
+    "the whole right (read strictly)": ("by_tool", "whole"),
+    "the whole right (read leniently)": ("by_tool_lenient", "whole"),
+}
 MOST_TOOLS = 20  # rows of the table by tool; suites with tools of their own may have hundreds
 COSTS = {  # by field of a timing: name, unit, and whether it depends on the machine
     "seconds_per_query": ("time per query", "s", True),
@@ -109,19 +119,11 @@ def describe_costs(match: Match) -> str:
 
 def write_categories(columns: Mapping[str, EvalSummary]) -> str:
     """Right decisions and wholes per category, one column per result; nothing without categories."""
-    decided = _write_groups(columns, "by_category", "decision", "category")
-    whole = _write_groups(columns, "by_category", "whole", "category")
-    if not decided:
-        return ""
-    alike = ", and the whole as well" if whole == decided else ""
-    parts = [f"Tool or direct decided right{alike}, by category:\n\n{decided}"]
-    if whole and not alike:
-        parts.append(f"The whole right, by category:\n\n{whole}")
-    return "\n\n".join(parts)
+    return _write_rates(columns, CATEGORY_RATES, "category")
 
 
 def write_tools(columns: Mapping[str, EvalSummary]) -> str:
-    """The same per function that is wanted, the most wanted ones; nothing where categories say it all."""
+    """The whole per function that is wanted, the most wanted ones; nothing where categories say it all."""
     if all(summary.by_tool.keys() <= summary.by_category.keys() for summary in columns.values()):
         return ""
     wanted = Counter[str]()
@@ -131,7 +133,7 @@ def write_tools(columns: Mapping[str, EvalSummary]) -> str:
     shown = [name for name, _ in wanted.most_common(MOST_TOOLS)]
     more = len(wanted) - len(shown)
     rest = f" ({plural(more, 'tool')} wanted less often left out)" if more else ""
-    return f"The whole right, by tool{rest}:\n\n{_write_groups(columns, 'by_tool', 'whole', 'tool', shown)}"
+    return _write_rates(columns, TOOL_RATES, "tool", shown, rest)
 
 
 def write_causes(columns: Mapping[str, EvalSummary]) -> str:
@@ -147,6 +149,21 @@ def write_causes(columns: Mapping[str, EvalSummary]) -> str:
     failed = [f"{sum(s.causes.values())} of {s.tool_or_direct.n}" for s in measured.values()]
     rows.append(["all failed replies", *failed])
     return f"What went wrong first, read strictly:\n\n{table(['', *measured], rows)}"
+
+
+def _write_rates(
+    columns: Mapping[str, EvalSummary],
+    rates: Mapping[str, tuple[str, str]],
+    head: str,
+    names: Sequence[str] | None = None,
+    rest: str = "",
+) -> str:
+    """A table for every rate in groups; rates that are the same in all results share one."""
+    titles: dict[str, list[str]] = {}
+    for title, (groups, field) in rates.items():
+        if shown := _write_groups(columns, groups, field, head, names):
+            titles.setdefault(shown, []).append(title)
+    return "\n\n".join(f"By {head}{rest}, {', '.join(same)}:\n\n{shown}" for shown, same in titles.items())
 
 
 def _write_groups(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -62,9 +63,32 @@ def test_what_went_wrong_first_is_counted_per_arm(world: World) -> None:
         assert row in rows, row
     assert "11 replies of 20 failed: 3 times malformed, read leniently all was right; 3 times wrong" in page
     assert [row[1] for row in rows if row[0] == "the whole right"] == ["7/20 = 35.0 % (18.1 to 56.7)"]
-    assert "The whole right, by category:" in page
-    assert "by tool" not in page, "categories of Code Mode are its functions"
+    assert "By tool" not in page, "categories of Code Mode are its functions"
     check_tables(page)
+    tables = dict(zip(*[iter(re.split(r"\n\n(By category, .*:)\n\n", page)[1:])] * 2, strict=True))
+    tests = {
+        head: [row[1:] for row in table_rows(table.split("\n\n")[0]) if row[0] == "pytest_run"]
+        for head, table in tables.items()
+    }
+    none, all_ = "0/3 = 0.0 % (0.0 to 56.1)", "3/3 = 100.0 % (43.9 to 100.0)"
+    assert tests == {
+        "By category, tool or direct decided right (read strictly):": [[none, all_, all_]],
+        "By category, tool or direct decided right (read leniently):": [[none, all_, "–"]],
+        "By category, the whole right (read strictly):": [[none, none, "–"]],
+        "By category, the whole right (read leniently):": [[none, all_, "–"]],
+    }, "the recorded reference has decisions alone"
+
+
+def test_what_both_readings_share_is_shown_once_and_what_a_publisher_did_not_say_is_left_out(
+    world: World,
+) -> None:
+    world.evaluate(FAIR, answer_right)
+    world.audit(FAIR)
+    world.write(None)
+    heads = [line for line in world.page().splitlines() if line.startswith("By category, ")]
+    assert [head.count("(read") for head in heads] == [1, 1, 2]
+    published = [line for line in world.page("first-experiment").splitlines() if line.startswith("By cat")]
+    assert published == ["By category, tool or direct decided right (read strictly):"]
 
 
 def test_a_suite_with_tools_of_its_own(world: World, tmp_path: Path) -> None:
@@ -87,7 +111,7 @@ def test_a_suite_with_tools_of_its_own(world: World, tmp_path: Path) -> None:
     assert "Expected: `left(by=2) and right()`" in page
     assert "Asked (behind 2 turns): And up?" in page
     rows = table_rows(page)
-    assert "The whole right, by tool:" in page
+    assert "By tool, the whole right (read strictly), the whole right (read leniently):" in page
     assert ["left", "1/2 = 50.0 % (9.5 to 90.5)"] in rows
     assert ["right", "0/1 = 0.0 % (0.0 to 79.3)"] in rows
     check_tables(page)
