@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from stages.core.artifact import build_artifact, is_current, read_manifest
+from stages.core.artifact import build_artifact, is_current, read_manifest, refuse_busy
 from stages.core.cli import Options
 from stages.core.errors import StageError
 from stages.core.platform import require_disk
@@ -53,7 +53,8 @@ class Run:
     def is_current(self, suite: Suite, cell: Cell, target: Path) -> bool:
         """Whether an output needs nothing.
 
-        Raises StageError where it is another evaluation's, or where a server has another model by now.
+        Raises StageError where it is another evaluation's, where another process is writing it, or where a
+        server has another model by now.
         """
         recipe = make_recipe(self._options, self._model, suite, cell)
         replaced = self._options.force or self._ask_again or needs_scores_alone(target, recipe)
@@ -63,7 +64,10 @@ class Run:
                 f"the server has another model under this name ({told}) than when {suite.name} was answered: "
                 "--ask-again asks every query anew"
             )
-        return current and not self._replies.has_forgotten(suite, cell)
+        if current and not self._replies.has_forgotten(suite, cell):
+            return True
+        refuse_busy(target, recipe, force=True)  # what is unfinished is not gone on with
+        return False
 
     def _evaluate(self, suite: Suite, cell: Cell, folder: Path) -> EvalSummary:
         """Replies, scores and summary of one suite, written into `folder`."""

@@ -15,7 +15,15 @@ from stages.core.words import plural
 from stages.eval.cells import Cell
 from stages.eval.summary import rate
 
-SWEPT = {"decision": "decision", "tool": "right tool", "arguments": "arguments"}  # by field of a reading
+SWEPT = {  # by field of a reading
+    "decision": "decision",
+    "format": "format",
+    "tool": "right tool",
+    "arguments": "arguments",
+    "code": "code",
+    "stop": "stop",
+    "whole": "the whole",
+}
 
 
 class Spread(Record):
@@ -35,7 +43,9 @@ class SweepGroup(Record):
     temperature: float
     draws: int
     queries: int
-    rates: dict[str, Spread] = Field(description="by what was judged, read strictly")
+    rates: dict[str, Spread] = Field(
+        description="by what was judged, read strictly; without what no draw had anything of"
+    )
     unsteady: list[str] = Field(description="queries decided right in some draws and wrong in others")
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
-from stages.core.cli import Options
+from stages.core.cli import TO_MAKE, Options
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR
 from stages.core.records import (
@@ -181,6 +182,28 @@ def test_one_prompt_is_asked_once_whatever_arm_or_suite_asks(
     assert len(server.asked) == 6
 
 
+def test_an_output_that_another_process_writes_is_refused_before_anything_is_asked(
+    options: Options, server: ChatServer, suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (suite.parent / "four.json").write_text(json.dumps({**SUITE, "name": "four"}), "utf-8")
+    suites = f"{suite},{suite.parent / 'four.json'}"
+    place = options.place("eval")
+    place.mkdir(parents=True)
+    words = ["--endpoint", server.url, "--suites", suites]
+    with FileLock(place / ".four.lock"):
+        for more in ([], ["--check"], ["--force", "--ask-again"]):
+            assert main([*words, *more]) == 2
+            error = capsys.readouterr().err
+            assert f"another process is writing {(place / 'four').resolve()}: wait for it to end" in error
+            assert error.count("\n") == 1
+    assert not server.asked
+    assert not (place / "three").exists()
+    assert main([*words, "--check"]) == TO_MAKE
+    assert main(words) == 0
+    with FileLock(place / ".four.lock"):
+        assert main([*words, "--check"]) == 0, "what is up to date needs no one to end"
+
+
 # Sweeps
 
 
@@ -229,6 +252,9 @@ def test_a_sweep_is_scored_draw_by_draw(options: Options, server: ChatServer) ->
     assert (group.suite, group.prompt, group.temperature, group.draws) == ("three", "own", 0.7, 4)
     assert group.rates["decision"].model_dump() == {
         "mean": 0.5, "deviation": 0.1925, "lowest": pytest.approx(1 / 3), "highest": pytest.approx(2 / 3),
+    }  # fmt: skip
+    assert {name: round(spread.mean, 3) for name, spread in group.rates.items()} == {
+        "decision": 0.5, "tool": 0.25, "arguments": 0.25, "code": 1.0, "stop": 1.0, "whole": 0.5,
     }  # fmt: skip
     assert group.unsteady == ["types"]
     assert not (folder.parents[1].with_name("eval")).exists(), "a sweep is no evaluation for the report"
