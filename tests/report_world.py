@@ -105,10 +105,14 @@ class World:
             write_record(build.folder / "summary.json", summary)
         return folder
 
-    def audit(self, fixes: FixSet, findings: Sequence[Finding] = (), model: str = "smol") -> None:
+    def audit(
+        self, fixes: FixSet, findings: Sequence[Finding] = (), model: str = "smol", **more: Any
+    ) -> None:
         """The output of audit for one arm."""
         options = Options(load_preset(model), fixes)
-        report = AuditReport(model=model, arm=options.arm, checks=["mixed_dialects"], findings=list(findings))
+        report = AuditReport(
+            model=model, arm=options.arm, checks=["mixed_dialects"], findings=list(findings), **more
+        )
         with build_artifact(options.place("audit"), self.recipe("audit", options)) as build:
             write_record(build.folder / "audit.json", report)
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from stages import audit as package
-from stages.audit.recipe import make_recipe
+from stages.audit.recipe import asks_anew, make_recipe
 from stages.audit.stage import audit, recall_audit
 from stages.core.cli import run_stage
 
@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv,
         make_recipe=make_recipe,
         recall=recall_audit,
+        renews=asks_anew,
         sections=("train", "quantize", "eval"),
     )
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from stages.core.artifact import fingerprint_folder, fingerprint_json, fingerprint_model, require_artifact
+from pathlib import Path
+
+from stages.core.artifact import (
+    VERSION,
+    fingerprint_folder,
+    fingerprint_json,
+    fingerprint_model,
+    read_manifest,
+    require_artifact,
+)
 from stages.core.cli import Options, artifacts_root
 from stages.core.models import find_model
 from stages.core.prompts import query_row
@@ -24,7 +33,7 @@ def make_recipe(options: Options) -> Recipe:
     return Recipe(
         stage="audit",
         settings={
-            "version": AUDIT_VERSION,
+            VERSION: AUDIT_VERSION,
             "fixes": list(options.fixes),
             "model": preset.model.model_dump(include=MODEL_SETTINGS),
             "max_seq_length": preset.train.max_seq_length,
@@ -39,3 +48,17 @@ def make_recipe(options: Options) -> Recipe:
             "suites": fingerprint_json(suites),
         },
     )
+
+
+def asks_anew(folder: Path, wanted: Recipe) -> bool:
+    """Whether an audit differs from what is wanted in nothing but the suites, or the version of the checks.
+
+    It is made again then without --force: it takes seconds and loses nothing, and what it is about is there.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.recipe == wanted or manifest.recipe.stage != wanted.stage:
+        return False
+    made = manifest.recipe
+    return made.settings | {VERSION: None} == wanted.settings | {VERSION: None} and made.inputs | {
+        "suites": ""
+    } == wanted.inputs | {"suites": ""}

@@ -169,14 +169,20 @@ def is_finished(stage: str, options: Options, make_recipe: Callable[[Options], R
 
 
 def require_usable(
-    stage: str, options: Options, make_recipe: Callable[[Options], Recipe], *, resumes: bool
+    stage: str,
+    options: Options,
+    make_recipe: Callable[[Options], Recipe],
+    *,
+    resumes: bool,
+    renews: Callable[[Path, Recipe], bool] = lambda *_: False,
 ) -> None:
     """Raise StageError for what would stop the stage: an output of another recipe, or a process at it.
 
-    An unfinished output of another recipe too, where the stage `resumes` what it finds.
+    An unfinished output of another recipe too, where the stage `resumes` what it finds; not one that it
+    `renews` without being told.
     """
     target, recipe = options.output(stage), make_recipe(options)
-    is_current(target, recipe, force=options.force)
+    is_current(target, recipe, force=options.force or renews(target, recipe))
     refuse_busy(target, recipe, force=options.force or not resumes)
 
 
@@ -203,13 +209,15 @@ def run_stage(
     computes: bool = False,
     refuse: Callable[[Options], None] | None = None,
     resumes: Callable[[Options], bool] = lambda _: False,
+    renews: Callable[[Path, Recipe], bool] = lambda *_: False,
 ) -> int:
     """Parse, run, and turn a mistake into one line; `refuse` knows options that make no sense together.
 
     A stage that computes says which BLAS runs. Its `work` imports MLX itself: `argv` None is the
     command that a user typed, which is then started again with a fast BLAS if need be. With
     `make_recipe` none of that is done for an output that is up to date: `recall` tells its outcome, by
-    default the manifest does. `resumes` says whether an unfinished output would be gone on with.
+    default the manifest does. `resumes` says whether an unfinished output would be gone on with, `renews`
+    whether an output of another recipe is replaced without --force.
     """
 
     def body() -> int:
@@ -223,7 +231,7 @@ def run_stage(
             return run_work(stage, recall or (lambda options: finished(options.output(stage))), options)
         if options.check:
             if make_recipe is not None:
-                require_usable(stage, options, make_recipe, resumes=resumes(options))
+                require_usable(stage, options, make_recipe, resumes=resumes(options), renews=renews)
             return answer_to_make(stage, options.output(stage), json=options.json)
         if computes and argv is None:
             ensure_fast_blas(blas_folder())

@@ -111,6 +111,11 @@ class AuditReport(Record):
     arm: str
     checks: list[str] = Field(description="every check that ran, found something or not")
     findings: list[Finding]
+    suites: dict[str, str] = Field(
+        default_factory=dict,
+        description="fingerprint of every suite whose queries it looked for in the rows, by name; older "
+        "audits do not say it",
+    )
 
     @property
     def critical(self) -> list[Finding]:

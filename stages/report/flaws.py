@@ -56,9 +56,12 @@ def lacks_audit(reference: Arm, match: Match) -> bool:
 
 
 def find_caveats(match: Match) -> list[str]:
-    """What a reader has to know of a measured reference whose set-up no audit can look at."""
+    """What a reader has to know of the reference: that a measured one was passed over, or that no audit can
+    look at its set-up."""
     result = _measured(match)
-    if result is None or result.engine == "local":
+    if result is None:
+        return [match.problem] if match.reference and match.problem else []
+    if result.engine == "local":
         return []
     what = {
         "endpoint": "was measured as its server serves it: no audit here knows that server's template, "
@@ -66,6 +69,17 @@ def find_caveats(match: Match) -> list[str]:
         "recorded": "was scored from replies in a file: no audit here knows how they came about.",
     }
     return [f"{result.title} {what[result.engine]}"]
+
+
+def find_unaudited(arm: Arm, suite: str) -> list[str]:
+    """Whether the arm's audit saw the queries of a suite, as they were asked; older audits do not say it."""
+    audited = arm.audit.suites if arm.audit else {}
+    if not audited or audited.get(suite) == arm.suites[suite].summary.suite_fingerprint:
+        return []
+    return [
+        f"{arm.label}: the audit did not look at these queries of {suite}, so nobody checked whether the "
+        f"training rows have them: run {arm.options.command('audit')}."
+    ]
 
 
 def _measured(match: Match) -> EvalSummary | None:

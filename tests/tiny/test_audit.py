@@ -22,7 +22,7 @@ from stages.audit.stage import REPORT, audit
 from stages.audit.vectors import compare_vectors
 from stages.convert_data.stage import CORPUS, convert_data
 from stages.core.artifact import require_artifact
-from stages.core.cli import Options
+from stages.core.cli import TO_MAKE, Options
 from stages.core.compute import load_arrays
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FIXES, FLAWED, FixSet
@@ -642,6 +642,23 @@ def test_critical_findings_are_no_error(
     again = capsys.readouterr()
     assert json.loads(again.out) | {"seconds": 0} == answer | {"seconds": 0, "up_to_date": True}
     assert findings_told(again.err) == lines
+
+
+def test_other_suites_are_looked_at_without_force(
+    bench: Bench, tiny_qwen2: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An audit takes seconds: a trained arm whose evaluation gets one more suite needs no --force for it."""
+    options = bench.options(tiny_qwen2, FAIR)
+    place = str(options.output("audit"))
+    words = ["--model", str(tiny_qwen2), "--data", str(options.data), "--out", place]
+    for suites in ("core20", "core20,situations"):
+        asked = [*words, "--suites", suites]
+        assert [main([*asked, "--check"]), main(asked), main([*asked, "--check"])] == [TO_MAKE, 0, 0]
+        audited = read_record(options.output("audit") / REPORT, AuditReport).suites
+        assert audited == {name: load_suite(name).fingerprint for name in suites.split(",")}
+    capsys.readouterr()
+    assert main([*words, "--suites", "core20", "--max-tokens", "9", "--check"]) == 2
+    assert "--force replaces it" in capsys.readouterr().err
 
 
 def test_no_converted_data(tiny_qwen2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
