@@ -26,9 +26,19 @@ class Pairing:
         return min(1.0, tail / (1 << max(total - 1, 0)))
 
 
+def refuse_results(first: SuiteResult, second: SuiteResult) -> str:
+    """Why two measured results may not be compared, or nothing: code is judged by its run."""
+    if problem := refuse_comparison(first.summary, second.summary):
+        return problem
+    if first.sandbox != second.sandbox and first.sandbox and second.sandbox:
+        versions = f"their code ran in different sandboxes: {first.sandbox} against {second.sandbox}"
+        return f"{versions} (nox -s eval of both scores their kept replies anew)"
+    return ""
+
+
 def refuse_pairing(first: SuiteResult, second: SuiteResult) -> str:
     """Why two results cannot be paired query by query, or nothing."""
-    if problem := refuse_comparison(first.summary, second.summary):
+    if problem := refuse_results(first, second):
         return problem
     if {s.id for s in first.scores} != {s.id for s in second.scores}:
         return "different queries"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stages.core.preset import Preset
 from stages.report.cells import short_model
+from stages.report.pairs import refuse_results
 from stages.report.recorded import Recorded
 from stages.report.results import Arm, find_arms
 from stages.report.verdict import Match, refuse_comparison
@@ -18,22 +19,22 @@ def find_reference(preset: Preset, large: Preset) -> Arm | None:
 
 
 def match_result(arm: Arm, suite: str, reference: Arm | None, recorded: Recorded, large: str) -> Match:
-    """An arm's result on a suite beside that of the model `large`: measured, else recorded."""
-    mine, problems = arm.suites[suite], []
-    if reference and suite in reference.suites:
-        theirs = reference.suites[suite]
-        problem = refuse_comparison(mine.summary, theirs.summary)
-        if not problem:
-            return Match(mine.summary, theirs.summary, same_machine=mine.machine == theirs.machine)
-        problems.append(f"measured: {problem}")
-    else:
-        problems.append("none was measured here")
+    """An arm's result on a suite beside that of the model `large`: measured, else recorded.
+
+    The problem says why there is none, or why a measured one was passed over.
+    """
+    mine, name = arm.suites[suite], short_model(large)
+    theirs = reference.suites.get(suite) if reference else None
+    refused = refuse_results(mine, theirs) if theirs else "none was measured here"
+    if theirs and not refused:
+        return Match(mine.summary, theirs.summary, same_machine=mine.machine == theirs.machine)
+    problems = [f"measured: {refused}" if theirs else refused]
     if large == recorded.reference.model:
         problem = refuse_comparison(mine.summary, recorded.reference)
         if not problem:
-            return Match(mine.summary, recorded.reference)
+            passed = f"What was measured here of {name} on suite {suite} does not compare: {refused}."
+            return Match(mine.summary, recorded.reference, passed if theirs else "")
         problems.append(f"recorded: {problem}")
-    name = short_model(large)
     return Match(
         mine.summary, None, f"No comparable result of {name} on suite {suite}: {'; '.join(problems)}."
     )

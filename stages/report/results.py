@@ -44,6 +44,11 @@ class SuiteResult:
             return self.manifest.platform.partition(",")[0]
         return str(self.manifest.facts.get("url", f"unknown, {self.manifest.content}"))  # equal to no other
 
+    @property
+    def sandbox(self) -> str:
+        """What ran the code of its calls, with its version; empty where the manifest does not say."""
+        return str(self.manifest.recipe.settings.get("sandbox", ""))
+
 
 @dataclass(frozen=True)
 class Arm:

@@ -16,7 +16,10 @@ MOST_QUERIES = 100_000  # beyond this no suite will be written
 
 @dataclass(frozen=True)
 class Match:
-    """A candidate's result beside the reference's on one suite, or why there is no comparison."""
+    """A candidate's result beside the reference's on one suite, or why there is no comparison.
+
+    Beside a recorded reference the problem is that of a measured one that was passed over.
+    """
 
     candidate: EvalSummary
     reference: EvalSummary | None
@@ -50,7 +53,8 @@ def refuse_comparison(candidate: EvalSummary, reference: EvalSummary) -> str:
     if candidate.suite_fingerprint != reference.suite_fingerprint:
         return f"two suites are named {candidate.suite}: their queries or accepted calls differ"
     if candidate.source == reference.source and candidate.scorer_version != reference.scorer_version:
-        return f"scorer version {candidate.scorer_version} against {reference.scorer_version}"
+        versions = f"scorer version {candidate.scorer_version} against {reference.scorer_version}"
+        return f"{versions} (nox -s eval of both scores their kept replies anew)"
     return ""
 
 

@@ -12,6 +12,7 @@ from stages.core.artifact import MANIFEST
 from stages.core.fixes import FAIR
 from stages.core.records import EvalSummary, Given, Manifest, Rate, Verdict, read_record, write_record
 from stages.core.suite import load_suite
+from stages.eval.score import SCORER_VERSION
 from stages.report.recorded import load_recorded
 from stages.report.request import Request
 from stages.report.stage import write_reports
@@ -119,6 +120,52 @@ def test_a_reference_that_nobody_audited_supports_nothing(two_arms: World) -> No
     assert next_commands(two_arms.page()) == ["nox -s audit -- --model 30b --fixes fair"]
     two_arms.audit(FAIR, model="30b")
     assert two_arms.write()["smol"].supported_answer == "use small"
+
+
+def test_a_suite_that_the_audit_did_not_look_at_is_told(two_arms: World, tmp_path: Path) -> None:
+    """A leak of its queries would have gone unseen. The numbers decide as before."""
+    audited = {name: load_suite(name).fingerprint for name in ("core20", "extended")}
+    for suites in ({}, audited):  # older audits do not say what they looked at
+        two_arms.audit(FAIR, suites=suites)
+        told = two_arms.write()["smol"]
+        assert not any("did not look" in reason for reason in told.reasons)
+    two_arms.audit(FAIR, suites=audited | {"core20": "of an older version"})
+    verdict = two_arms.write()["smol"]
+    assert verdict.model_dump(exclude={"reasons", "digest"}) == told.model_dump(exclude={"reasons", "digest"})
+    (added,) = set(verdict.reasons) - set(told.reasons)
+    assert added.startswith("fair: the audit did not look at these queries of core20, so nobody checked ")
+    assert added.endswith(": run nox -s audit -- --model smol --fixes fair.")
+
+
+@pytest.mark.parametrize("suite", ["core20", "extended"])
+def test_a_reference_that_was_scored_otherwise_is_passed_over_and_that_is_said(
+    two_arms: World, suite: str
+) -> None:
+    """Another scorer, or another sandbox that ran its code: no measured figure of it is compared."""
+    two_arms.evaluate(FAIR, answer_right, suite=suite)
+    two_arms.audit(FAIR, model="30b")
+    place = two_arms.evaluate(FAIR, answer_right, suite=suite, model="30b")
+    assert two_arms.write()["smol"].reference_source == "measured"
+    summary = read_record(place / "summary.json", EvalSummary)
+    older = {"scorer_version": summary.scorer_version - 1}
+    write_record(place / "summary.json", summary.model_copy(update=older))
+    check_passed_over(two_arms, suite, f"scorer version {SCORER_VERSION} against {SCORER_VERSION - 1}")
+    write_record(place / "summary.json", summary)
+    for model, version in (("smol", "monty 2"), ("30b", "monty 1")):
+        path = Path(str(place).replace("30b", model)) / MANIFEST
+        made = read_record(path, Manifest)
+        settings = made.recipe.settings | {"sandbox": version}
+        recipe = made.recipe.model_copy(update={"settings": settings})
+        write_record(path, made.model_copy(update={"recipe": recipe}))
+    check_passed_over(two_arms, suite, "their code ran in different sandboxes: monty 2 against monty 1")
+
+
+def check_passed_over(world: World, suite: str, why: str) -> None:
+    verdict = world.write()["smol"]
+    assert (verdict.reference_source, verdict.suite) == ("recorded", "core20")
+    told = f"30B on suite {suite}" + (" does not compare: " if suite == "core20" else ": measured: ")
+    assert f"{told}{why} (nox -s eval of both scores" in world.page()
+    assert any(why in reason for reason in verdict.reasons) == (suite == "core20")
 
 
 @pytest.mark.parametrize(
