@@ -177,7 +177,7 @@ class Query(_Record):
         """The parameters of what an accepted call may name; None where the definition lists none."""
         if self.tools is None:
             return {function.name: function.parameters for function in FUNCTIONS.values()}
-        return {name: _list_parameters(schema) for name, schema in self.toolbox.schemas.items()}
+        return {name: list_parameters(schema) for name, schema in self.toolbox.schemas.items()}
 
     @property
     def toolbox(self) -> Toolbox:
@@ -204,7 +204,7 @@ class Query(_Record):
         return tuple(dict.fromkeys(call.function for call in calls))
 
 
-def _list_parameters(schema: Mapping[str, Any]) -> tuple[str, ...] | None:
+def list_parameters(schema: Mapping[str, Any]) -> tuple[str, ...] | None:
     """The parameters that a schema names; None where others may be given, or nothing is said."""
     properties = schema.get("properties")
     if schema.get("additionalProperties") or not isinstance(properties, Mapping) or not properties:

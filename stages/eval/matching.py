@@ -1,21 +1,25 @@
 """Whether the calls of a reply are accepted ones.
 
-Calls of tools must be those expected and no others. In Code Mode the calls are those that the code made
+Calls of tools must be those expected and no others, and such as the tools take: without a parameter that a
+definition has not, and with all that it requires. In Code Mode the calls are those that the code made
 when it ran. It may call more functions than it needs, so there it is enough that the expected ones are
 among them; but each call must be one that sends code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 from stages.core.chat import ToolCall
 from stages.core.matcher import fits_all
-from stages.core.query import Calls, Expected, Query
+from stages.core.query import Calls, Expected, Query, list_parameters
 from stages.eval.behaviour import Behaviour, observe_code
 from stages.eval.code import FunctionCall, code_of
+
+Schemas = Mapping[str, Mapping[str, Any]]  # of the parameters, by a tool's name
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,11 @@ def match_calls(query: Query, calls: Sequence[ToolCall], code: Behaviour | None 
         ways = (code or observe_code(query, calls, None)).made
     else:
         ways = ([FunctionCall(call.name, call.arguments) for call in calls],)
-    named = fitting = False
+    schemas, named, fitting = query.toolbox.schemas, False, False
     for accepted, made in product(query.accept, ways):
         several = accepted if isinstance(accepted, Calls) else Calls(calls=(accepted,))
         named = named or _names_fit(several, made, only=not query.code_mode)
-        fitting = fitting or _calls_fit(several, made, only=not query.code_mode)
+        fitting = fitting or _calls_fit(several, made, schemas, only=not query.code_mode)
     return Match(named, fitting)
 
 
@@ -50,19 +54,28 @@ def _names_fit(wanted: Calls, made: Sequence[FunctionCall], *, only: bool) -> bo
     return names == called if only else names <= called
 
 
-def _calls_fit(wanted: Calls, made: Sequence[FunctionCall], *, only: bool) -> bool:
+def _calls_fit(wanted: Calls, made: Sequence[FunctionCall], schemas: Schemas, *, only: bool) -> bool:
     if only and len(made) != len(wanted.calls):
         return False
     if wanted.ordered:
         rest = iter(made)  # each expected call is looked for behind the one before
-        return all(any(_fits(call, expected) for call in rest) for expected in wanted.calls)
-    return _pair_up([[i for i, call in enumerate(made) if _fits(call, e)] for e in wanted.calls])
+        return all(any(_fits(call, expected, schemas) for call in rest) for expected in wanted.calls)
+    return _pair_up([[i for i, call in enumerate(made) if _fits(call, e, schemas)] for e in wanted.calls])
 
 
-def _fits(call: FunctionCall, expected: Expected) -> bool:
-    return call.function == expected.function and fits_all(
-        expected.arguments, call.arguments, closed=expected.closed
+def _fits(call: FunctionCall, expected: Expected, schemas: Schemas) -> bool:
+    return (
+        call.function == expected.function
+        and fits_all(expected.arguments, call.arguments, closed=expected.closed)
+        and _takes(schemas.get(call.function, {}), call.arguments.keys(), expected.arguments.keys())
     )
+
+
+def _takes(schema: Mapping[str, Any], given: Set[str], named: Set[str]) -> bool:
+    """Whether a tool takes these arguments; of those that the suite names, it says itself which may lack."""
+    known, required = list_parameters(schema), schema.get("required")
+    wanted = [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
+    return given | named >= set(wanted) and (known is None or given <= set(known))
 
 
 def _pair_up(choices: Sequence[Sequence[int]]) -> bool:

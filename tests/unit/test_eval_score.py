@@ -425,6 +425,47 @@ def test_any_accepted_call_will_do() -> None:
     assert verdict(score(query, write("typecheck('src')"))) == (True, True, True)
 
 
+FORECAST: dict[str, Any] = {
+    "name": "forecast",
+    "parameters": {
+        "type": "object",
+        "properties": {name: {"type": "string"} for name in ("city", "day", "unit")},
+        "required": ["city", "day"],
+    },
+}
+OSLO: dict[str, Any] = {"function": "forecast", "arguments": {"city": {"text": "Oslo"}}}
+
+
+@pytest.mark.parametrize(
+    ("accept", "changed", "arguments", "right"),
+    [
+        (OSLO, {}, {"city": "Oslo", "day": "today"}, True),
+        (OSLO, {}, {"city": "Oslo", "day": "today", "unit": None}, True),
+        (OSLO, {}, {"city": "Oslo"}, False),
+        (OSLO, {}, {"city": "Oslo", "day": "today", "planet": "Earth"}, False),
+        (OSLO, {"additionalProperties": True}, {"city": "Oslo", "day": "today", "planet": "Earth"}, True),
+        (OSLO, {"properties": {}}, {"city": "Oslo", "day": "today", "planet": "Earth"}, True),
+        (OSLO, {"required": None}, {"city": "Oslo"}, True),
+        (OSLO, {"required": [["city"], "day"]}, {"city": "Oslo", "day": "today"}, True),
+        (
+            {**OSLO, "arguments": {**OSLO["arguments"], "day": {"exact": "today", "optional": True}}},
+            {},
+            {"city": "Oslo"},
+            True,
+        ),
+    ],
+)
+def test_a_call_must_be_one_that_its_tool_takes(
+    accept: dict[str, Any], changed: dict[str, Any], arguments: dict[str, Any], right: bool
+) -> None:
+    """A call fails with a parameter that the definition has not, and without one that it requires."""
+    tool = {**FORECAST, "parameters": {**FORECAST["parameters"], **changed}}
+    query = Query.model_validate({"id": "oslo", "query": "Rain?", "tools": [tool], "accept": [accept]})
+    given = score(query, render_calls([ToolCall("forecast", arguments)], "hermes"))
+    assert (given.strict.tool, given.strict.arguments) == (True, right)
+    assert given.cause == (None if right else "wrong arguments")
+
+
 def test_replies_are_matched_by_id_and_must_be_the_suites() -> None:
     replies = [reply("A tuple is.", of="concept"), reply(RIGHT)]
     scores = score_replies(SUITE, replies, "hermes")
