@@ -15,6 +15,7 @@ from stages.eval.behaviour import Behaviour, RunCode, observe_code
 from stages.eval.matching import match_calls
 
 SCORER_VERSION = 8
+AS_SERVED = "hermes"  # how a served call is written that the target's dialect cannot say
 
 
 def score_replies(
@@ -34,7 +35,7 @@ def score_replies(
 def score_reply(query: Query, reply: RawReply, dialect: str, run_code: RunCode | None = None) -> Score:
     """Score one reply."""
     tools = query.toolbox
-    strict, lenient = parse_reply(reply.text, dialect, tools), parse_any(reply.text, tools)
+    strict, lenient = _read_strictly(query, reply, dialect), parse_any(reply.text, tools)
     signs = read_signs(query, reply, lenient, dialect)
     code, code_lenient = (observe_code(query, reading.calls, run_code) for reading in (strict, lenient))
     cause = find_cause(query, strict, signs, dialect, code)
@@ -50,6 +51,16 @@ def score_reply(query: Query, reply: RawReply, dialect: str, run_code: RunCode |
         cause=cause,
         answer=_judge_answer(query, lenient, signs) if query.kind == "direct" else None,
     )
+
+
+def _read_strictly(query: Query, reply: RawReply, dialect: str) -> Reply:
+    """A reply in the expected dialect. A call that a server's parser read and that the dialect cannot say,
+    such as a text for a number, is written as JSON: it was read, whatever is wrong with its arguments."""
+    reading = parse_reply(reply.text, dialect, query.toolbox)
+    if reply.calls_by == "server" and not reading.calls:
+        as_written = parse_reply(reply.text, AS_SERVED, query.toolbox)
+        return as_written if as_written.calls and not as_written.problems else reading
+    return reading
 
 
 def _judge(

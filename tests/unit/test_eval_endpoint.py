@@ -17,14 +17,25 @@ from stages.core.chat import Tool
 from stages.core.cli import Options, artifacts_root
 from stages.core.dialects import DIALECTS, parse_reply
 from stages.core.errors import INTERRUPTED, StageError
-from stages.core.records import EvalSummary, Manifest, Rate, RawReply, Score, read_lines, read_record
+from stages.core.query import Query
+from stages.core.records import (
+    EvalSummary,
+    Manifest,
+    Rate,
+    RawReply,
+    Score,
+    read_lines,
+    read_record,
+    write_lines,
+)
 from stages.core.suite import load_suites
 from stages.core.tools import EXECUTE_CODE
 from stages.eval.__main__ import main
 from stages.eval.engines import Question, Sampling
-from stages.eval.engines.completions import Function, write_request, write_served_call
+from stages.eval.engines.completions import Function, read_completion, write_request, write_served_call
 from stages.eval.engines.endpoint import Endpoint
 from stages.eval.engines.transport import KEY_VARIABLE, Transport
+from stages.eval.score import score_reply
 from stages.eval.stage import evaluate_engine
 from tests.chat_server import DROPPED, PROBE, ChatServer, call, complete, serving
 from tests.pipeline import start_stage
@@ -154,6 +165,55 @@ def test_arguments_that_are_null_are_none(dialect: str) -> None:
     assert written == write_served_call(Function(name="now", arguments={}), dialect, [now])
     read = parse_reply(written, dialect, [now])
     assert ([(call.name, call.arguments) for call in read.calls], read.problems) == ([("now", {})], [])
+
+
+TIMER = {
+    "name": "set_timer",
+    "parameters": {"type": "object", "properties": {"minutes": {"type": "integer"}, "note": {}}},
+}
+
+
+def serve_call(arguments: Any, dialect: str) -> tuple[RawReply, Score]:
+    """The reply that a call of the timer is kept as, and its score."""
+    accept = [{"function": "set_timer", "arguments": {"minutes": {"exact": 10}}}]
+    query = Query.model_validate({"id": "q", "query": "Ten!", "tools": [TIMER], "accept": accept})
+    question = Question("q", {"messages": [], "tools": list(query.tools or ())})
+    message = {"tool_calls": [{"function": {"name": "set_timer", "arguments": arguments}}]}
+    reply = read_completion(complete(None, "tool_calls", message=message), question, dialect, 0.1)
+    return reply, score_reply(query, reply, dialect)
+
+
+@pytest.mark.parametrize("dialect", sorted({*DIALECTS} - {"bare_python"}))
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [
+        ('{"minutes": 10}', None),
+        ('{"minutes": "10"}', "wrong arguments"),
+        ({"minutes": "10"}, "wrong arguments"),
+        ('{"minutes": 10, "note": "5"}', None),
+        ('{"minutes": 10, "note": "a</parameter>b <tool_call> c"}', None),
+        ("null", "wrong arguments"),
+        ('{"minutes": 123456789012345678901234567890}', "wrong arguments"),
+        ('{"minutes": ', "malformed"),
+        ("[10]", "malformed"),
+    ],
+)
+def test_a_call_that_the_server_read_is_judged_whatever_the_dialect_can_say(
+    arguments: Any, cause: Any, dialect: str
+) -> None:
+    _, given = serve_call(arguments, dialect)
+    assert (given.cause, given.strict.decision) == (cause, cause != "malformed")
+    assert given.strict.format is (False if cause == "malformed" else None), "nobody saw it written"
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_served_arguments_of_any_depth_can_be_kept(dialect: str, tmp_path: Path) -> None:
+    deep = "[" * 300 + "]" * 300
+    for arguments in ('{"minutes": ' + deep + "}", {"minutes": json.loads(deep)}, json.loads(deep)):
+        reply, given = serve_call(arguments, dialect)
+        write_lines(tmp_path / "kept.jsonl", [reply])
+        write_lines(tmp_path / "scores.jsonl", [given])
+        assert not given.strict.whole
 
 
 def test_malformed_calls_count_as_malformed(server: ChatServer, options: Options) -> None:

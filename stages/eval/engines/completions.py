@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from stages.core.chat import Tool, ToolCall
 from stages.core.dialects import render_calls
-from stages.core.records import RawReply
+from stages.core.records import RawReply, as_json
 from stages.eval.engines import Question, Sampling
 from stages.eval.engines.transport import ServerError, hide_key
 
@@ -167,7 +167,7 @@ def read_completion(answer: Mapping[str, Any], question: Question, dialect: str,
         prompt_tokens=usage.prompt_tokens,
         # Without any call, that reason tells of one that the server's parser dropped.
         calls_by="server" if called or reason == "tool_calls" else "model",
-        served={"message": choice["message"], "finish_reason": choice.get("finish_reason")},
+        served=as_json({"message": choice["message"], "finish_reason": choice.get("finish_reason")}),
     )
 
 
@@ -188,7 +188,7 @@ def _write_call(call: Any, dialect: str, tools: Sequence[Tool], *, cut: bool = F
     try:
         return write_served_call(_Call.model_validate(call).function, dialect, tools, cut=cut)
     except ValidationError:
-        raw = call.get("function", call) if isinstance(call, dict) else call
+        raw = as_json(call.get("function", call) if isinstance(call, dict) else call)
         return f"<tool_call>\n{orjson.dumps(raw).decode()}\n</tool_call>"
 
 
@@ -207,7 +207,7 @@ def write_served_call(
             return render_calls([ToolCall(function.name, arguments)], dialect, tools)
     except ValueError:  # no JSON, or a call that the dialect cannot say
         pass
-    raw = given if isinstance(given, str) else orjson.dumps(given).decode()
+    raw = given if isinstance(given, str) else orjson.dumps(as_json(given)).decode()
     name = orjson.dumps(function.name).decode()
     block = f'<tool_call>\n{{"name": {name}, "arguments": {raw}}}\n</tool_call>'
     return block.removesuffix("}\n</tool_call>") if cut else block
