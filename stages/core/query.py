@@ -135,6 +135,10 @@ class Query(_Record):
     def _fits_together(self) -> Query:
         if (self.kind == "tool") != bool(self.accept):
             raise ValueError("a tool query has accepted calls, a direct one has none")
+        if self.query.isspace():
+            raise ValueError("`query` is blank: give the user's text, or leave it out")
+        if not all(map(str.strip, self.terms)):
+            raise ValueError("one of the `terms` is blank, which any answer has: leave it out")
         last = self.messages[-1]["role"] if self.messages else ""
         if not self.query and last not in ("user", "tool"):
             raise ValueError("give `query`, or `messages` that end with a turn of the user or a tool")

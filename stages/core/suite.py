@@ -8,6 +8,7 @@ suite: name, version and the content of its queries.
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def load_suite(name: str) -> Suite:
         )
     path = Path(name) if name.endswith((".json", ".jsonl")) else SUITES / f"{name}.json"
     try:
-        text = path.read_bytes()
+        text = path.read_bytes().removeprefix(BOM_UTF8)
     except FileNotFoundError:
         known = ", ".join([*sorted(p.stem for p in SUITES.glob("*.json")), *bfcl.CATEGORIES])
         raise StageError(
@@ -110,7 +111,7 @@ def _read_lines(path: Path, text: bytes) -> Suite:
         "description": f"The queries of {path.name}.",
     }
     queries: list[tuple[str, Any]] = []
-    for number, line in enumerate(text.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:

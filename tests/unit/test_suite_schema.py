@@ -59,6 +59,13 @@ def test_an_own_suite(tmp_path: Path) -> None:
     assert (matcher.path, matcher.exact, matcher.regex) == ("src", None, None)
 
 
+def test_a_mark_of_the_encoding_is_none_of_the_suite(tmp_path: Path) -> None:
+    path = Path(write_suite(tmp_path, TOOL, DIRECT))
+    plain = load_suite(str(path))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_suite(str(path)) == plain
+
+
 def test_matchers_may_nest(tmp_path: Path) -> None:
     query = accept(any_of=[{"exact": "a"}, {"any_of": [{"contains": ["b", "c"]}, {"regex": "^d+$"}]}])
     matcher = matcher_of(load_suite(write_suite(tmp_path, query)).queries[0])
@@ -83,6 +90,9 @@ def test_an_unknown_suite_names_the_known(tmp_path: Path) -> None:
         (TOOL | {"hint": "x"}, "query t, hint: no such key, use one of id, category, kind, "),
         ({k: v for k, v in TOOL.items() if k != "query"}, "query t: give `query`, or `messages` that end"),
         (TOOL | {"query": 3}, "query t, query = 3: use a text"),
+        (TOOL | {"query": " \n"}, "query t: `query` is blank: give the user's text, or leave it out"),
+        (DIRECT | {"terms": ["a", ""]}, "query d: one of the `terms` is blank, which any answer has"),
+        (DIRECT | {"terms": [" "]}, "query d: one of the `terms` is blank, which any answer has"),
         (accept(), "exactly one of"),
         (accept(optional=True), "exactly one of"),
         (TOOL | {"accept": [{"function": "typecheck", "arguments": {"path": "src"}}]},
