@@ -39,7 +39,7 @@ class Run:
         """The summary of a suite, evaluated unless its output is current, and whether it was."""
         recipe = make_recipe(self._options, self._model, suite, cell)
         if self.is_current(suite, cell, target):
-            return read_record(target / "summary.json", EvalSummary), True
+            return _read_summary(target), True
         require_disk(target, 0.01, "keeping the replies")
         if needs_scores_alone(target, recipe) and not self._ask_again:
             self._replies.adopt(suite, cell, target)
@@ -81,3 +81,10 @@ class Run:
         write_lines(folder / "codes.jsonl", run_code.runs)
         write_record(folder / "summary.json", summary)
         return summary
+
+
+def _read_summary(folder: Path) -> EvalSummary:
+    try:
+        return read_record(folder / "summary.json", EvalSummary)
+    except StageError as error:
+        raise StageError(f"{error}: --force makes the output anew of the kept replies") from None

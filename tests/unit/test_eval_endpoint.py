@@ -561,6 +561,26 @@ def test_the_only_model_is_taken_and_another_refused(
     assert f"{server.url} serves tiny" in capsys.readouterr().out
 
 
+def test_a_model_that_is_listed_twice_is_one_and_a_name_that_is_empty_is_none(
+    server: ChatServer, options: Options
+) -> None:
+    server.models = (200, {"data": [{"id": "tiny"}, {"id": "tiny", "object": "model"}]})
+    server.reply = lambda *_: (200, complete("Hi.", model=""))
+    assert len(read_lines(run(options, make_endpoint(server)) / "replies.jsonl", RawReply)) == 3
+
+
+def test_an_output_whose_summary_is_gone_says_how_to_make_it_anew(
+    server: ChatServer, options: Options
+) -> None:
+    folder = run(options, make_endpoint(server))
+    (folder / "summary.json").unlink()
+    with pytest.raises(StageError, match=r"no file .*summary\.json: --force makes the output anew of"):
+        run(options, make_endpoint(server))
+    run(replace(options, force=True), make_endpoint(server))
+    assert (folder / "summary.json").is_file()
+    assert len(server.asked) == 3
+
+
 def test_of_several_models_one_has_to_be_named(server: ChatServer, options: Options) -> None:
     server.models = (200, {"data": [{"id": "small"}, {"id": "tiny"}]})
     with pytest.raises(StageError, match="serves small, tiny: name one of its models with --served-model"):

@@ -133,7 +133,7 @@ class Endpoint:
         async with self.transport.open() as client:
             try:
                 answer = await self.transport.get(client, "/models")
-                return [model.id for model in ModelList.model_validate_json(answer).data]
+                return [*{model.id: None for model in ModelList.model_validate_json(answer).data}]
             except PassingError as error:
                 if isinstance(error, BrokenAnswer):
                     return None
@@ -265,7 +265,7 @@ class Endpoint:
             place = ".".join(map(str, first["loc"]))
             said = hide_key(answer.decode("utf-8", "replace"))
             raise ServerError(f"no chat completion came, at {place}: {first['msg']}", 200, said) from None
-        if completion.model not in (None, self.served_model):
+        if completion.model and completion.model != self.served_model:
             raise ServerError(f"{completion.model} answered, not {self.served_model}: see --served-model")
         read: dict[str, Any] = orjson.loads(answer)
         return read
