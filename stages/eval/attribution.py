@@ -37,6 +37,7 @@ _LISTED = re.compile(r"^[ \t]*\[\s*([\w.]+)\(", re.MULTILINE)
 _NAMED = re.compile(
     r"""[{,]\s*["'](?:name|function|tool|tool_name|function_name|action)["']\s*:\s*["']([\w.-]+)["']"""
 )
+_ALONE = re.compile(r"\s*(?:```\w*\s*)?[{\[].*[}\]]\s*(?:```\s*)?", re.DOTALL)  # nothing but JSON
 _ARGUMENTS = re.compile(r"""["'](?:arguments|parameters)["']\s*:""")
 _FENCED_CODE = re.compile(r"```(?:python|py|tool_code)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
@@ -91,8 +92,8 @@ def read_signs(query: Query, reply: RawReply, lenient: Reply, dialect: str) -> S
 def find_attempt(text: str, query: Query, dialect: str) -> str | None:
     """The dialect in which a text seems to open a call that cannot be read; None where it does not.
 
-    A direct question may be about JSON or code, so there only tags and the names of offered tools count.
-    A tag that stands alone as code is spoken of.
+    A direct question may be about JSON or code, so there only tags and the names of offered tools count, and
+    of other tools JSON that is all of the text. A tag that stands alone as code is spoken of.
     """
     text = _SPOKEN_OF.sub("", text)
     if tagged := _TAGGED.search(text):
@@ -107,7 +108,8 @@ def find_attempt(text: str, query: Query, dialect: str) -> str | None:
     if "</tool_call>" in text:
         return dialect
     names = {*query.parameters, *query.toolbox.schemas}
-    if _MARKED.search(text) or _names_a_tool(text, names, guess=query.kind == "tool"):
+    guess = query.kind == "tool" or _ALONE.fullmatch(text) is not None
+    if _MARKED.search(text) or _names_a_tool(text, names, guess=guess):
         return "fenced_json"
     if _BRACKETED.search(text) or any(name in names for name in _LISTED.findall(text)):
         return "pythonic"

@@ -129,6 +129,27 @@ def test_a_tag_that_is_spoken_of_is_no_attempt_at_a_call(text: str) -> None:
     assert score(CONCEPT, text.replace("`", "")).cause == "decided wrong"
 
 
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ('{"name": "search_web", "arguments": {"q": "tuple"}}', "decided wrong"),
+        ('```json\n[{"name": "search_web", "parameters": {"q": "tuple"}}]\n```', "decided wrong"),
+        ('{"name": "search_web", "arguments": {"q": "tuple}}', "decided wrong"),
+        ('A call looks like this:\n```json\n{"name": "search_web", "arguments": {}}\n```', None),
+        ('{"name": "tuple", "size": 2}', None),
+        ("(1, 2)", None),
+        ("[1, 2]" + " \n" * 50_000, None),
+    ],
+)
+def test_an_answer_that_is_nothing_but_a_call_of_some_tool_is_none(text: str, cause: Any) -> None:
+    started = time.perf_counter()
+    nothing = CONCEPT.model_copy(update={"tools": ()})
+    for query in (CONCEPT, nothing):
+        given = score(query, text)
+        assert (given.cause, given.strict.decision, given.lenient.decision) == (cause, True, cause is None)
+    assert time.perf_counter() - started < 5
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_each_dialect_is_read_by_its_own_parser(dialect: str) -> None:
     given = score(TYPES, write("typecheck('src')", dialect), dialect)
