@@ -22,7 +22,7 @@ from stages.report.verdict import Match
 
 RATES = {  # by path in a summary
     "tool_or_direct": "tool-or-direct accuracy",
-    "lenient.decision": "… read leniently, an attempt at a call is one",
+    "lenient.decision": "… read leniently, where an attempt at a call counts",
     "tool_queries": "tool queries decided right",
     "direct_queries": "direct queries decided right",
     "strict.format": "calls well formed",
