@@ -29,19 +29,13 @@ from stages.convert_data.converted import (
 )
 from stages.convert_data.digests import digest_questions, digest_row
 from stages.convert_data.messages import SourceTurn
-from stages.convert_data.offers import (
-    ConvertContext,
-    Offer,
-    ToolsUnclear,
-    encode_system,
-    is_code_mode_call,
-)
+from stages.convert_data.offers import ConvertContext, Offer, ToolsUnclear, encode_system
 from stages.convert_data.shapes import SourceRow
 from stages.core.chat import ToolCall
 from stages.core.dialects import Recovered, Reply, parse_any, render_calls
 from stages.core.prompts import as_user_turn
 from stages.core.records import DEEPEST
-from stages.core.tools import EXECUTE_CODE, as_code_mode
+from stages.core.tools import EXECUTE_CODE, as_code_mode, is_code_mode_call
 
 _LEGACY_TAG = re.compile(r"</?tool_call>|</?tool_response>|<function=|</function>|<parameter=|</parameter>")
 _RESULT_OPEN = re.compile(r"\s*+<tool_response>\r?\n?")

@@ -23,7 +23,7 @@ from stages.core.chat import Tool, ToolCall
 from stages.core.definitions import NONE, read_definitions
 from stages.core.dialects import parse_any
 from stages.core.dialects.schema import read_typed
-from stages.core.tools import EXECUTE_CODE, FUNCTIONS
+from stages.core.tools import EXECUTE_CODE, is_code_mode_call
 
 SAMPLES = 4  # of the values of an argument
 MOST_TOOLS = 10_000
@@ -134,10 +134,13 @@ class Calls:
     count: int = 0
     arguments: dict[str, Values] = field(default_factory=dict)
     dialects: dict[str, int] = field(default_factory=dict)
+    foreign: int = 0
+    """Calls that cannot be Code Mode's."""
 
     def add(self, call: ToolCall, dialect: str) -> None:
         """Count one call."""
         self.count += 1
+        self.foreign += not is_code_mode_call(call)
         self.dialects[dialect] = self.dialects.get(dialect, 0) + 1
         for key, value in call.arguments.items():
             if key in self.arguments or len(self.arguments) < MOST_ARGUMENTS:
@@ -146,6 +149,7 @@ class Calls:
     def merge(self, other: Calls) -> None:
         """Add what another shard saw."""
         self.count += other.count
+        self.foreign += other.foreign
         for dialect, count in other.dialects.items():
             self.dialects[dialect] = self.dialects.get(dialect, 0) + count
         for key, values in other.arguments.items():
@@ -226,8 +230,9 @@ class Census:
         """Whether the rows without tools of their own are Code Mode's, a few stray calls aside."""
         if not self.calls:
             return not self.defining
-        known = sum(_count_code_mode(name, calls) for name, calls in self.calls.items())
-        return known >= (1 - _STRAY) * (sum(c.count for c in self.calls.values()) + self.more_tools)
+        every = sum(calls.count for calls in self.calls.values()) + self.more_tools
+        foreign = sum(calls.foreign for calls in self.calls.values()) + self.more_tools
+        return foreign <= _STRAY * every
 
     def tools(self) -> tuple[Tool, ...]:
         """The tools of rows that define none, the commonest first: Code Mode's, inferred, or none.
@@ -263,17 +268,6 @@ def _can_be_written(calls: Iterable[tuple[ToolCall, str]]) -> bool:
     except TypeError:  # half of a surrogate pair, an integer beyond 64 bits
         return False
     return True
-
-
-def _count_code_mode(name: str, calls: Calls) -> int:
-    """The calls of a tool that can be Code Mode's: another agent's `read_file` has other arguments."""
-    if name == EXECUTE_CODE.name:
-        return calls.count
-    if name not in FUNCTIONS:
-        return 0
-    known = FUNCTIONS[name].parameters
-    foreign = sum(values.count for key, values in calls.arguments.items() if key not in known)
-    return max(calls.count - foreign, 0)
 
 
 def _fits_code_mode(name: str, calls: Calls) -> bool:
