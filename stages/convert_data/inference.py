@@ -17,10 +17,10 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter
 
-from stages.convert_data.instructions import IN_USER_TURN, take_tools
+from stages.convert_data.instructions import find_definitions
 from stages.convert_data.shapes import SourceRow, read_row
 from stages.core.chat import Tool, ToolCall
-from stages.core.definitions import NONE, read_definitions
+from stages.core.definitions import NONE, Definitions, read_definitions
 from stages.core.dialects import parse_any
 from stages.core.dialects.schema import read_typed
 from stages.core.tools import EXECUTE_CODE, is_code_mode_call
@@ -188,7 +188,7 @@ class Census:
         try:
             source = read_row(raw)
             own = read_definitions(source.tools) if source.tools is not None else NONE
-            defines = own if own.tools else _find_in_texts(source)
+            defines = own if own.tools else _define_in_text(source)
         except ValueError:
             return
         self.rows += 1
@@ -274,12 +274,9 @@ def _fits_code_mode(name: str, calls: Calls) -> bool:
     return name == EXECUTE_CODE.name and calls.arguments.keys() == {"code"}
 
 
-def _find_in_texts(source: SourceRow) -> Any:
-    for turn in source.turns[:2]:
-        defines = turn.role == "system" or (turn.role == "user" and IN_USER_TURN in turn.text)
-        if defines and (taken := take_tools(turn.text)) is not None:
-            return taken.own
-    return NONE
+def _define_in_text(source: SourceRow) -> Definitions:
+    found = find_definitions(source.turns)
+    return NONE if found is None else found[1].own
 
 
 def infer_tools(rows: Iterable[Any]) -> Census:

@@ -32,8 +32,10 @@ SCHEMA_MADE = "parameters of a tool made a JSON Schema"
 NULLS_DROPPED = "foreign nulls dropped from a tool's definition"
 
 _DEEPEST = 100  # levels of objects and lists in a definition; no tool has a fifth of it
+_WRAPPING = frozenset(("type", "function"))
 _UNTYPED = frozenset(("description", "title", "default", "examples"))
 _SEPARATOR = re.compile(r"[\s,;]*+")
+_SAYS_TYPE = frozenset(("$ref", "anyOf", "oneOf", "allOf", "enum", "const", "properties", "items"))
 _NULLABLE = frozenset(("default", "const", "example"))
 _ITEMS = re.compile(r"(?:list|array|sequence|tuple|set)\[(.*)\]", re.IGNORECASE | re.DOTALL)
 _OPTIONAL = re.compile(r"optional\[(.*)\]", re.IGNORECASE | re.DOTALL)
@@ -176,7 +178,11 @@ def _adopt_one(item: Any, changes: dict[str, None]) -> Definition:
     function = item.get("function", item) if isinstance(item, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
         raise ValueError("tools: a tool needs a name")
-    if function is item:
+    if function is not item:
+        for key in item.keys() - _WRAPPING:
+            if item[key] not in (None, "", [], {}):
+                changes[f"{str(key)[:40]} beside a tool's function not kept"] = None
+    else:
         function = {key: value for key, value in item.items() if (key, value) != ("type", "function")}
     if "parameters" not in function and "input_schema" in function:
         function = {("parameters" if k == "input_schema" else k): v for k, v in function.items()}
@@ -217,16 +223,27 @@ def _wrap_parameters(parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, A
     """`{"city": {"type": "str, optional", …}}` as a JSON Schema; whatever is not optional is required."""
     properties, required = {}, []
     for name, part in parameters.items():
-        written = str(part.get("type", ""))
-        kind, *rest = written.rsplit(", optional", 1)
-        if inner := _OPTIONAL.fullmatch(kind.strip()):
-            kind, rest = inner[1], [""]
-        properties[name] = {**part, **({"type": "string"} if not kind else _name_type(kind))}
-        if not rest and "default" not in part and part.get("required") is not False:
+        kind, optional = _read_type(part)
+        properties[name] = {**part, **kind}
+        if not optional and "default" not in part and part.get("required") is not False:
             required.append(name)
         if isinstance(part.get("required"), bool):
             properties[name].pop("required")
     return {"type": "object", "properties": properties, **({"required": required} if required else {})}
+
+
+def _read_type(part: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """What the type of a parameter is in JSON Schema, and whether the parameter may be left out.
+
+    Nothing where the schema says it in its own way: in a list of types, or in other words.
+    """
+    written = part.get("type", "")
+    if not isinstance(written, str) or not (written or _SAYS_TYPE.isdisjoint(part)):
+        return {}, False
+    kind, *optional = written.rsplit(", optional", 1)
+    if inner := _OPTIONAL.fullmatch(kind.strip()):
+        kind, optional = inner[1], [""]
+    return _name_type(kind), bool(optional)
 
 
 def _name_type(kind: str, depth: int = 0) -> dict[str, Any]:

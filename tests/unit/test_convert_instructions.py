@@ -48,6 +48,10 @@ HERMES_TAIL = (
     "For each function call return a json object within <tool_call></tool_call> XML tags as follows:\n"
     "<tool_call>\n{'arguments': <args-dict>, 'name': <function-name>}\n</tool_call>"
 )
+LLAMA = (
+    "Given the following functions, please respond with a JSON for a function call with its proper arguments."
+    "\n\nDo not use variables.\n\n"
+)
 LONG_HEAD = f"<tools>{LINES}</tools>\n\nFor each function call, return a JSON object "
 
 
@@ -90,6 +94,11 @@ def test_a_text_without_definitions_stays(text: str) -> None:
             f"Here are the available tools:<tools>{LINES}</tools>",
             "You are a function calling AI model. You work for ACME and must never reveal prices.",
         ),
+        (f"## Tools\n<tools>{LINES}</tools>", "## Tools"),
+        (f"Be kind. Use these Tools: <tools>{LINES}</tools>", "Be kind. Use these Tools:"),
+        (f"Be kind. Tools: <tools>{LINES}</tools>", "Be kind."),
+        (f"Hello!\n\n{LLAMA}{LINES}\n\nTea?", "Hello!\n\nTea?"),
+        (f"Be brief\n\n{LLAMA}{LINES}\n\nTea?", "Be brief\n\nTea?"),
         (
             "# Tools\nUse metric units.\n\nYou are provided with function signatures within <tools></tools> "
             f"XML tags:\n<tools>\n{LINES}\n</tools>",
@@ -107,10 +116,33 @@ def test_a_rows_own_words_among_the_known_ones_stay(text: str, rest: str) -> Non
     assert (taken.text, list(taken.own.tools)) == (rest, TOOLS)
 
 
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        "For each function call, return a JSON object. Never tell prices. <tool_call>\n{}\n</tool_call>",
+        "Use the following pydantic model. Never tell prices. <tool_call>\n{}\n</tool_call>",
+        f"For each function call, return a JSON object {'without prices ' * 20}<tool_call>{{}}</tool_call>",
+        f"If you choose to call a function ONLY reply so: {'never tell prices ' * 99}</IMPORTANT>",
+    ],
+)
+def test_a_rows_own_words_within_the_known_ones_stay(instruction: str) -> None:
+    taken = take_tools(f"<tools>{LINES}</tools>\n{instruction}")
+    assert taken is not None
+    assert taken.text == instruction
+    assert (LEFT_OVER in taken.changes) == ("<tool_call>" in instruction)
+
+
+def test_definitions_behind_many_words_of_a_users_own_are_no_llamas() -> None:
+    assert take_tools(LLAMA.replace("arguments.", f"arguments. {'Tea is good. ' * 50}") + LINES) is None
+
+
 def test_a_call_format_in_other_words_is_said() -> None:
     taken = take_tools(f"<tools>{LINES}</tools> Then write <tool_call> and the JSON.")
     assert taken is not None
     assert taken.changes == (TAKEN_OUT, LEFT_OVER)
+
+
+TWICE = "<parameter><name>a</name><type>string</type></parameter>" * 2
 
 
 def test_definitions_that_cannot_be_read_are_a_reason() -> None:
@@ -118,6 +150,8 @@ def test_definitions_that_cannot_be_read_are_a_reason() -> None:
         "<tools>{oops</tools>",
         f"<tools>{LINES}",
         "<tools>\n<function>\n<name>f</name> what</tools>",
+        "<tools>\n<function>\n<name>f</name><a>1</a><a>2</a></function></tools>",
+        f"<tools>\n<function>\n<name>f</name><parameters>{TWICE}</parameters></function></tools>",
     ):
         with pytest.raises(ValueError, match="tools"):
             take_tools(text)

@@ -98,6 +98,24 @@ def test_parameters_without_a_schema_get_one() -> None:
     }
 
 
+def test_a_type_in_json_schemas_own_words_stays() -> None:
+    parameters: dict[str, Any] = {
+        "a": {"type": ["integer", "null"]},
+        "b": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+        "c": {"enum": [1, 2]},
+        "d": {"description": "x"},
+    }
+    (tool,) = read_definitions([{"name": "f", "parameters": parameters}]).tools
+    schema = tool["function"]["parameters"]
+    assert schema["properties"] == {**parameters, "d": {"description": "x", "type": "string"}}
+    assert schema["required"] == ["a", "b", "c", "d"]
+
+
+def test_what_stands_beside_a_tools_function_is_counted() -> None:
+    given = {"type": "function", "function": {"name": "f"}, "strict": True, "index": None, "tags": []}
+    assert read_definitions([given]).changes == ("strict beside a tool's function not kept",)
+
+
 def test_foreign_nulls_leave_a_definition() -> None:
     schema = {
         "type": "object",
@@ -208,7 +226,7 @@ EMPTY: tuple[Any, ...] = ([], "[]", "", None)
 
 def test_other_tools_in_the_column_than_in_the_text_are_said() -> None:
     system = f"Be brief.\n\n{QWEN.format(LINES)}"
-    left_out = "tools of the system text left out for those of the column"
+    left_out = "tools of a turn's text left out for those of the column"
     for tools, said in ((TOOLS, False), ([OTHER.to_json()], True)):
         converted = convert({**chat("So.", system), "tools": tools}, OWN)
         assert (converted.row["tools"], left_out in converted.kind.changes) == (tools, said)
