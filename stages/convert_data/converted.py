@@ -11,6 +11,9 @@ SYSTEM_ADDED = "system turn added"
 SYSTEM_REPLACED = "another system text replaced"
 RESULT_MADE = "tool result made a tool turn"
 RESULT_ALONE = "tool result without a call before it"
+RESULT_RENAMED = "name of a tool result made that of its call"
+UNANSWERED_AMONG, UNANSWERED_LAST = "before the next answer", "at the end of a row"
+CALL_REPEATED = "calls written a second time in the text dropped"
 HAD_NONE, HAD_LINE, HAD_OTHER = "no system turn", "the preset's line alone", "another text"
 
 SystemText = tuple[()] | tuple[str, str]
@@ -35,6 +38,8 @@ class Kind(NamedTuple):
     """`tool.argument` of XML values that stay text because no schema says their type."""
     undefined: tuple[str, ...] = ()
     """Tools that are called and that no definition names."""
+    unanswered: tuple[str, ...] = ()
+    """Of each call without a result: where, UNANSWERED_AMONG or UNANSWERED_LAST."""
     unwritable: tuple[str, ...] = ()
     """Why the target's dialect cannot say a turn's calls so that they are read back unchanged."""
     has_own_tools: bool | None = False

@@ -86,10 +86,10 @@ def _read_message(
         changes[f"role {named} made system"] = None
     text = data.get(content_key)
     if type(text) is not str:
-        if text is None and role == "tool" and content_key in data:
-            changes["null of a tool result made an empty text"] = None
+        if text is None and role != "assistant" and content_key in data:
+            changes[f"null of a {'tool result' if role == 'tool' else role} made an empty text"] = None
         text = _join_parts(text, number, changes)
-    if len(data) > 2 or content_key not in data:
+    if len(data) > 2 or data.get(content_key) is None:
         return _read_rich(data, number, role, text, (role_key, content_key), changes)
     if role == "call":
         return _read_call_message(text, number, changes)
@@ -122,8 +122,9 @@ def _read_rich(
         changes["function_call made a tool call"] = None
     if calls and role != "assistant":
         raise ValueError(f"message {number} has tool calls and is not the assistant's")
-    if not calls and not text and read[1] not in data:
-        raise ValueError(f"message {number} has neither content nor calls, only {', '.join(list(data)[:9])}")
+    if not (calls or text) and (read[1] not in data or (role == "assistant" and data[read[1]] is None)):
+        seen = ", ".join(key for key in list(data)[:9] if data[key] is not None)
+        raise ValueError(f"message {number} has neither content nor calls, only {seen}")
     answers, name = data.get("tool_call_id"), data.get("name")
     if answers is not None and not isinstance(answers, str):
         answers = str(answers)
@@ -315,10 +316,7 @@ def name_kind(value: Any) -> str:
         return "an object"
     if isinstance(value, int | float):
         return "a number"
-    return (
-        "text"
-        if isinstance(value, str)
-        else "a list"
-        if isinstance(value, Sequence)
-        else type(value).__name__
-    )
+    if isinstance(value, str):
+        return "text"
+    is_list = isinstance(value, Sequence) and not isinstance(value, bytes)
+    return "a list" if is_list else type(value).__name__
