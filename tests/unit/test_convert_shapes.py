@@ -292,7 +292,8 @@ def test_a_message_with_neither_content_nor_calls_is_refused() -> None:
         *("null of a system made an empty text", "null of a user made an empty text"),
         "system turn added",
     )
-    for more in ({}, {"refusal": "No."}, {"tool_calls": []}):
+    others: list[dict[str, Any]] = [{}, {"refusal": "No."}, {"tool_calls": []}]
+    for more in others:
         refused = {"messages": [ASKED, {"role": "assistant", "content": None, **more}]}
         assert "message 1 has neither content nor calls" in reason(refused)
 
