@@ -75,6 +75,11 @@ def name_calls_read(dialect: str) -> str:
     return f"calls of {dialect} read"
 
 
+def name_mended(kind: str) -> str:
+    """The change that something was mended with certainty."""
+    return f"mended: {kind}"
+
+
 def name_pattern(roles: list[str]) -> str:
     """The order of roles; rounds of calls and results that go on and on count as one."""
     name = "-".join(roles)

@@ -29,6 +29,7 @@ from stages.convert_data.converted import (
     Kind,
     SystemText,
     name_calls_read,
+    name_mended,
     name_pattern,
 )
 from stages.convert_data.digests import digest_questions, digest_row
@@ -165,7 +166,7 @@ class Draft:
         for problem in reply.problems:
             if not (reply.calls and isinstance(problem, Recovered)):
                 raise ValueError(f"assistant turn: {problem}")
-            self.changes.append(f"mended: {problem.kind}")
+            self.changes.append(name_mended(problem.kind))
         return reply
 
     def _note_untyped(self, calls: list[ToolCall]) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from stages.convert_data.converted import name_mended
 from stages.core.chat import ROLES, ToolCall
 from stages.core.dialects.json_calls import NotCall, list_foreign_keys, read_call, read_calls, read_value
 from stages.core.dialects.literals import NotLiteral, find_doubled
@@ -115,11 +116,7 @@ def _read_rich(
         text = _read_more(data, role, text, read, changes)
     if role == "call":
         return _read_call_message(text, number, changes)
-    given = data.get("tool_calls")
-    calls, ids = read_tool_calls(given, number, changes) if given else ((), ())
-    if data.get("function_call"):
-        calls, ids = (*calls, _read_structured(data["function_call"], number, changes)), (*ids, None)
-        changes["function_call made a tool call"] = None
+    calls, ids = _read_calls(data, number, changes)
     if calls and role != "assistant":
         raise ValueError(f"message {number} has tool calls and is not the assistant's")
     if not (calls or text) and (read[1] not in data or (role == "assistant" and data[read[1]] is None)):
@@ -133,6 +130,22 @@ def _read_rich(
     if name and role != "tool":
         changes["name of a message not kept"] = None
     return SourceTurn(role, text, calls, ids, answers or None, name if role == "tool" else None)
+
+
+def _read_calls(
+    data: Mapping[str, Any], number: int, changes: dict[str, None]
+) -> tuple[tuple[ToolCall, ...], tuple[str | None, ...]]:
+    """The calls of a message and their ids, that under the deprecated key among them."""
+    given, alone = data.get("tool_calls"), data.get("function_call")
+    calls, ids = read_tool_calls(given, number, changes) if not holds_nothing(given) else ((), ())
+    if holds_nothing(alone):
+        return calls, ids
+    call = _read_structured(alone, number, changes)
+    if call in calls:
+        changes["function_call that repeats a tool call dropped"] = None
+        return calls, ids
+    changes["function_call made a tool call"] = None
+    return (*calls, call), (*ids, None)
 
 
 def _read_more(
@@ -211,7 +224,7 @@ def _read_structured(call: Any, number: int, changes: dict[str, None]) -> ToolCa
     if isinstance(function, OBJECT):
         name, arguments = function.get("name"), function.get("arguments")
         if isinstance(arguments, str) and arguments.strip():
-            arguments = _decode_arguments(arguments, name, number)
+            arguments = _decode_arguments(arguments, name, number, changes)
         if isinstance(arguments, dict) and isinstance(name, str) and name:
             if not (_CALL_KEYS.issuperset(call) and _FUNCTION_KEYS.issuperset(function)):
                 _note_foreign(call, changes)
@@ -247,7 +260,7 @@ def _note_foreign(call: Mapping[str, Any], changes: dict[str, None]) -> None:
             changes[f"{key[:40]} of a call not kept"] = None
 
 
-def _decode_arguments(text: str, name: Any, number: int) -> Any:
+def _decode_arguments(text: str, name: Any, number: int, changes: dict[str, None]) -> Any:
     try:
         decoded = load_json(text)
     except ValueError as error:
@@ -258,13 +271,19 @@ def _decode_arguments(text: str, name: Any, number: int) -> Any:
             _refuse_doubled(read_value(text, len(text) - len(text.lstrip()))[0], name, number)
         return decoded
     try:
-        value, end, _ = read_value(text, len(text) - len(text.lstrip()))
+        value, end, forgiven = read_value(text, len(text) - len(text.lstrip()))
     except NotLiteral:
         end = -1
     if end == -1 or text[end:].strip():
         raise ValueError(f"message {number}: the arguments of {name!r} are no JSON: {reason}")
     _refuse_doubled(value, name, number)
+    _note_mended(forgiven, changes)
     return value
+
+
+def _note_mended(forgiven: str, changes: dict[str, None]) -> None:
+    if forgiven:
+        changes[name_mended(forgiven)] = None
 
 
 def _refuse_doubled(arguments: Any, name: Any, number: int) -> None:
@@ -281,7 +300,7 @@ def read_call_turn(text: str, number: int, changes: dict[str, None]) -> SourceTu
     """The turn of a `function_call` role: one call as JSON, or a list of them."""
     start = len(text) - len(text.lstrip())
     try:
-        value, end, _ = read_value(text, start)
+        value, end, forgiven = read_value(text, start)
     except NotLiteral as error:
         raise ValueError(f"message {number}: a call that is no JSON: {error}") from None
     calls, wrong = read_calls(value)
@@ -289,6 +308,7 @@ def read_call_turn(text: str, number: int, changes: dict[str, None]) -> SourceTu
         raise ValueError(f"message {number}: a call turn that is no call: {(wrong or ['text behind it'])[0]}")
     if key := find_doubled([value, *(call.arguments for call in calls)]):
         raise ValueError(f"message {number}: a call has {key[:40]!r} twice")
+    _note_mended(forgiven, changes)
     for call, read in zip(value if isinstance(value, list) else [value], calls, strict=True):
         _note_changes(call, read, changes)
     return SourceTurn("assistant", "", tuple(calls), (None,) * len(calls))
@@ -304,6 +324,11 @@ def load_list(value: Any, said: str) -> Any:
     if not isinstance(value, _LIST) or isinstance(value, str | bytes):
         raise ValueError(f"{said} {name_kind(value)} and no list")
     return value
+
+
+def holds_nothing(value: Any) -> bool:
+    """Whether a column or a key is empty, as JSON text too."""
+    return not value or (isinstance(value, str) and value.strip() in ("", "[]", "{}", "null"))
 
 
 def name_kind(value: Any) -> str:

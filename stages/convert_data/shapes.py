@@ -15,6 +15,7 @@ from stages.convert_data.messages import (
     OBJECT,
     SourceTurn,
     Turns,
+    holds_nothing,
     name_kind,
     read_call_turn,
     read_messages,
@@ -97,21 +98,15 @@ def _list_unkept(raw: Mapping[str, Any], known: frozenset[str]) -> list[str]:
 def _choose_tools(raw: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
     """The column of tools that is filled, and what the card says where both are and differ."""
     tools, functions = raw.get("tools"), raw.get("functions")
-    if _holds_nothing(functions):
+    if holds_nothing(functions):
         return tools, ()
-    if _holds_nothing(tools):
+    if holds_nothing(tools):
         return functions, ()
     try:
         same = read_definitions(tools).tools == read_definitions(functions).tools
     except ValueError:  # said where the tools are read
         same = False
     return tools, () if same else ("column functions not kept",)
-
-
-def _holds_nothing(column: Any) -> bool:
-    return column in (None, [], {}) or (
-        isinstance(column, str) and column.strip() in ("", "[]", "{}", "null")
-    )
 
 
 # Text

@@ -6,6 +6,7 @@ and parameters given by name without the JSON Schema around them, as some data s
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -118,6 +119,8 @@ def _read_json(text: str | bytes) -> Definitions:
         value = load_json(text)
     except ValueError:
         return adopt(read_values(text.decode() if isinstance(text, bytes) else text))
+    if isinstance(value, str):
+        return _read_json(value)
     return adopt(value if isinstance(value, list) else [value])
 
 
@@ -149,9 +152,12 @@ def adopt(items: Iterable[Any]) -> Definitions:
     Raises ValueError for what is none, and for what a row of JSON cannot hold.
     """
     changes: dict[str, None] = {}
-    given = list(items)
+    given = [_open_text(item) for item in items]
     _refuse_unwritable(given)
-    own = Definitions(tuple(_adopt_one(item, changes) for item in given), tuple(changes))
+    tools = tuple(_adopt_one(item, changes) for item in given)
+    if len({tool["function"]["name"] for tool in tools}) < len(tools):
+        changes["a tool of the row defined twice"] = None
+    own = Definitions(tools, tuple(changes))
     try:
         _ = own.encoded
     except TypeError as error:  # half of a surrogate pair, an integer beyond 64 bits
@@ -159,7 +165,24 @@ def adopt(items: Iterable[Any]) -> Definitions:
     return own
 
 
-def _refuse_unwritable(given: list[Any]) -> None:
+def _open_text(item: Any) -> Any:
+    """A definition, or the one in a JSON text."""
+    if not isinstance(item, str):
+        return item
+    try:
+        return _load_text(item)
+    except json.JSONDecodeError:
+        return item
+
+
+def _load_text(text: str) -> Any:
+    """The value of a JSON text in a definition. Raises ValueError as `_refuse_unwritable` does."""
+    value = load_json(text)
+    _refuse_unwritable(value)
+    return value
+
+
+def _refuse_unwritable(given: Any) -> None:
     """Raise ValueError for a number that would become null, and for nesting that cannot be written."""
     waiting: list[tuple[Any, int]] = [(given, 0)]
     while waiting:
@@ -175,12 +198,12 @@ def _refuse_unwritable(given: list[Any]) -> None:
 
 
 def _adopt_one(item: Any, changes: dict[str, None]) -> Definition:
-    function = item.get("function", item) if isinstance(item, Mapping) else None
+    function = _open_text(item.get("function", item)) if isinstance(item, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
         raise ValueError("tools: a tool needs a name")
     if function is not item:
-        for key in item.keys() - _WRAPPING:
-            if item[key] not in (None, "", [], {}):
+        for key, value in item.items():
+            if key not in _WRAPPING and value not in (None, "", [], {}):
                 changes[f"{str(key)[:40]} beside a tool's function not kept"] = None
     else:
         function = {key: value for key, value in item.items() if (key, value) != ("type", "function")}
@@ -198,8 +221,8 @@ def _read_parameters(function: Mapping[str, Any], changes: dict[str, None]) -> d
     parameters = function.get("parameters")
     if isinstance(parameters, str):
         try:
-            parameters = load_json(parameters or "{}")
-        except ValueError:
+            parameters = _load_text(parameters or "{}")
+        except json.JSONDecodeError:
             raise ValueError(f"tools: the parameters of {function['name']} are no JSON") from None
         changes[SCHEMA_MADE] = None
     if parameters in (None, {}, []):

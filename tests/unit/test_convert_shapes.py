@@ -394,6 +394,38 @@ def test_arguments_that_say_nothing_are_counted(arguments: Any) -> None:
         assert said not in convert({"messages": [ASKED, message], "tools": TOOLS}).kind.changes
 
 
+@pytest.mark.parametrize("nothing", [None, [], "", "[]", "null", "{}", {}])
+def test_no_calls_in_any_spelling_are_none(nothing: Any) -> None:
+    said = {"role": "assistant", "content": "So.", "tool_calls": nothing, "function_call": nothing}
+    converted = convert({"messages": [ASKED, said]})
+    assert converted.row["messages"][2] == {"role": "assistant", "content": "So."}
+    assert converted.kind.changes == ("system turn added",)
+
+
+def test_a_call_under_both_keys_is_one_call() -> None:
+    both = {**OPENAI[2], "function_call": {"name": "get_weather", "arguments": json.dumps(OSLO)}}
+    converted = convert({"messages": [ASKED, both], "tools": TOOLS})
+    assert converted.row["messages"][2] == NEUTRAL[2]
+    assert converted.kind.changes == ("function_call that repeats a tool call dropped", "system turn added")
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("{'city': 'Oslo', 'days': 3}", "Python, not JSON"),
+        ('{"city": "Oslo", "days": 3,}', "a trailing comma"),
+    ],
+)
+def test_structured_calls_that_had_to_be_mended_are_counted(written: str, said: str) -> None:
+    for message in (
+        {"role": "assistant", "tool_calls": [{"name": "get_weather", "arguments": written}]},
+        {"role": "function_call", "content": f'{{"name": "get_weather", "arguments": {written}}}'},
+    ):
+        converted = convert({"messages": [ASKED, message], "tools": TOOLS})
+        assert converted.row["messages"][2] == NEUTRAL[2]
+        assert f"mended: {said}" in converted.kind.changes
+
+
 def test_what_a_message_says_elsewhere_is_counted() -> None:
     changes = convert({"messages": OPENAI, "tools": TOOLS}).kind.changes
     assert "role developer made system" in changes

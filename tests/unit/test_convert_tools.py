@@ -41,6 +41,9 @@ def test_tools_in_a_text_column_are_tools_without_any_fix() -> None:
         [tool["function"] for tool in TOOLS],
         [{"type": "function", **tool["function"]} for tool in TOOLS],
         "\n".join(json.dumps(tool) for tool in TOOLS),
+        json.dumps(json.dumps(TOOLS)),
+        [json.dumps(tool) for tool in TOOLS],
+        [{"type": "function", "function": json.dumps(tool["function"])} for tool in TOOLS],
         str([tool["function"] for tool in TOOLS]),
         [
             {"name": "search", "description": "Find products.", "input_schema": SEARCH.parameters},
@@ -116,6 +119,13 @@ def test_what_stands_beside_a_tools_function_is_counted() -> None:
     assert read_definitions([given]).changes == ("strict beside a tool's function not kept",)
 
 
+def test_a_tool_that_a_row_defines_twice_is_counted() -> None:
+    other = {"name": "search", "parameters": {}}
+    read = read_definitions([*TOOLS, other])
+    assert len(read.tools) == 3
+    assert read.changes == ("a tool of the row defined twice",)
+
+
 def test_foreign_nulls_leave_a_definition() -> None:
     schema = {
         "type": "object",
@@ -173,7 +183,9 @@ def nested(levels: int) -> str:
         ('{"name": "f", "parameters": {"properties": {"a": {"default": Infinity}}}}', "not finite"),
         (nested(300), "levels deep"),
         (nested(700), "levels deep"),
-        (json.dumps({"name": "f", "parameters": nested(300)[28:-1]}), "JSON cannot hold"),
+        (json.dumps({"name": "f", "parameters": nested(300)[28:-1]}), "levels deep"),
+        (json.dumps({"name": "f", "parameters": nested(150)[28:-1]}), "levels deep"),
+        (json.dumps({"function": nested(150)}), "levels deep"),
         (json.dumps({"name": "f", "parameters": f'{{"properties": {{"a": {LONG}}}}}'}), "64-bit"),
     ],
 )
