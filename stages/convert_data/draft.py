@@ -281,11 +281,12 @@ class Draft:
         Raises ValueError for an id that none of them has.
         """
         waiting = self.waiting
-        if answers is not None and any(call[3] is not None for call in waiting):
-            ids = [call[3] for call in waiting]
-            if answers not in ids:
+        if answers is not None:
+            for place, call in enumerate(waiting):
+                if call[3] == answers:
+                    return place
+            if any(call[3] is not None for call in waiting):
                 raise ValueError(f"a tool result answers {answers[:40]!r}, which no open call has as its id")
-            return ids.index(answers)
         if name is None or len(waiting) == 1:
             return 0
         names = [call[2] for call in waiting]

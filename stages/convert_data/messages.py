@@ -116,7 +116,8 @@ def _read_rich(
         text = _read_more(data, role, text, read, changes)
     if role == "call":
         return _read_call_message(text, number, changes)
-    calls, ids = _read_calls(data, number, changes)
+    has_calls = data.get("tool_calls") or data.get("function_call")
+    calls, ids = _read_calls(data, number, changes) if has_calls else ((), ())
     if calls and role != "assistant":
         raise ValueError(f"message {number} has tool calls and is not the assistant's")
     if not (calls or text) and (read[1] not in data or (role == "assistant" and data[read[1]] is None)):
