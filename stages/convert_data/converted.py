@@ -13,6 +13,7 @@ RESULT_MADE = "tool result made a tool turn"
 RESULT_ALONE = "tool result without a call before it"
 RESULT_RENAMED = "name of a tool result made that of its call"
 UNANSWERED_AMONG, UNANSWERED_LAST = "before the next answer", "at the end of a row"
+ANSWER_EMPTY = "answer without a word and without a call"
 CALL_REPEATED = "calls written a second time in the text dropped"
 HAD_NONE, HAD_LINE, HAD_OTHER = "no system turn", "the preset's line alone", "another text"
 

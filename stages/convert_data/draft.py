@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from stages.convert_data.converted import (
+    ANSWER_EMPTY,
     CALL_REPEATED,
     HAD_LINE,
     HAD_NONE,
@@ -44,6 +45,7 @@ from stages.core.records import DEEPEST
 from stages.core.tools import EXECUTE_CODE, as_code_mode, is_code_mode_call
 
 _LEGACY_TAG = re.compile(r"</?tool_call>|</?tool_response>|<function=|</function>|<parameter=|</parameter>")
+_EMPTY_THOUGHT = re.compile(r"\s*+(?:<think>\s*+)?+</think>")
 _RESULT_OPEN = re.compile(r"\s*+<tool_response>")
 _RESULT_CLOSE = re.compile(r"</tool_response>\s*+")
 
@@ -122,7 +124,7 @@ class Draft:
             reply = self._parse(text)
             if reply.calls:
                 read = self._take_calls(reply, given)
-                message["content"] = text = words_beside(reply)
+                message["content"] = text = words_beside(reply, text)
                 if goes_on_behind(reply):
                     self.changes.append("prose behind a call moved before it")
             elif given:
@@ -133,6 +135,8 @@ class Draft:
             self.dialects.append("messages")
         if given or read:
             message["tool_calls"] = self._write_calls(given, turn[3], read)
+        elif not text or text.isspace():
+            self.changes.append(ANSWER_EMPTY)
 
     def _take_calls(self, reply: Reply, given: tuple[ToolCall, ...]) -> list[ToolCall]:
         """The calls that a text has beside those given as structure."""
@@ -402,10 +406,11 @@ def _drop_repeated(calls: list[ToolCall], given: tuple[ToolCall, ...]) -> list[T
     return new
 
 
-def words_beside(reply: Reply) -> str:
-    """What a turn says beside its calls, the reasoning before them included."""
+def words_beside(reply: Reply, text: str) -> str:
+    """What a turn of this text says beside its calls, the reasoning before them included, be it empty."""
     words = reply.content.strip() if len(reply.pieces) < 2 else _join_pieces(reply)
-    return f"<think>\n{reply.reasoning}\n</think>\n\n{words}".strip() if reply.reasoning else words
+    thought = reply.reasoning or _EMPTY_THOUGHT.match(text) is not None
+    return f"<think>\n{reply.reasoning}\n</think>\n\n{words}".strip() if thought else words
 
 
 def goes_on_behind(reply: Reply) -> bool:

@@ -78,6 +78,8 @@ def _write_turns(
         form = _QUESTION
         turn: dict[str, Any] = {"role": role, "content": words}
         if role == "assistant" and newline:
+            if not words or words.isspace():  # the full way counts it
+                return ()
             form, waiting, answered = _ANSWER, False, True
             if "<" in words or "{" in words or "[" in words:  # no dialect writes a call without one of them
                 if (form := _read_answer(turn, calls, box)) == "":
@@ -125,7 +127,8 @@ def _find_other_calls(text: str, box: Toolbox) -> tuple[str, list[Call], str] | 
         return None
     if not reply.calls:
         return text, [], _ANSWER
-    return words_beside(reply), [(call.name, call.arguments) for call in reply.calls], str(reply.dialect)
+    calls = [(call.name, call.arguments) for call in reply.calls]
+    return words_beside(reply, text), calls, str(reply.dialect)
 
 
 def _read_result(words: str) -> str | None:

@@ -139,6 +139,17 @@ def test_the_reasoning_before_a_call_is_kept() -> None:
     assert messages(answer(thinking + written))[1]["content"] == "<think>\nhm\n</think>"
     assert messages(answer(f"{thinking}I look.\n{written}"))[1]["content"] == f"{thinking}I look."
     assert messages(answer(f"{thinking}No need."))[1]["content"] == f"{thinking}No need."
+    empty = "<think>\n\n</think>"
+    assert messages(answer(f"{empty}\n\n{written}"))[1]["content"] == empty
+    assert messages(answer(f"\n\n</think>\n\nI look.\n{written}"))[1]["content"] == f"{empty}\n\nI look."
+
+
+@pytest.mark.parametrize("text", ["", " \n", "So."])
+def test_an_answer_without_a_word_is_counted(text: str) -> None:
+    said = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": text}]
+    for raw in (answer(text), {"messages": said}):
+        counted = "answer without a word and without a call" in convert(raw).kind.changes
+        assert counted == (not text.strip())
 
 
 def test_results_as_user_turns_where_the_preset_wants_them() -> None:
