@@ -409,7 +409,7 @@ def _drop_repeated(calls: list[ToolCall], given: tuple[ToolCall, ...]) -> list[T
 def words_beside(reply: Reply, text: str) -> str:
     """What a turn of this text says beside its calls, the reasoning before them included, be it empty."""
     words = reply.content.strip() if len(reply.pieces) < 2 else _join_pieces(reply)
-    thought = reply.reasoning or _EMPTY_THOUGHT.match(text) is not None
+    thought = reply.reasoning or ("</think>" in text and _EMPTY_THOUGHT.match(text))
     return f"<think>\n{reply.reasoning}\n</think>\n\n{words}".strip() if thought else words
 
 

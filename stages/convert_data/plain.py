@@ -78,14 +78,14 @@ def _write_turns(
         form = _QUESTION
         turn: dict[str, Any] = {"role": role, "content": words}
         if role == "assistant" and newline:
-            if not words or words.isspace():  # the full way counts it
-                return ()
             form, waiting, answered = _ANSWER, False, True
             if "<" in words or "{" in words or "[" in words:  # no dialect writes a call without one of them
                 if (form := _read_answer(turn, calls, box)) == "":
                     return ()
                 if waiting := form != _ANSWER:
                     calls += 1
+            elif not words or words.isspace():  # the full way counts it
+                return ()
         elif role != "user" or not newline:
             return ()
         elif "<tool_response>" not in words:

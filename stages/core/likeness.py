@@ -42,12 +42,12 @@ def normalise_to_bytes(text: str) -> bytes:
     if not text.isascii():
         return _normalise_any(text).encode("utf-8", "surrogatepass")
     written = text.encode()
-    special = written.translate(None, _PLAIN)
-    if len(special) > 2 and _MAYBE_SUM.search(special):
-        return _normalise_any(text).encode()
     folded = written.translate(_ASCII)
-    if special.strip(_OF_SUMS):
-        folded = _SIGN.sub(rb" \g<0> ", _NO_LETTER.sub(b" ", folded))
+    if special := written.translate(None, _PLAIN):
+        if len(special) > 2 and _MAYBE_SUM.search(special):
+            return _normalise_any(text).encode()
+        if special.strip(_OF_SUMS):
+            folded = _SIGN.sub(rb" \g<0> ", _NO_LETTER.sub(b" ", folded))
     return b" ".join(folded.split())
 
 
