@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import orjson
@@ -30,6 +31,14 @@ SEARCH = Tool(
 )
 OTHER = Tool("get_time")
 TOOLS = [SEARCH.to_json(), OTHER.to_json()]
+LINES = "\n".join(map(json.dumps, TOOLS))
+QWEN = (
+    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are provided with "
+    "function signatures within <tools></tools> XML tags:\n<tools>\n{}\n</tools>\n\nFor each function "
+    "call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:\n"
+    '<tool_call>\n{{"name": <function-name>, "arguments": <args-json-object>}}\n</tool_call>'
+)
+"""What Qwen2.5 writes into the system text about the tools that stand in for `{}`."""
 CALL = ToolCall("search", {"query": "tea <b>", "limit": 5, "zip": "02134"})
 PLAIN = ConvertContext(SETUP, FAIR)
 

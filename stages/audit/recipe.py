@@ -19,7 +19,7 @@ from stages.core.records import Recipe
 from stages.core.suite import load_suites
 from stages.core.tokenizer import read_template
 
-AUDIT_VERSION = 4  # raised by every change that can change a finding
+AUDIT_VERSION = 5  # raised by every change that can change a finding
 MODEL_SETTINGS = {"dialect", "legacy_dialect", "chat_template", "system", "billions"}
 
 

@@ -193,6 +193,7 @@ def _write_markdown(card: Card) -> str:
         f"## Tools\n\n{card.tools or 'None.'}\n",
         _table("Rows by whose tools they have", card, lambda s: s.rows_by_owner, always=False),
         _table("Calls of tools that no definition names", card, lambda s: s.undefined, always=False),
+        _table("Calls without a result", card, lambda s: s.unanswered, always=False),
         _table(
             "Calls that the target's dialect cannot say clearly", card, lambda s: s.unwritable, always=False
         ),

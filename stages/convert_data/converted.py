@@ -11,6 +11,10 @@ SYSTEM_ADDED = "system turn added"
 SYSTEM_REPLACED = "another system text replaced"
 RESULT_MADE = "tool result made a tool turn"
 RESULT_ALONE = "tool result without a call before it"
+RESULT_RENAMED = "name of a tool result made that of its call"
+UNANSWERED_AMONG, UNANSWERED_LAST = "before the next answer", "at the end of a row"
+ANSWER_EMPTY = "answer without a word and without a call"
+CALL_REPEATED = "calls written a second time in the text dropped"
 HAD_NONE, HAD_LINE, HAD_OTHER = "no system turn", "the preset's line alone", "another text"
 
 SystemText = tuple[()] | tuple[str, str]
@@ -35,6 +39,8 @@ class Kind(NamedTuple):
     """`tool.argument` of XML values that stay text because no schema says their type."""
     undefined: tuple[str, ...] = ()
     """Tools that are called and that no definition names."""
+    unanswered: tuple[str, ...] = ()
+    """Of each call without a result: where, UNANSWERED_AMONG or UNANSWERED_LAST."""
     unwritable: tuple[str, ...] = ()
     """Why the target's dialect cannot say a turn's calls so that they are read back unchanged."""
     has_own_tools: bool | None = False
@@ -68,6 +74,11 @@ class Converted(NamedTuple):
 def name_calls_read(dialect: str) -> str:
     """The change that the calls of a turn were read in a dialect."""
     return f"calls of {dialect} read"
+
+
+def name_mended(kind: str) -> str:
+    """The change that something was mended with certainty."""
+    return f"mended: {kind}"
 
 
 def name_pattern(roles: list[str]) -> str:

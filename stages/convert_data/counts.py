@@ -28,7 +28,7 @@ _LONGEST = 1_600  # characters of a sample on each side
 _OF_KIND = {
     "turns_by_dialect": "dialects",
     "calls_by_tool": "tools",
-    **{name: name for name in ("changes", "untyped", "undefined", "unwritable")},
+    **{name: name for name in ("changes", "untyped", "undefined", "unanswered", "unwritable")},
 }
 _COUNTERS = (*_OF_KIND, "shapes", "patterns", "rows_by_dialect", "rows_by_tool", "rows_by_owner")
 OWN_TOOLS, COMMON_TOOLS = "its own", "the tools for rows without their own"
@@ -78,6 +78,8 @@ class SplitCard:
     changes: dict[str, int] = field(default_factory=dict)
     untyped: dict[str, int] = field(default_factory=dict)
     undefined: dict[str, int] = field(default_factory=dict)
+    unanswered: dict[str, int] = field(default_factory=dict)
+    """Calls without a result, by where they stand."""
     unwritable: dict[str, int] = field(default_factory=dict)
     systems: dict[str, dict[str, int]] = field(default_factory=dict)
     """Rows by the system text that was written into them, and by what they had before."""
@@ -184,6 +186,7 @@ class SplitCard:
             "changes": sort_counts(self.changes),
             "untyped_xml_values": sort_counts(self.untyped),
             "calls_of_undefined_tools": sort_counts(self.undefined),
+            "calls_without_a_result": sort_counts(self.unanswered),
             "calls_the_target_cannot_say": sort_counts(self.unwritable),
         }
 

@@ -14,43 +14,47 @@ from typing import Any
 import orjson
 
 from stages.convert_data.converted import (
+    ANSWER_EMPTY,
+    CALL_REPEATED,
     HAD_LINE,
     HAD_NONE,
     HAD_OTHER,
     RESULT_ALONE,
     RESULT_MADE,
+    RESULT_RENAMED,
     SYSTEM_ADDED,
     SYSTEM_REPLACED,
+    UNANSWERED_AMONG,
+    UNANSWERED_LAST,
     Converted,
     Kind,
     SystemText,
     name_calls_read,
+    name_mended,
     name_pattern,
 )
 from stages.convert_data.digests import digest_questions, digest_row
 from stages.convert_data.messages import SourceTurn
-from stages.convert_data.offers import (
-    ConvertContext,
-    Offer,
-    ToolsUnclear,
-    encode_system,
-    is_code_mode_call,
-)
-from stages.convert_data.shapes import SourceRow
+from stages.convert_data.offers import ConvertContext, Offer, ToolsUnclear, encode_system
+from stages.convert_data.shapes import SourceRow, holds_turns
 from stages.core.chat import ToolCall
 from stages.core.dialects import Recovered, Reply, parse_any, render_calls
+from stages.core.dialects.scanning import unwrap
 from stages.core.prompts import as_user_turn
 from stages.core.records import DEEPEST
-from stages.core.tools import EXECUTE_CODE, as_code_mode
+from stages.core.tools import EXECUTE_CODE, as_code_mode, is_code_mode_call
 
 _LEGACY_TAG = re.compile(r"</?tool_call>|</?tool_response>|<function=|</function>|<parameter=|</parameter>")
-_RESULT_OPEN = re.compile(r"\s*+<tool_response>\r?\n?")
+_EMPTY_THOUGHT = re.compile(r"\s*+(?:<think>\s*+)?+</think>")
+_RESULT_OPEN = re.compile(r"\s*+<tool_response>")
 _RESULT_CLOSE = re.compile(r"</tool_response>\s*+")
 
 
 def is_text(raw: Any, source: SourceRow) -> bool:
     """Whether the row came as one text, in which tags are marks and no data."""
-    return source.shape == "text" or (source.shape == "prompt" and isinstance(raw["prompt"], str))
+    if source.shape != "prompt":
+        return source.shape == "text"
+    return isinstance(raw["prompt"], str) and holds_turns(raw["prompt"])
 
 
 def holds_results(role: str, text: str, from_text: bool) -> bool:
@@ -67,7 +71,7 @@ class Draft:
         *("answered", "changes", "context", "dialects", "disordered", "first_result", "from_text"),
         "last_result",
         *("later_systems", "next_id", "offer", "questions", "system", "tools", "turns", "undefined"),
-        *("untyped", "unwritable", "waiting", "written"),
+        *("unanswered", "untyped", "unwritable", "waiting", "written"),
     )
 
     def __init__(self, context: ConvertContext, offer: Offer, changes: list[str], *, from_text: bool) -> None:
@@ -85,11 +89,12 @@ class Draft:
         self.tools: list[str] = []
         self.untyped: list[str] = []
         self.undefined: list[str] = []
+        self.unanswered: list[str] = []
         self.unwritable: list[str] = []
         self.answered = False
         self.next_id = 0
-        self.waiting: list[tuple[int, str, str | None]] = []
-        """Calls without a result: number, tool, and the id that the source gave."""
+        self.waiting: list[tuple[int, str, str, str | None]] = []
+        """Calls without a result: number, tool, and what the source calls the tool and the call."""
         self.first_result = self.last_result = -1
         self.disordered = False
 
@@ -108,7 +113,9 @@ class Draft:
         if self.first_result != -1:
             self._order_results()
         self.answered = True
-        self.waiting = []
+        if self.waiting:
+            self.unanswered += [UNANSWERED_AMONG] * len(self.waiting)
+            self.waiting = []
         text, given = turn[1], turn[2]
         message: dict[str, Any] = {"role": "assistant", "content": text}
         self.turns.append(message)
@@ -117,7 +124,7 @@ class Draft:
             reply = self._parse(text)
             if reply.calls:
                 read = self._take_calls(reply, given)
-                message["content"] = text = words_beside(reply)
+                message["content"] = text = words_beside(reply, text)
                 if goes_on_behind(reply):
                     self.changes.append("prose behind a call moved before it")
             elif given:
@@ -128,17 +135,19 @@ class Draft:
             self.dialects.append("messages")
         if given or read:
             message["tool_calls"] = self._write_calls(given, turn[3], read)
+        elif not text or text.isspace():
+            self.changes.append(ANSWER_EMPTY)
 
     def _take_calls(self, reply: Reply, given: tuple[ToolCall, ...]) -> list[ToolCall]:
         """The calls that a text has beside those given as structure."""
         self.dialects.append(str(reply.dialect))
         self.changes.append(name_calls_read(str(reply.dialect)))
-        if given and reply.calls == list(given):
-            self.changes.append("calls written a second time in the text dropped")
-            return []
+        calls = _drop_repeated(reply.calls, given) if given else reply.calls
+        if len(calls) < len(reply.calls):
+            self.changes.append(CALL_REPEATED)
         if reply.dialect == "qwen3_coder":
-            self._note_untyped(reply.calls)
-        return reply.calls
+            self._note_untyped(calls)
+        return calls
 
     def _write_calls(
         self, given: tuple[ToolCall, ...], ids: tuple[str | None, ...], read: list[ToolCall]
@@ -161,7 +170,7 @@ class Draft:
         for problem in reply.problems:
             if not (reply.calls and isinstance(problem, Recovered)):
                 raise ValueError(f"assistant turn: {problem}")
-            self.changes.append(f"mended: {problem.kind}")
+            self.changes.append(name_mended(problem.kind))
         return reply
 
     def _note_untyped(self, calls: list[ToolCall]) -> None:
@@ -179,7 +188,7 @@ class Draft:
             self.unwritable.append(str(error))
 
     def _write_call(self, call: ToolCall, source_id: str | None, *, structured: bool) -> dict[str, Any]:
-        arguments = call.arguments
+        arguments, name = call.arguments, call.name
         for value in arguments.values():
             if type(value) is not str:
                 arguments = self._drop_foreign_nulls(call) if structured else arguments
@@ -194,7 +203,7 @@ class Draft:
         number = self.next_id
         self.next_id += 1
         self.tools.append(call.name)
-        self.waiting.append((number, call.name, source_id))
+        self.waiting.append((number, call.name, name, source_id))
         return {
             "id": f"call_{number}",
             "type": "function",
@@ -239,9 +248,9 @@ class Draft:
                 raise ValueError("text beside <tool_response> in a result turn")
             if not self.waiting:
                 raise ValueError("a tool result without a call before it")
-            result = text[opening.end() : closing.start()].removesuffix("\n").removesuffix("\r")
+            result = unwrap(text[opening.end() : closing.start()])
             self._refuse_tags(result)
-            self._add_result(result, turn.answers, None)
+            self._add_result(result, turn.answers, turn.name)
             at = closing.end()
         self.changes.append(RESULT_MADE)
 
@@ -253,18 +262,12 @@ class Draft:
     def _add_result(self, text: str, answers: str | None, name: str | None) -> None:
         if self.next_id and not self.waiting:
             raise ValueError("a tool result without an open call before it")
-        place = 0
-        if answers is not None and any(source_id is not None for _, _, source_id in self.waiting):
-            ids = [source_id for _, _, source_id in self.waiting]
-            if answers not in ids:
-                raise ValueError(f"a tool result answers {answers[:40]!r}, which no open call has as its id")
-            place = ids.index(answers)
-        elif name is not None and len(self.waiting) > 1:
-            names = [tool for _, tool, _ in self.waiting]
-            place = names.index(name) if name in names else 0
         message: dict[str, Any] = {"role": "tool", "content": text}
         if self.waiting:
-            number, tool, _ = self.waiting.pop(place)
+            place = 0 if answers is None and len(self.waiting) == 1 else self._find_open_call(answers, name)
+            number, tool, called, _ = self.waiting.pop(place)
+            if name and name not in (called, tool):
+                self.changes.append(RESULT_RENAMED)
             message |= {"name": tool, "tool_call_id": f"call_{number}"}
             self.disordered = self.disordered or number < self.last_result
             self.last_result = number
@@ -276,15 +279,35 @@ class Draft:
             self.first_result = len(self.turns)
         self.turns.append(message)
 
+    def _find_open_call(self, answers: str | None, name: str | None) -> int:
+        """The place of the open call that a result belongs to: by its id, by the tool's name, or by order.
+
+        Raises ValueError for an id that none of them has.
+        """
+        waiting = self.waiting
+        if answers is not None:
+            for place, call in enumerate(waiting):
+                if call[3] == answers:
+                    return place
+            if any(call[3] is not None for call in waiting):
+                raise ValueError(f"a tool result answers {answers[:40]!r}, which no open call has as its id")
+        if name is None or len(waiting) == 1:
+            return 0
+        names = [call[2] for call in waiting]
+        return names.index(name) if name in names else 0
+
     def _order_results(self) -> None:
         """Put the results since the last answer in the order of their calls: templates write no ids."""
         if self.disordered:
             rest = self.turns[self.first_result :]
             block = list(takewhile(lambda message: "tool_call_id" in message, rest))
-            block.sort(key=lambda message: int(message["tool_call_id"].removeprefix("call_")))
+            block.sort(key=_number_of)
             if block != rest[: len(block)]:
                 self.turns[self.first_result : self.first_result + len(block)] = block
                 self.changes.append("results put in the order of their calls")
+            numbers = [_number_of(m) for m in self.turns[self.first_result :] if "tool_call_id" in m]
+            if numbers != sorted(numbers):
+                raise ValueError("results in another order than their calls, with a turn between them")
         self.first_result = self.last_result = -1
         self.disordered = False
 
@@ -294,6 +317,8 @@ class Draft:
         """The row as an object and as a line of JSON, with its digests."""
         if self.first_result != -1:
             self._order_results()
+        if self.waiting:
+            self.unanswered += [UNANSWERED_LAST] * len(self.waiting)
         turns = self.turns
         if self.context.setup.tool_response == "user" and any(m["role"] == "tool" for m in turns):
             turns = [as_user_turn(m) if m["role"] == "tool" else m for m in turns]
@@ -321,6 +346,7 @@ class Draft:
                 tuple(self.changes),
                 tuple(self.untyped),
                 tuple(self.undefined),
+                tuple(self.unanswered),
                 tuple(self.unwritable),
                 offer.is_own,
                 self.written,
@@ -364,10 +390,27 @@ def replace_system(own: str | None, system: str, line: str) -> tuple[str, System
     return "", () if own == system else (system, HAD_LINE)
 
 
-def words_beside(reply: Reply) -> str:
-    """What a turn says beside its calls, the reasoning before them included."""
+def _number_of(result: dict[str, Any]) -> int:
+    """The number of the call that a result answers."""
+    return int(result["tool_call_id"].removeprefix("call_"))
+
+
+def _drop_repeated(calls: list[ToolCall], given: tuple[ToolCall, ...]) -> list[ToolCall]:
+    """The calls of a text without those that the turn has as structure as well."""
+    left, new = list(given), []
+    for call in calls:
+        if call in left:
+            left.remove(call)
+        else:
+            new.append(call)
+    return new
+
+
+def words_beside(reply: Reply, text: str) -> str:
+    """What a turn of this text says beside its calls, the reasoning before them included, be it empty."""
     words = reply.content.strip() if len(reply.pieces) < 2 else _join_pieces(reply)
-    return f"<think>\n{reply.reasoning}\n</think>\n\n{words}".strip() if reply.reasoning else words
+    thought = reply.reasoning or ("</think>" in text and _EMPTY_THOUGHT.match(text))
+    return f"<think>\n{reply.reasoning}\n</think>\n\n{words}".strip() if thought else words
 
 
 def goes_on_behind(reply: Reply) -> bool:

@@ -17,13 +17,13 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter
 
-from stages.convert_data.instructions import IN_USER_TURN, take_tools
+from stages.convert_data.instructions import find_definitions
 from stages.convert_data.shapes import SourceRow, read_row
 from stages.core.chat import Tool, ToolCall
-from stages.core.definitions import NONE, read_definitions
+from stages.core.definitions import NONE, Definitions, read_definitions
 from stages.core.dialects import parse_any
 from stages.core.dialects.schema import read_typed
-from stages.core.tools import EXECUTE_CODE, FUNCTIONS
+from stages.core.tools import EXECUTE_CODE, is_code_mode_call
 
 SAMPLES = 4  # of the values of an argument
 MOST_TOOLS = 10_000
@@ -134,10 +134,13 @@ class Calls:
     count: int = 0
     arguments: dict[str, Values] = field(default_factory=dict)
     dialects: dict[str, int] = field(default_factory=dict)
+    foreign: int = 0
+    """Calls that cannot be Code Mode's."""
 
     def add(self, call: ToolCall, dialect: str) -> None:
         """Count one call."""
         self.count += 1
+        self.foreign += not is_code_mode_call(call)
         self.dialects[dialect] = self.dialects.get(dialect, 0) + 1
         for key, value in call.arguments.items():
             if key in self.arguments or len(self.arguments) < MOST_ARGUMENTS:
@@ -146,6 +149,7 @@ class Calls:
     def merge(self, other: Calls) -> None:
         """Add what another shard saw."""
         self.count += other.count
+        self.foreign += other.foreign
         for dialect, count in other.dialects.items():
             self.dialects[dialect] = self.dialects.get(dialect, 0) + count
         for key, values in other.arguments.items():
@@ -184,7 +188,7 @@ class Census:
         try:
             source = read_row(raw)
             own = read_definitions(source.tools) if source.tools is not None else NONE
-            defines = own if own.tools else _find_in_texts(source)
+            defines = own if own.tools else _define_in_text(source)
         except ValueError:
             return
         self.rows += 1
@@ -226,8 +230,9 @@ class Census:
         """Whether the rows without tools of their own are Code Mode's, a few stray calls aside."""
         if not self.calls:
             return not self.defining
-        known = sum(_count_code_mode(name, calls) for name, calls in self.calls.items())
-        return known >= (1 - _STRAY) * (sum(c.count for c in self.calls.values()) + self.more_tools)
+        every = sum(calls.count for calls in self.calls.values()) + self.more_tools
+        foreign = sum(calls.foreign for calls in self.calls.values()) + self.more_tools
+        return foreign <= _STRAY * every
 
     def tools(self) -> tuple[Tool, ...]:
         """The tools of rows that define none, the commonest first: Code Mode's, inferred, or none.
@@ -265,27 +270,13 @@ def _can_be_written(calls: Iterable[tuple[ToolCall, str]]) -> bool:
     return True
 
 
-def _count_code_mode(name: str, calls: Calls) -> int:
-    """The calls of a tool that can be Code Mode's: another agent's `read_file` has other arguments."""
-    if name == EXECUTE_CODE.name:
-        return calls.count
-    if name not in FUNCTIONS:
-        return 0
-    known = FUNCTIONS[name].parameters
-    foreign = sum(values.count for key, values in calls.arguments.items() if key not in known)
-    return max(calls.count - foreign, 0)
-
-
 def _fits_code_mode(name: str, calls: Calls) -> bool:
     return name == EXECUTE_CODE.name and calls.arguments.keys() == {"code"}
 
 
-def _find_in_texts(source: SourceRow) -> Any:
-    for turn in source.turns[:2]:
-        defines = turn.role == "system" or (turn.role == "user" and IN_USER_TURN in turn.text)
-        if defines and (taken := take_tools(turn.text)) is not None:
-            return taken.own
-    return NONE
+def _define_in_text(source: SourceRow) -> Definitions:
+    found = find_definitions(source.turns)
+    return NONE if found is None else found[1].own
 
 
 def infer_tools(rows: Iterable[Any]) -> Census:

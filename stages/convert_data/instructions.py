@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from stages.convert_data.messages import SourceTurn
 from stages.core.definitions import Definitions, adopt, skip_separator
 from stages.core.dialects.json_calls import read_value
 from stages.core.dialects.literals import NotLiteral
 
-TAKEN_OUT = "tool definitions taken out of the system text"
-LEFT_OVER = "the system text still describes a call format"
+TAKEN_OUT = "tool definitions taken out of a turn's text"
+LEFT_OVER = "a text without its tool definitions still describes a call format"
 
 IN_USER_TURN = "Given the following functions"
 """How Llama 3.1 begins the first user's turn, where its template defines the tools."""
@@ -40,35 +41,50 @@ _HEAD_SENTENCES = (
     r"<tool_response>\s*</tool_response> XML tags\.",
 )
 _HEAD_SENTENCE = re.compile(rf"(?:{'|'.join(_HEAD_SENTENCES)})\s*+".replace(" ", r"\s+"))
+_SENTENCE_ENDS = ".!?:;>。！？："
+_END_AMONG = re.compile(r"[.!?](?=\s)|[。！？]")
+
+
+class _Wording(NamedTuple):
+    """Known words in steps. What stands between two steps goes with them, so it must not be the row's own."""
+
+    reach: int
+    """Characters behind a step in which the next one has to end: little more than the known words take."""
+    in_one: bool
+    """Whether the words are one sentence, so that another one among them is the row's own."""
+    steps: tuple[re.Pattern[str], ...]
+
+
+def _wording(reach: int, *steps: str, in_one: bool = True) -> _Wording:
+    return _Wording(reach, in_one, tuple(re.compile(step, re.IGNORECASE) for step in steps))
+
+
 _EXAMPLE = (r"<tool_call>\s*+(?:\{|<function)", r"</tool_call>")
-# Each is read step by step, the first where the definitions end and every further one anywhere behind: so
-# a text that never comes to an end takes linear time.
-_TAILS = tuple(
-    tuple(re.compile(step, re.IGNORECASE) for step in steps)
-    for steps in (
-        (
-            r"\s*+For each function call,? return a JSON object\b",
-            _EXAMPLE[0],
-            r"</tool_call>(?:\s*+<\|im_end\|>)?",
-        ),
-        (
-            r"\s*+(?:Use|For each function call return a JSON object, with) the following pydantic ",
-            *_EXAMPLE,
-        ),
-        (r"\s*+A tool call looks like this:\n<tool_call>\n", r"\n</tool_call>"),
-        (r"\s*+If you choose to call a function ONLY reply", r"</IMPORTANT>"),
-        (r"\s*+If you choose to call a function ONLY reply", *_EXAMPLE),
-    )
+_FORMAT = r"\s*+If you choose to call a function ONLY reply"
+_TAILS = (
+    _wording(
+        200,
+        r"\s*+For each function call,? return a JSON object\b",
+        _EXAMPLE[0],
+        r"</tool_call>(?:\s*+<\|im_end\|>)?",
+    ),
+    _wording(
+        600,
+        r"\s*+(?:Use|For each function call return a JSON object, with) the following pydantic ",
+        *_EXAMPLE,
+    ),
+    _wording(100, r"\s*+A tool call looks like this:\n<tool_call>\n", r"\n</tool_call>"),
+    _wording(1500, _FORMAT, r"</IMPORTANT>", in_one=False),
+    _wording(600, _FORMAT, *_EXAMPLE, in_one=False),
 )
-_OPENERS = tuple(
-    tuple(map(re.compile, steps))
-    for steps in (
-        (r" with access to the following functions\. Use them if required\s*+(?:-\s*+)?(?=[\[{])",),
-        (
-            rf"{IN_USER_TURN}, please respond with a JSON for a function call ",
-            r"Do not use variables\.\s*+(?=[\[{])",
-        ),
-    )
+_OPENERS = (
+    _wording(0, r" with access to the following functions\. Use them if required\s*+(?:-\s*+)?(?=[\[{])"),
+    _wording(
+        400,
+        rf"{IN_USER_TURN}, please respond with a JSON for a function call ",
+        r"Do not use variables\.\s*+(?=[\[{])",
+        in_one=False,
+    ),
 )
 _CALL_FORMAT = re.compile(r"</?tool_call>|<function=|</?tools>")
 
@@ -88,6 +104,20 @@ class Taken(NamedTuple):
     text: str
     own: Definitions
     changes: tuple[str, ...]
+
+
+def find_definitions(turns: Sequence[SourceTurn]) -> tuple[int, Taken] | None:
+    """The first turn that defines tools, by its place, and what is taken out of it; None where none does.
+
+    Such is a system turn, or the first question as Llama 3.1 writes it. Raises ValueError for definitions
+    that cannot be read.
+    """
+    for place, turn in enumerate(turns[:2]):
+        if turn.role == "system" or (turn.role == "user" and IN_USER_TURN in turn.text):
+            taken = take_tools(turn.text)
+            if taken is not None:
+                return place, taken
+    return None
 
 
 def take_tools(text: str) -> Taken | None:
@@ -110,7 +140,7 @@ def _take_tools(text: str) -> Taken | None:
         found, end = _read_block(text, block.end())
         start = _find_start(text, block.start())
     else:
-        opener = next((span for steps in _OPENERS if (span := _find_opener(text, steps))), None)
+        opener = next((span for wording in _OPENERS if (span := _find_opener(text, wording))), None)
         if opener is None:
             return None
         start, end = opener
@@ -118,7 +148,7 @@ def _take_tools(text: str) -> Taken | None:
     if not found:
         return None
     before, after = text[:start].rstrip(), text[_find_end(text, end) :].strip()
-    if block is None and before and not before.endswith((".", "\n")):
+    if block is None and before and not _begins_sentence(text, start):
         before += "."
     rest = "\n\n".join(filter(None, (before, after)))
     own = adopt(found)
@@ -131,32 +161,40 @@ def _find_start(text: str, block: int) -> int:
     start = end = 0
     for sentence in _HEAD_SENTENCE.finditer(text, 0, block):
         if sentence.start() != end:
+            if not _begins_sentence(text, sentence.start()):
+                continue
             start = sentence.start()
         end = sentence.end()
     return start if end == block else block
 
 
-def _find_opener(text: str, steps: tuple[re.Pattern[str], ...]) -> tuple[int, int] | None:
+def _begins_sentence(text: str, pos: int) -> bool:
+    """Whether what stands at `pos` is no part of the sentence or the word before it."""
+    before = text[max(0, pos - 9) : pos].rstrip(" \t")
+    return not before or before[-1] == "\n" or before[-1] in _SENTENCE_ENDS
+
+
+def _find_opener(text: str, wording: _Wording) -> tuple[int, int] | None:
     """Where the words begin and end that lead up to definitions without tags."""
-    found = steps[0].search(text)
-    return (found.start(), end) if found and (end := _follow(text, found, steps[1:])) != -1 else None
+    found = wording.steps[0].search(text)
+    return (found.start(), end) if found and (end := _follow(text, found, wording)) != -1 else None
 
 
 def _find_end(text: str, block: int) -> int:
     """Where the instructions end that follow the definitions."""
-    for first, *others in _TAILS:
-        found = first.match(text, block)
-        if found is not None and (end := _follow(text, found, others)) != -1:
+    for wording in _TAILS:
+        found = wording.steps[0].match(text, block)
+        if found is not None and (end := _follow(text, found, wording)) != -1:
             return end
     return block
 
 
-def _follow(text: str, found: re.Match[str], steps: Sequence[re.Pattern[str]]) -> int:
-    """The end of the last of the steps, each looked for behind the one before; -1 where one is missing."""
+def _follow(text: str, found: re.Match[str], wording: _Wording) -> int:
+    """The end of the last step of a wording whose first was found; -1 where one of them is missing."""
     end = found.end()
-    for step in steps:
-        following = step.search(text, end)
-        if following is None:
+    for step in wording.steps[1:]:
+        following = step.search(text, end, end + wording.reach)
+        if following is None or (wording.in_one and _END_AMONG.search(text, end, following.start())):
             return -1
         end = following.end()
     return end
@@ -213,6 +251,8 @@ def _read_schema(text: str) -> dict[str, Any]:
         if "name" not in fields:
             raise _not_a_definition(parameter[1])
         name = fields.pop("name")
+        if name in properties:
+            raise ValueError(f"tools in the system text: parameter {name[:40]!r} twice in one definition")
         properties[name] = _read_fields(fields)
         pos = parameter.end()
     return {"type": "object", "properties": properties, **_read_fields(_list_fields(text[pos:]))}
@@ -222,7 +262,9 @@ def _list_fields(text: str) -> dict[str, str]:
     """The fields `<key>text</key>` one after the other. Raises ValueError for anything else."""
     fields, pos = dict[str, str](), 0
     while (field := _FIELD.match(text, pos)) is not None:
-        fields.setdefault(field[1], field[2])
+        if field[1] in fields:
+            raise ValueError(f"tools in the system text: <{field[1][:40]}> twice in one definition")
+        fields[field[1]] = field[2]
         pos = field.end()
     if text[pos:].strip():
         raise _not_a_definition(text[pos:])

@@ -18,11 +18,12 @@ from stages.convert_data.converted import (
 from stages.convert_data.digests import digest_questions
 from stages.convert_data.draft import check_value, holds_results, is_text, replace_system
 from stages.convert_data.messages import SourceTurn, load_list, read_role
-from stages.convert_data.offers import ConvertContext, Offer, ToolsUnclear, is_code_mode_call
+from stages.convert_data.offers import ConvertContext, Offer, ToolsUnclear
 from stages.convert_data.shapes import SourceRow
 from stages.core.chat import ToolCall
 from stages.core.definitions import read_definitions
 from stages.core.dialects import parse_any
+from stages.core.tools import is_code_mode_call
 
 
 def keep_legacy(

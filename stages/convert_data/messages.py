@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from stages.convert_data.converted import name_mended
 from stages.core.chat import ROLES, ToolCall
 from stages.core.dialects.json_calls import NotCall, list_foreign_keys, read_call, read_calls, read_value
 from stages.core.dialects.literals import NotLiteral, find_doubled
@@ -86,10 +87,10 @@ def _read_message(
         changes[f"role {named} made system"] = None
     text = data.get(content_key)
     if type(text) is not str:
-        if text is None and role == "tool" and content_key in data:
-            changes["null of a tool result made an empty text"] = None
+        if text is None and role != "assistant" and content_key in data:
+            changes[f"null of a {'tool result' if role == 'tool' else role} made an empty text"] = None
         text = _join_parts(text, number, changes)
-    if len(data) > 2 or content_key not in data:
+    if len(data) > 2 or data.get(content_key) is None:
         return _read_rich(data, number, role, text, (role_key, content_key), changes)
     if role == "call":
         return _read_call_message(text, number, changes)
@@ -115,15 +116,13 @@ def _read_rich(
         text = _read_more(data, role, text, read, changes)
     if role == "call":
         return _read_call_message(text, number, changes)
-    given = data.get("tool_calls")
-    calls, ids = read_tool_calls(given, number, changes) if given else ((), ())
-    if data.get("function_call"):
-        calls, ids = (*calls, _read_structured(data["function_call"], number, changes)), (*ids, None)
-        changes["function_call made a tool call"] = None
+    has_calls = data.get("tool_calls") or data.get("function_call")
+    calls, ids = _read_calls(data, number, changes) if has_calls else ((), ())
     if calls and role != "assistant":
         raise ValueError(f"message {number} has tool calls and is not the assistant's")
-    if not calls and not text and read[1] not in data:
-        raise ValueError(f"message {number} has neither content nor calls, only {', '.join(list(data)[:9])}")
+    if not (calls or text) and (read[1] not in data or (role == "assistant" and data[read[1]] is None)):
+        seen = ", ".join(key for key in list(data)[:9] if data[key] is not None)
+        raise ValueError(f"message {number} has neither content nor calls, only {seen}")
     answers, name = data.get("tool_call_id"), data.get("name")
     if answers is not None and not isinstance(answers, str):
         answers = str(answers)
@@ -132,6 +131,22 @@ def _read_rich(
     if name and role != "tool":
         changes["name of a message not kept"] = None
     return SourceTurn(role, text, calls, ids, answers or None, name if role == "tool" else None)
+
+
+def _read_calls(
+    data: Mapping[str, Any], number: int, changes: dict[str, None]
+) -> tuple[tuple[ToolCall, ...], tuple[str | None, ...]]:
+    """The calls of a message and their ids, that under the deprecated key among them."""
+    given, alone = data.get("tool_calls"), data.get("function_call")
+    calls, ids = read_tool_calls(given, number, changes) if not holds_nothing(given) else ((), ())
+    if holds_nothing(alone):
+        return calls, ids
+    call = _read_structured(alone, number, changes)
+    if call in calls:
+        changes["function_call that repeats a tool call dropped"] = None
+        return calls, ids
+    changes["function_call made a tool call"] = None
+    return (*calls, call), (*ids, None)
 
 
 def _read_more(
@@ -210,7 +225,7 @@ def _read_structured(call: Any, number: int, changes: dict[str, None]) -> ToolCa
     if isinstance(function, OBJECT):
         name, arguments = function.get("name"), function.get("arguments")
         if isinstance(arguments, str) and arguments.strip():
-            arguments = _decode_arguments(arguments, name, number)
+            arguments = _decode_arguments(arguments, name, number, changes)
         if isinstance(arguments, dict) and isinstance(name, str) and name:
             if not (_CALL_KEYS.issuperset(call) and _FUNCTION_KEYS.issuperset(function)):
                 _note_foreign(call, changes)
@@ -246,7 +261,7 @@ def _note_foreign(call: Mapping[str, Any], changes: dict[str, None]) -> None:
             changes[f"{key[:40]} of a call not kept"] = None
 
 
-def _decode_arguments(text: str, name: Any, number: int) -> Any:
+def _decode_arguments(text: str, name: Any, number: int, changes: dict[str, None]) -> Any:
     try:
         decoded = load_json(text)
     except ValueError as error:
@@ -257,13 +272,19 @@ def _decode_arguments(text: str, name: Any, number: int) -> Any:
             _refuse_doubled(read_value(text, len(text) - len(text.lstrip()))[0], name, number)
         return decoded
     try:
-        value, end, _ = read_value(text, len(text) - len(text.lstrip()))
+        value, end, forgiven = read_value(text, len(text) - len(text.lstrip()))
     except NotLiteral:
         end = -1
     if end == -1 or text[end:].strip():
         raise ValueError(f"message {number}: the arguments of {name!r} are no JSON: {reason}")
     _refuse_doubled(value, name, number)
+    _note_mended(forgiven, changes)
     return value
+
+
+def _note_mended(forgiven: str, changes: dict[str, None]) -> None:
+    if forgiven:
+        changes[name_mended(forgiven)] = None
 
 
 def _refuse_doubled(arguments: Any, name: Any, number: int) -> None:
@@ -280,7 +301,7 @@ def read_call_turn(text: str, number: int, changes: dict[str, None]) -> SourceTu
     """The turn of a `function_call` role: one call as JSON, or a list of them."""
     start = len(text) - len(text.lstrip())
     try:
-        value, end, _ = read_value(text, start)
+        value, end, forgiven = read_value(text, start)
     except NotLiteral as error:
         raise ValueError(f"message {number}: a call that is no JSON: {error}") from None
     calls, wrong = read_calls(value)
@@ -288,6 +309,7 @@ def read_call_turn(text: str, number: int, changes: dict[str, None]) -> SourceTu
         raise ValueError(f"message {number}: a call turn that is no call: {(wrong or ['text behind it'])[0]}")
     if key := find_doubled([value, *(call.arguments for call in calls)]):
         raise ValueError(f"message {number}: a call has {key[:40]!r} twice")
+    _note_mended(forgiven, changes)
     for call, read in zip(value if isinstance(value, list) else [value], calls, strict=True):
         _note_changes(call, read, changes)
     return SourceTurn("assistant", "", tuple(calls), (None,) * len(calls))
@@ -305,6 +327,11 @@ def load_list(value: Any, said: str) -> Any:
     return value
 
 
+def holds_nothing(value: Any) -> bool:
+    """Whether a column or a key is empty, as JSON text too."""
+    return not value or (isinstance(value, str) and value.strip() in ("", "[]", "{}", "null"))
+
+
 def name_kind(value: Any) -> str:
     """What a value is, in the words of JSON."""
     if value is None:
@@ -315,10 +342,7 @@ def name_kind(value: Any) -> str:
         return "an object"
     if isinstance(value, int | float):
         return "a number"
-    return (
-        "text"
-        if isinstance(value, str)
-        else "a list"
-        if isinstance(value, Sequence)
-        else type(value).__name__
-    )
+    if isinstance(value, str):
+        return "text"
+    is_list = isinstance(value, Sequence) and not isinstance(value, bytes)
+    return "a list" if is_list else type(value).__name__

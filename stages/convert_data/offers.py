@@ -12,27 +12,20 @@ from functools import cached_property, lru_cache
 import orjson
 from xxhash import xxh3_128_digest
 
-from stages.core.chat import Tool, ToolCall
+from stages.core.chat import Tool
 from stages.core.definitions import NONE, Definitions, adopt
 from stages.core.dialects import Toolbox
 from stages.core.fixes import FixSet
 from stages.core.preset import ModelSetup
 from stages.core.prompts import offered_tools, system_message
-from stages.core.tools import EXECUTE_CODE, FUNCTIONS, function_tools
+from stages.core.tools import EXECUTE_CODE, function_tools
 
 CALLABLE = Toolbox((EXECUTE_CODE, *function_tools()))
 """What may be called in Code Mode: its one tool, and its functions directly."""
 
 _CODE_MODE = (EXECUTE_CODE,)
-_PARAMETERS = {name: frozenset(function.parameters) for name, function in FUNCTIONS.items()}
 _SAYS_ALL = frozenset(("hermes", "fenced_json"))  # JSON has a form for every call
 _MOST_OFFERS = 512
-
-
-def is_code_mode_call(call: ToolCall) -> bool:
-    """Whether a call can be Code Mode's: of its one tool, or of a function with no argument but its own."""
-    parameters = _PARAMETERS.get(call.name)
-    return call.name == EXECUTE_CODE.name if parameters is None else parameters.issuperset(call.arguments)
 
 
 class ToolsUnclear(Exception):

@@ -14,6 +14,8 @@ import orjson
 
 from stages.convert_data.converted import (
     RESULT_MADE,
+    UNANSWERED_AMONG,
+    UNANSWERED_LAST,
     Converted,
     Kind,
     SystemText,
@@ -82,6 +84,8 @@ def _write_turns(
                     return ()
                 if waiting := form != _ANSWER:
                     calls += 1
+            elif not words or words.isspace():  # the full way counts it
+                return ()
         elif role != "user" or not newline:
             return ()
         elif "<tool_response>" not in words:
@@ -123,7 +127,8 @@ def _find_other_calls(text: str, box: Toolbox) -> tuple[str, list[Call], str] | 
         return None
     if not reply.calls:
         return text, [], _ANSWER
-    return words_beside(reply), [(call.name, call.arguments) for call in reply.calls], str(reply.dialect)
+    calls = [(call.name, call.arguments) for call in reply.calls]
+    return words_beside(reply, text), calls, str(reply.dialect)
 
 
 def _read_result(words: str) -> str | None:
@@ -131,7 +136,7 @@ def _read_result(words: str) -> str | None:
     if not (words.startswith(_RESULT_OPEN) and words.endswith(_RESULT_CLOSE)):
         return None
     result = words[len(_RESULT_OPEN) : -len(_RESULT_CLOSE)]
-    return None if result.endswith("\r") or ("<" in result and find_legacy_tag(result)) else result
+    return None if "<" in result and find_legacy_tag(result) else result
 
 
 @lru_cache(maxsize=4096)
@@ -150,5 +155,19 @@ def _name_kind(forms: tuple[str, ...], has_system: bool, change: str, system: Sy
         called,
         (_TOOL,) * len(called),
         tuple([*changes, change] if change else changes),
+        unanswered=_find_unanswered(forms),
         system=system,
     )
+
+
+def _find_unanswered(forms: tuple[str, ...]) -> tuple[str, ...]:
+    """Where each call stands that has no result."""
+    found: list[str] = []
+    waiting = False
+    for form in forms:
+        if form == _RESULT:
+            waiting = False
+        elif form != _QUESTION:
+            found += [UNANSWERED_AMONG] if waiting else []
+            waiting = form != _ANSWER
+    return (*found, UNANSWERED_LAST) if waiting else tuple(found)

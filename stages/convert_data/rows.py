@@ -6,7 +6,7 @@ from typing import Any
 
 from stages.convert_data.converted import Converted
 from stages.convert_data.draft import Draft, holds_results, is_text
-from stages.convert_data.instructions import IN_USER_TURN, take_tools
+from stages.convert_data.instructions import find_definitions
 from stages.convert_data.legacy import keep_legacy
 from stages.convert_data.messages import SourceTurn
 from stages.convert_data.offers import ConvertContext
@@ -61,17 +61,13 @@ def _take_own_tools(source: SourceRow) -> tuple[list[SourceTurn], Definitions, l
     changes = list(source.changes)
     own = read_definitions(source.tools) if source.tools is not None else NONE
     turns = source.turns
-    for place, turn in enumerate(turns[:2]):
-        if turn.role != "system" and not (turn.role == "user" and IN_USER_TURN in turn.text):
-            continue
-        if (taken := take_tools(turn.text)) is None:
-            continue
-        turns = [*turns[:place], turn._replace(text=taken.text), *turns[place + 1 :]]
+    if (found := find_definitions(turns)) is not None:
+        place, taken = found
+        turns = [*turns[:place], turns[place]._replace(text=taken.text), *turns[place + 1 :]]
         if own.tools and own.tools != taken.own.tools:
-            changes.append("tools of the system text left out for those of the column")
+            changes.append("tools of a turn's text left out for those of the column")
         own = own if own.tools else taken.own
         changes += taken.changes
-        break
     if own.changes:
         changes += own.changes
     return turns, own, changes

@@ -15,6 +15,7 @@ from stages.convert_data.messages import (
     OBJECT,
     SourceTurn,
     Turns,
+    holds_nothing,
     name_kind,
     read_call_turn,
     read_messages,
@@ -34,6 +35,7 @@ _LLAMA_TURN = re.compile(
 )
 _LLAMA_START = "<|start_header_id|>"
 _LLAMA_BEGIN = "<|begin_of_text|>"
+_LLAMA_END = "<|end_of_text|>"  # what many trainers append to a row
 _FOREIGN_MARKS = {
     "[INST]": "Mistral or Llama 2",
     "[/INST]": "Mistral or Llama 2",
@@ -66,9 +68,9 @@ def read_row(raw: Any) -> SourceRow:
         raise ValueError("not a JSON object")
     for shape, second, known, read in SHAPES:
         value = raw.get(shape)
-        if value == [] and any(raw.get(other) for other, *_ in SHAPES):
-            continue  # a column that the rows of another source fill
-        if value is not None and (second is None or raw.get(second) is not None):
+        if value is None or (not value and any(_is_filled(raw, one) for one in SHAPES)):
+            continue  # a column that the rows of another source fill may be empty
+        if second is None or raw.get(second) is not None:
             turns, changes = read(raw)
             if len(raw) == 1:
                 return SourceRow(shape, turns, None, changes)
@@ -78,6 +80,11 @@ def read_row(raw: Any) -> SourceRow:
         raise ValueError("a row of preferences (chosen, rejected): give the chosen answers as messages")
     seen = ", ".join(str(key)[:40] for key in list(raw)[:12]) or "none"
     raise ValueError(f"no conversation in its columns ({seen}): understood are {UNDERSTOOD}")
+
+
+def _is_filled(raw: Mapping[str, Any], shape: _Shape) -> bool:
+    first, second, *_ = shape
+    return bool(raw.get(first)) and (second is None or raw.get(second) is not None)
 
 
 def _list_unkept(raw: Mapping[str, Any], known: frozenset[str]) -> list[str]:
@@ -91,21 +98,15 @@ def _list_unkept(raw: Mapping[str, Any], known: frozenset[str]) -> list[str]:
 def _choose_tools(raw: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
     """The column of tools that is filled, and what the card says where both are and differ."""
     tools, functions = raw.get("tools"), raw.get("functions")
-    if _holds_nothing(functions):
+    if holds_nothing(functions):
         return tools, ()
-    if _holds_nothing(tools):
+    if holds_nothing(tools):
         return functions, ()
     try:
         same = read_definitions(tools).tools == read_definitions(functions).tools
     except ValueError:  # said where the tools are read
         same = False
     return tools, () if same else ("column functions not kept",)
-
-
-def _holds_nothing(column: Any) -> bool:
-    return column in (None, [], {}) or (
-        isinstance(column, str) and column.strip() in ("", "[]", "{}", "null")
-    )
 
 
 # Text
@@ -136,7 +137,8 @@ def read_text(text: str) -> list[SourceTurn]:
 def _read_llama(text: str) -> list[SourceTurn]:
     turns: list[SourceTurn] = []
     at = len(_LLAMA_BEGIN) if text.startswith(_LLAMA_BEGIN) else 0
-    while at < len(text):
+    end = len(text.rstrip().removesuffix(_LLAMA_END)) if _LLAMA_END in text[-40:] else len(text)
+    while at < end:
         match = _LLAMA_TURN.match(text, at)
         if match is None:
             raise ValueError(f"not a Llama-3 turn at character {at}: {text[at : at + 30]!r}")
@@ -178,7 +180,7 @@ def _read_system(raw: Mapping[str, Any], turns: Sequence[SourceTurn]) -> list[So
 def _read_prompt(raw: Mapping[str, Any]) -> Turns:
     prompt, completion = raw["prompt"], raw["completion"]
     if isinstance(prompt, str) and isinstance(completion, str):
-        if "<|im_start|>" in prompt or _LLAMA_START in prompt:
+        if holds_turns(prompt):
             turns = read_text(_close_last(prompt + completion))
             return [*_read_system(raw, turns), *turns], ()
         turns = [SourceTurn("user", prompt), SourceTurn("assistant", completion)]
@@ -189,6 +191,11 @@ def _read_prompt(raw: Mapping[str, Any]) -> Turns:
     more, further = read_messages(completion, "completion", "role", "content")
     turns = [*turns, *more]
     return [*_read_system(raw, turns), *turns], (*changes, *further)
+
+
+def holds_turns(prompt: str) -> bool:
+    """Whether a prompt is text in which marks divide the turns, and not a question alone."""
+    return "<|im_start|>" in prompt or _LLAMA_START in prompt
 
 
 def _close_last(text: str) -> str:

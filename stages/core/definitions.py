@@ -6,6 +6,7 @@ and parameters given by name without the JSON Schema around them, as some data s
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -32,8 +33,10 @@ SCHEMA_MADE = "parameters of a tool made a JSON Schema"
 NULLS_DROPPED = "foreign nulls dropped from a tool's definition"
 
 _DEEPEST = 100  # levels of objects and lists in a definition; no tool has a fifth of it
+_WRAPPING = frozenset(("type", "function"))
 _UNTYPED = frozenset(("description", "title", "default", "examples"))
 _SEPARATOR = re.compile(r"[\s,;]*+")
+_SAYS_TYPE = frozenset(("$ref", "anyOf", "oneOf", "allOf", "enum", "const", "properties", "items"))
 _NULLABLE = frozenset(("default", "const", "example"))
 _ITEMS = re.compile(r"(?:list|array|sequence|tuple|set)\[(.*)\]", re.IGNORECASE | re.DOTALL)
 _OPTIONAL = re.compile(r"optional\[(.*)\]", re.IGNORECASE | re.DOTALL)
@@ -116,6 +119,8 @@ def _read_json(text: str | bytes) -> Definitions:
         value = load_json(text)
     except ValueError:
         return adopt(read_values(text.decode() if isinstance(text, bytes) else text))
+    if isinstance(value, str):
+        return _read_json(value)
     return adopt(value if isinstance(value, list) else [value])
 
 
@@ -147,9 +152,12 @@ def adopt(items: Iterable[Any]) -> Definitions:
     Raises ValueError for what is none, and for what a row of JSON cannot hold.
     """
     changes: dict[str, None] = {}
-    given = list(items)
+    given = [_open_text(item) for item in items]
     _refuse_unwritable(given)
-    own = Definitions(tuple(_adopt_one(item, changes) for item in given), tuple(changes))
+    tools = tuple(_adopt_one(item, changes) for item in given)
+    if len({tool["function"]["name"] for tool in tools}) < len(tools):
+        changes["a tool of the row defined twice"] = None
+    own = Definitions(tools, tuple(changes))
     try:
         _ = own.encoded
     except TypeError as error:  # half of a surrogate pair, an integer beyond 64 bits
@@ -157,7 +165,24 @@ def adopt(items: Iterable[Any]) -> Definitions:
     return own
 
 
-def _refuse_unwritable(given: list[Any]) -> None:
+def _open_text(item: Any) -> Any:
+    """A definition, or the one in a JSON text."""
+    if not isinstance(item, str):
+        return item
+    try:
+        return _load_text(item)
+    except json.JSONDecodeError:
+        return item
+
+
+def _load_text(text: str) -> Any:
+    """The value of a JSON text in a definition. Raises ValueError as `_refuse_unwritable` does."""
+    value = load_json(text)
+    _refuse_unwritable(value)
+    return value
+
+
+def _refuse_unwritable(given: Any) -> None:
     """Raise ValueError for a number that would become null, and for nesting that cannot be written."""
     waiting: list[tuple[Any, int]] = [(given, 0)]
     while waiting:
@@ -173,10 +198,14 @@ def _refuse_unwritable(given: list[Any]) -> None:
 
 
 def _adopt_one(item: Any, changes: dict[str, None]) -> Definition:
-    function = item.get("function", item) if isinstance(item, Mapping) else None
+    function = _open_text(item.get("function", item)) if isinstance(item, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
         raise ValueError("tools: a tool needs a name")
-    if function is item:
+    if function is not item:
+        for key, value in item.items():
+            if key not in _WRAPPING and value not in (None, "", [], {}):
+                changes[f"{str(key)[:40]} beside a tool's function not kept"] = None
+    else:
         function = {key: value for key, value in item.items() if (key, value) != ("type", "function")}
     if "parameters" not in function and "input_schema" in function:
         function = {("parameters" if k == "input_schema" else k): v for k, v in function.items()}
@@ -192,8 +221,8 @@ def _read_parameters(function: Mapping[str, Any], changes: dict[str, None]) -> d
     parameters = function.get("parameters")
     if isinstance(parameters, str):
         try:
-            parameters = load_json(parameters or "{}")
-        except ValueError:
+            parameters = _load_text(parameters or "{}")
+        except json.JSONDecodeError:
             raise ValueError(f"tools: the parameters of {function['name']} are no JSON") from None
         changes[SCHEMA_MADE] = None
     if parameters in (None, {}, []):
@@ -217,16 +246,27 @@ def _wrap_parameters(parameters: Mapping[str, Mapping[str, Any]]) -> dict[str, A
     """`{"city": {"type": "str, optional", …}}` as a JSON Schema; whatever is not optional is required."""
     properties, required = {}, []
     for name, part in parameters.items():
-        written = str(part.get("type", ""))
-        kind, *rest = written.rsplit(", optional", 1)
-        if inner := _OPTIONAL.fullmatch(kind.strip()):
-            kind, rest = inner[1], [""]
-        properties[name] = {**part, **({"type": "string"} if not kind else _name_type(kind))}
-        if not rest and "default" not in part and part.get("required") is not False:
+        kind, optional = _read_type(part)
+        properties[name] = {**part, **kind}
+        if not optional and "default" not in part and part.get("required") is not False:
             required.append(name)
         if isinstance(part.get("required"), bool):
             properties[name].pop("required")
     return {"type": "object", "properties": properties, **({"required": required} if required else {})}
+
+
+def _read_type(part: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """What the type of a parameter is in JSON Schema, and whether the parameter may be left out.
+
+    Nothing where the schema says it in its own way: in a list of types, or in other words.
+    """
+    written = part.get("type", "")
+    if not isinstance(written, str) or not (written or _SAYS_TYPE.isdisjoint(part)):
+        return {}, False
+    kind, *optional = written.rsplit(", optional", 1)
+    if inner := _OPTIONAL.fullmatch(kind.strip()):
+        kind, optional = inner[1], [""]
+    return _name_type(kind), bool(optional)
 
 
 def _name_type(kind: str, depth: int = 0) -> dict[str, Any]:

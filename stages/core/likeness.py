@@ -17,8 +17,13 @@ _FOLD = bytes(
     ord(char.lower()) if char.isalnum() or char in f"_#{_SIGNS}" else 32 for char in map(chr, range(128))
 )
 _ASCII = _FOLD + bytes(range(128, 256))
-_PLAIN = bytes(code for code in range(128) if chr(code) not in f"#{_SIGNS}")
+_OF_SUMS = b"*/-0123456789"
+_PLAIN = bytes(code for code in range(128) if code not in f"#{_SIGNS}".encode() + _OF_SUMS)
 _SIGN = re.compile(rb"[+<=>|~]")
+_MAYBE_SUM = re.compile(rb"\d[*/-]+\d")  # in what is left without the plain characters
+# Between digits a star, a stroke and a minus are signs too, and elsewhere punctuation.
+_SUM = re.compile(r"(?<=\d)[ \t]*([*\u2217]+|[/\u2044\u2215]+|[-\u2010-\u2015\u2212]+)[ \t]*(?=\d)")
+_AS_SIGNS = str.maketrans("*\u2217/\u2044\u2215-\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "××÷÷÷∸∸∸∸∸∸∸∸")
 _ALSO_MARKS = "\u2044\u2212\u2215\u2217"  # ½ is 1⁄2; minus, stroke and star, which are none in ASCII
 _NO_LETTER = re.compile(rb"(?<![a-z])#|#(?=\w)")
 
@@ -26,7 +31,8 @@ _NO_LETTER = re.compile(rb"(?<![a-z])#|#(?=\w)")
 def normalise(text: str) -> str:
     """Lower case letters and digits with single spaces: what makes two texts the same.
 
-    Signs of sums stand as words of their own, and vowel signs and accents belong to their letter.
+    Signs of sums stand as words of their own, `*`, `/` and `-` where they are such a sign; vowel signs and
+    accents belong to their letter.
     """
     return normalise_to_bytes(text).decode("utf-8", "surrogatepass")
 
@@ -37,13 +43,17 @@ def normalise_to_bytes(text: str) -> bytes:
         return _normalise_any(text).encode("utf-8", "surrogatepass")
     written = text.encode()
     folded = written.translate(_ASCII)
-    if written.translate(None, _PLAIN):
-        folded = _SIGN.sub(rb" \g<0> ", _NO_LETTER.sub(b" ", folded))
+    if special := written.translate(None, _PLAIN):
+        if len(special) > 2 and _MAYBE_SUM.search(special):
+            return _normalise_any(text).encode()
+        if special.strip(_OF_SUMS):
+            folded = _SIGN.sub(rb" \g<0> ", _NO_LETTER.sub(b" ", folded))
     return b" ".join(folded.split())
 
 
 def _normalise_any(text: str) -> str:
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).translate(_KEPT)
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    folded = _SUM.sub(lambda sign: sign[1].translate(_AS_SIGNS), folded).translate(_KEPT)
     if "#" in folded:
         folded = _NO_LETTER_ANY.sub(" ", folded)
     return " ".join(_START.sub(_drop_mark, folded).split())

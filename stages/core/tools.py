@@ -152,6 +152,16 @@ def function_tools() -> tuple[Tool, ...]:
     )
 
 
+def is_code_mode_call(call: ToolCall) -> bool:
+    """Whether a call can be Code Mode's: of its one tool, or of a function with no argument but its own.
+
+    Another agent's `read_file` has other arguments.
+    """
+    if call.name not in FUNCTIONS:
+        return call.name == EXECUTE_CODE.name
+    return not _list_foreign(call)
+
+
 def as_code_mode(call: ToolCall) -> ToolCall:
     """A direct call of a Code Mode function as code that prints its result; other calls as they are.
 
@@ -160,11 +170,17 @@ def as_code_mode(call: ToolCall) -> ToolCall:
     """
     if call.name not in FUNCTIONS:
         return call
-    known = FUNCTIONS[call.name].parameters
-    if unknown := [name for name in call.arguments if name not in known]:
-        raise ValueError(f"{call.name} has no parameter {unknown[0][:40]!r}, only {', '.join(known)}")
+    if foreign := _list_foreign(call):
+        known = ", ".join(FUNCTIONS[call.name].parameters)
+        raise ValueError(f"{call.name} has no parameter {foreign[0][:40]!r}, only {known}")
     arguments = ", ".join(f"{name}={value!r}" for name, value in call.arguments.items())
     return ToolCall(EXECUTE_CODE.name, {"code": f"print({call.name}({arguments}))"})
+
+
+def _list_foreign(call: ToolCall) -> list[str]:
+    """The arguments of a direct call that the function of this name does not have."""
+    known = FUNCTIONS[call.name].parameters
+    return [name for name in call.arguments if name not in known]
 
 
 def code_mode_instructions() -> str:

@@ -68,6 +68,7 @@ def test_counts() -> None:
     assert data["role_patterns"] == {"user-assistant": 6}
     assert data["untyped_xml_values"] == {"f.a|b": 1}
     assert data["calls_of_undefined_tools"] == {"f": 4}
+    assert data["calls_without_a_result"] == {"at the end of a row": 4}
     assert [(r["count"], r["lines"]) for r in data["rejected_by_reason"]] == [(2, [8, 9]), (1, [7])]
     assert "hello 12" in data["rejected_by_reason"][0]["example"]
     assert "hello" in card.commonest_reason()
@@ -175,6 +176,7 @@ def test_the_page_has_all_a_reader_must_know(tmp_path: Path) -> None:
         "| read               |       7 |       1 |",
         "| f.a\\|b |       1 |       0 |",
         "Inferred: f.",
+        "| at the end of a row |       4 |       0 |",
         "Written as a user turn that begins with 'Tool result:\\n': the preset or --tool-response asks",
         "| written            |       0 |       1 |",
         "Valid was cut out of train: 1 of 7 rows (14.3%), asked for 10.0%; rows with the same question",

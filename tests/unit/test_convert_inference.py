@@ -261,3 +261,5 @@ def test_another_agents_function_of_the_same_name_is_not_code_modes() -> None:
     own = [chat(render_calls([ToolCall("read_file", {"path": "a"})], "hermes"))] * 99
     assert infer_tools([*own, rows[0]]).is_code_mode, "a stray among many is one"
     assert not infer_tools([*own, *rows * 2]).is_code_mode
+    several = ToolCall("read_file", {"file_path": "a.py", "offset": 1, "limit": 9})
+    assert infer_tools([*own, chat(render_calls([several], "hermes"))]).is_code_mode, "one call is one stray"

@@ -139,6 +139,17 @@ def test_the_reasoning_before_a_call_is_kept() -> None:
     assert messages(answer(thinking + written))[1]["content"] == "<think>\nhm\n</think>"
     assert messages(answer(f"{thinking}I look.\n{written}"))[1]["content"] == f"{thinking}I look."
     assert messages(answer(f"{thinking}No need."))[1]["content"] == f"{thinking}No need."
+    empty = "<think>\n\n</think>"
+    assert messages(answer(f"{empty}\n\n{written}"))[1]["content"] == empty
+    assert messages(answer(f"\n\n</think>\n\nI look.\n{written}"))[1]["content"] == f"{empty}\n\nI look."
+
+
+@pytest.mark.parametrize("text", ["", " \n", "So."])
+def test_an_answer_without_a_word_is_counted(text: str) -> None:
+    said = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": text}]
+    for raw in (answer(text), {"messages": said}):
+        counted = "answer without a word and without a call" in convert(raw).kind.changes
+        assert counted == (not text.strip())
 
 
 def test_results_as_user_turns_where_the_preset_wants_them() -> None:
@@ -261,6 +272,60 @@ def test_parameters_with_a_key_twice_are_refused() -> None:
     assert "have 'code' twice" in reason({"messages": [{"role": "assistant", "tool_calls": [given]}]})
 
 
+def test_results_are_those_of_the_direct_calls_that_they_name() -> None:
+    calls = [{"function": {"name": n, "arguments": {"path": "a"}}} for n in ("read_file", "typecheck")]
+    results = [{"role": "tool", "name": n, "content": n} for n in ("typecheck", "read_file")]
+    turns = [{"role": "user", "content": "Do it."}, {"role": "assistant", "tool_calls": calls}, *results]
+    converted = convert({"messages": turns})
+    assert [(m["tool_call_id"], m["content"]) for m in converted.row["messages"][3:]] == [
+        ("call_0", "read_file"),
+        ("call_1", "typecheck"),
+    ]
+    assert "name of a tool result made that of its call" not in converted.kind.changes
+
+
+@pytest.mark.parametrize(
+    ("written", "result"),
+    [
+        ("\nx\r\n", "x\r"),
+        ("\r\nx\r\n", "x"),
+        ("\rx\n", "\rx"),
+        ("\n\nx\n\n", "\nx\n"),
+        ("x", "x"),
+        ("\n", ""),
+        ("", ""),
+    ],
+)
+def test_a_result_loses_the_newline_that_wraps_it_alone(written: str, result: str) -> None:
+    code = "<tool_call>\nprint(1)\n</tool_call>"
+    tagged = f"<tool_response>{written}</tool_response>"
+    raw = text_row(("user", "Do it."), ("assistant", code), ("user", tagged), ("assistant", "Done."))
+    assert messages(raw)[2]["content"] == result
+
+
+def test_calls_without_a_result_are_counted_by_their_place() -> None:
+    code = "<tool_call>\nprint(1)\n</tool_call>"
+    result = ("user", "<tool_response>\n1\n</tool_response>")
+    for turns, places in (
+        ([code, result, "Done."], ()),
+        ([code], ("at the end of a row",)),
+        ([code, "Done."], ("before the next answer",)),
+        ([code, ("user", "Well?"), code, result, f"{code}\n{code}", result, code], (
+            "before the next answer", "before the next answer", "at the end of a row",
+        )),
+    ):  # fmt: skip
+        said = [turn if isinstance(turn, tuple) else ("assistant", turn) for turn in turns]
+        assert convert(text_row(("user", "Do it."), *said)).kind.unanswered == places
+
+
+def test_a_plain_prompt_may_speak_of_results_in_tags() -> None:
+    asked = "What do <tool_response>x</tool_response> tags say?"
+    raw = {"prompt": asked, "completion": "A result."}
+    assert messages(raw)[0] == {"role": "user", "content": asked}
+    marked = text_row(("user", asked))["text"] + "\n<|im_start|>assistant\n"
+    assert "text beside <tool_response>" in reason({"prompt": marked, "completion": "A result."})
+
+
 def test_who_speaks_of_a_tag_gives_no_result() -> None:
     system, asked = "Results stand in <tool_response> tags.", "What is <tool_response>?"
     raw = text_row(("system", system), ("user", asked), ("assistant", "A tag."))
@@ -287,6 +352,10 @@ def test_an_empty_list_beside_a_text_and_space_before_it_are_no_reason() -> None
     raw = text_row(("user", "Why?"), ("assistant", "So."))
     expected = convert(raw).row
     assert convert({**raw, "messages": [], "conversations": []}).row == expected
+    assert convert({**raw, "messages": "", "conversations": ""}).row == expected
+    pair = {"prompt": "Why?", "completion": "So."}
+    assert convert({"text": "", **pair}).row == expected
+    assert reason({"text": "", "prompt": "Why?"}) == "no turns"
     assert convert({"text": f"\n {raw['text']}"}).row == expected
     assert reason({"messages": [], "text": None}) == "no messages"
 

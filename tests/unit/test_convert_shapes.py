@@ -128,6 +128,7 @@ CUT = CHATML.index("It rains.")
 SHAPES: list[tuple[str, dict[str, Any]]] = [
     ("text", {"text": CHATML}),
     ("text", {"text": CHATML.replace("<|im_end|>\n", "<|im_end|>\r\n").replace("system\n", "system\r\n")}),
+    ("text", {"text": f"{LLAMA}<|end_of_text|>\n"}),
     ("text", {"text": LLAMA}),
     ("messages", {"messages": OPENAI}),
     ("messages", {"messages": json.dumps(OPENAI)}),
@@ -285,7 +286,16 @@ def test_the_keys_of_a_message_are_those_that_are_there(column: str, role: str, 
 def test_a_message_with_neither_content_nor_calls_is_refused() -> None:
     for message in ({"role": "user", "words": "Hi"}, {"role": "user"}, {"role": "user", "tool_calls": []}):
         assert "message 0 has neither content nor calls, only role" in reason({"messages": [message]})
-    assert convert({"messages": [{"role": "user", "content": None}, {"role": "assistant", "content": "So"}]})
+    silent = [{"role": "user", "content": None}, {"role": "assistant", "content": "So"}]
+    converted = convert({"messages": [{"role": "system", "content": None}, *silent]})
+    assert converted.kind.changes == (
+        *("null of a system made an empty text", "null of a user made an empty text"),
+        "system turn added",
+    )
+    others: list[dict[str, Any]] = [{}, {"refusal": "No."}, {"tool_calls": []}]
+    for more in others:
+        refused = {"messages": [ASKED, {"role": "assistant", "content": None, **more}]}
+        assert "message 1 has neither content nor calls" in reason(refused)
 
 
 def test_two_contents_that_differ_are_said() -> None:
@@ -384,6 +394,38 @@ def test_arguments_that_say_nothing_are_counted(arguments: Any) -> None:
         assert said not in convert({"messages": [ASKED, message], "tools": TOOLS}).kind.changes
 
 
+@pytest.mark.parametrize("nothing", [None, [], "", "[]", "null", "{}", {}])
+def test_no_calls_in_any_spelling_are_none(nothing: Any) -> None:
+    said = {"role": "assistant", "content": "So.", "tool_calls": nothing, "function_call": nothing}
+    converted = convert({"messages": [ASKED, said]})
+    assert converted.row["messages"][2] == {"role": "assistant", "content": "So."}
+    assert converted.kind.changes == ("system turn added",)
+
+
+def test_a_call_under_both_keys_is_one_call() -> None:
+    both = {**OPENAI[2], "function_call": {"name": "get_weather", "arguments": json.dumps(OSLO)}}
+    converted = convert({"messages": [ASKED, both], "tools": TOOLS})
+    assert converted.row["messages"][2] == NEUTRAL[2]
+    assert converted.kind.changes == ("function_call that repeats a tool call dropped", "system turn added")
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("{'city': 'Oslo', 'days': 3}", "Python, not JSON"),
+        ('{"city": "Oslo", "days": 3,}', "a trailing comma"),
+    ],
+)
+def test_structured_calls_that_had_to_be_mended_are_counted(written: str, said: str) -> None:
+    for message in (
+        {"role": "assistant", "tool_calls": [{"name": "get_weather", "arguments": written}]},
+        {"role": "function_call", "content": f'{{"name": "get_weather", "arguments": {written}}}'},
+    ):
+        converted = convert({"messages": [ASKED, message], "tools": TOOLS})
+        assert converted.row["messages"][2] == NEUTRAL[2]
+        assert f"mended: {said}" in converted.kind.changes
+
+
 def test_what_a_message_says_elsewhere_is_counted() -> None:
     changes = convert({"messages": OPENAI, "tools": TOOLS}).kind.changes
     assert "role developer made system" in changes
@@ -407,6 +449,33 @@ def test_a_result_without_a_call_is_counted() -> None:
         assert said in converted.kind.changes
 
 
+def test_a_result_of_another_name_goes_by_order_and_is_counted() -> None:
+    asked = {"role": "assistant", "tool_calls": [{"name": "get_weather", "arguments": OSLO}]}
+    given = {"role": "tool", "name": "weather_api", "content": "rain"}
+    converted = convert({"messages": [ASKED, asked, given, OPENAI[-1]], "tools": TOOLS})
+    assert converted.row["messages"] == NEUTRAL
+    assert "name of a tool result made that of its call" in converted.kind.changes
+
+
+def test_a_tagged_result_goes_to_the_call_that_its_turn_names() -> None:
+    calls = [{"name": "get_weather", "arguments": OSLO}, {"name": "get_time", "arguments": {}}]
+    tagged = "<tool_response>\n12:00\n</tool_response>"
+    turns = [ASKED, {"role": "assistant", "tool_calls": calls}]
+    turns += [{"role": "tool", "name": "get_time", "content": tagged}]
+    converted = convert({"messages": turns, "tools": TOOLS})
+    assert converted.row["messages"][-1] == result(1, "get_time", "12:00")
+
+
+def test_results_in_another_order_with_a_turn_between_are_refused() -> None:
+    calls = [{"id": i, "function": {"name": "get_time", "arguments": {}}} for i in "abc"]
+    a, b, c = ({"role": "tool", "tool_call_id": i, "content": i} for i in "abc")
+    turns = [ASKED, {"role": "assistant", "tool_calls": calls}]
+    why = "results in another order than their calls, with a turn between them"
+    assert reason({"messages": [*turns, b, ASKED, a], "tools": TOOLS}) == why
+    row = convert({"messages": [*turns, b, a, ASKED, c], "tools": TOOLS}).row
+    assert [m["content"] for m in row["messages"] if m["role"] == "tool"] == ["a", "b", "c"]
+
+
 def test_a_system_column_goes_before_a_prompt_in_chatml() -> None:
     prompt = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     row = convert({"prompt": prompt, "completion": "Hello", "system": "Be brief."}).row
@@ -420,6 +489,13 @@ def test_a_call_written_twice_is_one_call() -> None:
     converted = convert({"messages": turns, "tools": TOOLS})
     assert converted.row["messages"][2] == {**NEUTRAL[2], "content": "I look."}
     assert "calls written a second time in the text dropped" in converted.kind.changes
+    clock = {"name": "get_time", "arguments": {}}
+    more = {**OPENAI[2], "tool_calls": [*OPENAI[2]["tool_calls"], clock], "content": HERMES}
+    calls = convert({"messages": [ASKED, more], "tools": TOOLS}).row["messages"][2]["tool_calls"]
+    assert calls == [call(0, "get_weather", OSLO), call(1, "get_time", {})]
+    tagged = f"{HERMES}\n<tool_call>\n{json.dumps(clock)}\n</tool_call>"
+    further = {**OPENAI[2], "content": tagged}
+    assert convert({"messages": [ASKED, further], "tools": TOOLS}).row["messages"][2]["tool_calls"] == calls
 
 
 def test_what_is_not_kept_is_said() -> None:
@@ -448,6 +524,7 @@ def test_what_is_not_kept_is_said() -> None:
         ({"text": "<start_of_turn>user\nHi<end_of_turn>"}, "with the marks of Gemma (<start_of_turn>)"),
         ({"text": "USER: Hi\nASSISTANT: Hello"}, "with the marks of Vicuna or Glaive"),
         ({"text": LLAMA.replace("<|eot_id|>", "", 1)}, "no <|eot_id|>"),
+        ({"text": b"bytes"}, "text is bytes and not text"),
         ({"text": LLAMA + "more"}, "not a Llama-3 turn at character"),
         ({"chosen": "a", "rejected": "b", "prompt": "c"}, "a row of preferences (chosen, rejected)"),
         ({"input": "a", "target": "b"}, "its columns (input, target): understood are text |"),

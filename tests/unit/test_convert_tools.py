@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import json
 import pickle
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import jinja2.sandbox
 import pytest
 
-from stages.convert_data.inference import (
-    infer_tools,
-)
-from stages.convert_data.instructions import LEFT_OVER, TAKEN_OUT, take_tools
+from stages.convert_data.inference import infer_tools
 from stages.convert_data.offers import ConvertContext, ToolsUnclear
 from stages.core.chat import ToolCall
 from stages.core.definitions import read_definitions, read_tools_file
 from stages.core.dialects import DIALECTS, render_calls
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FLAWED
-from stages.core.preset import TEMPLATES
 from stages.core.prompts import query_row
 from stages.core.tools import EXECUTE_CODE
-from tests.tool_rows import CALL, OTHER, PLAIN, SEARCH, SETUP, TOOLS, called, chat, convert
+from tests.tool_rows import CALL, LINES, OTHER, PLAIN, QWEN, SEARCH, SETUP, TOOLS, called, chat, convert
 
-ROOT = Path(__file__).resolve().parents[1]
 OWN = ConvertContext(SETUP, FAIR, ())
 
 
@@ -49,6 +41,9 @@ def test_tools_in_a_text_column_are_tools_without_any_fix() -> None:
         [tool["function"] for tool in TOOLS],
         [{"type": "function", **tool["function"]} for tool in TOOLS],
         "\n".join(json.dumps(tool) for tool in TOOLS),
+        json.dumps(json.dumps(TOOLS)),
+        [json.dumps(tool) for tool in TOOLS],
+        [{"type": "function", "function": json.dumps(tool["function"])} for tool in TOOLS],
         str([tool["function"] for tool in TOOLS]),
         [
             {"name": "search", "description": "Find products.", "input_schema": SEARCH.parameters},
@@ -106,6 +101,31 @@ def test_parameters_without_a_schema_get_one() -> None:
     }
 
 
+def test_a_type_in_json_schemas_own_words_stays() -> None:
+    parameters: dict[str, Any] = {
+        "a": {"type": ["integer", "null"]},
+        "b": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+        "c": {"enum": [1, 2]},
+        "d": {"description": "x"},
+    }
+    (tool,) = read_definitions([{"name": "f", "parameters": parameters}]).tools
+    schema = tool["function"]["parameters"]
+    assert schema["properties"] == {**parameters, "d": {"description": "x", "type": "string"}}
+    assert schema["required"] == ["a", "b", "c", "d"]
+
+
+def test_what_stands_beside_a_tools_function_is_counted() -> None:
+    given = {"type": "function", "function": {"name": "f"}, "strict": True, "index": None, "tags": []}
+    assert read_definitions([given]).changes == ("strict beside a tool's function not kept",)
+
+
+def test_a_tool_that_a_row_defines_twice_is_counted() -> None:
+    other = {"name": "search", "parameters": {}}
+    read = read_definitions([*TOOLS, other])
+    assert len(read.tools) == 3
+    assert read.changes == ("a tool of the row defined twice",)
+
+
 def test_foreign_nulls_leave_a_definition() -> None:
     schema = {
         "type": "object",
@@ -147,111 +167,6 @@ def test_an_unusable_tools_file_is_one_line(text: str, why: str, tmp_path: Path)
         read_tools_file(tmp_path / "gone.json")
 
 
-# Instructions inside a system text
-
-
-def render_system(template: str, system: str, tools: list[dict[str, Any]]) -> str:
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-    messages = [{"role": "system", "content": system}, {"role": "user", "content": "Hi"}]
-    text = environment.from_string(template).render(messages=messages, tools=tools)
-    return text.split("<|im_start|>system\n", 1)[1].split("<|im_end|>", 1)[0]
-
-
-@pytest.mark.parametrize(
-    "path", [TEMPLATES / "chatml_hermes.jinja", ROOT / "templates" / "qwen3_coder.jinja"]
-)
-def test_what_a_template_writes_about_tools_is_taken_out_again(path: Path) -> None:
-    text = render_system(path.read_text("utf-8"), "Be brief.\nAlways.", TOOLS)
-    assert "search" in text
-    taken = take_tools(text)
-    assert taken is not None
-    assert taken.text == "Be brief.\nAlways."
-    assert list(taken.own.tools) == TOOLS
-    assert taken.changes == (TAKEN_OUT,)
-
-
-HERMES_HEAD = (
-    "You are a function calling AI model. You are provided with function signatures within <tools> </tools> "
-    "XML tags. You may call one or more functions. Here are the available tools:"
-)
-HERMES_TAIL = (
-    "Use the following pydantic model json schema for each tool call: {'title': 'FunctionCall'}\n"
-    "For each function call return a json object within <tool_call></tool_call> XML tags as follows:\n"
-    "<tool_call>\n{'arguments': <args-dict>, 'name': <function-name>}\n</tool_call>"
-)
-QWEN = (
-    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are provided with "
-    "function signatures within <tools></tools> XML tags:\n<tools>\n{}\n</tools>\n\nFor each function "
-    "call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:\n"
-    '<tool_call>\n{{"name": <function-name>, "arguments": <args-json-object>}}\n</tool_call>'
-)
-LINES = "\n".join(map(json.dumps, TOOLS))
-LONG_HEAD = f"<tools>{LINES}</tools>\n\nFor each function call, return a JSON object "
-
-
-@pytest.mark.parametrize(
-    ("text", "rest"),
-    [
-        (f"{HERMES_HEAD} <tools> {json.dumps(TOOLS)} </tools> {HERMES_TAIL}", ""),
-        (f"{HERMES_HEAD}\n<tools>\n{TOOLS}\n</tools>\n{HERMES_TAIL}", ""),
-        (
-            f"Be kind.\n\n{HERMES_HEAD}\n<tools>{LINES}</tools>\n{HERMES_TAIL}\n\nIt is May.",
-            "Be kind.\n\nIt is May.",
-        ),
-        (QWEN.format(LINES), ""),
-        (f"You are Q.\n\n{QWEN.format(LINES)}", "You are Q."),
-        (f"My tools are <tools>{LINES}</tools>, use them.", "My tools are\n\n, use them."),
-        (
-            f"You are kind with access to the following functions. Use them if required -\n{LINES}",
-            "You are kind.",
-        ),
-    ],
-)
-def test_known_wordings_are_taken_out(text: str, rest: str) -> None:
-    taken = take_tools(text)
-    assert taken is not None
-    assert (taken.text, list(taken.own.tools)) == (rest, TOOLS)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "Call <tools> wisely.", "<tools></tools>", "The following functions: f."]
-)
-def test_a_text_without_definitions_stays(text: str) -> None:
-    assert take_tools(text) is None
-
-
-@pytest.mark.parametrize(
-    ("text", "rest"),
-    [
-        (
-            "You are a function calling AI model. You work for ACME and must never reveal prices. "
-            f"Here are the available tools:<tools>{LINES}</tools>",
-            "You are a function calling AI model. You work for ACME and must never reveal prices.",
-        ),
-        (
-            "# Tools\nUse metric units.\n\nYou are provided with function signatures within <tools></tools> "
-            f"XML tags:\n<tools>\n{LINES}\n</tools>",
-            "# Tools\nUse metric units.",
-        ),
-        (
-            f"{QWEN.format(LINES)}\n\nNever say <tool_call> aloud, nor </tool_call>.",
-            "Never say <tool_call> aloud, nor </tool_call>.",
-        ),
-    ],
-)
-def test_a_rows_own_words_among_the_known_ones_stay(text: str, rest: str) -> None:
-    taken = take_tools(text)
-    assert taken is not None
-    assert (taken.text, list(taken.own.tools)) == (rest, TOOLS)
-
-
-def test_a_call_format_in_other_words_is_said() -> None:
-    taken = take_tools(f"<tools>{LINES}</tools> Then write <tool_call> and the JSON.")
-    assert taken is not None
-    assert taken.changes == (TAKEN_OUT, LEFT_OVER)
-
-
 LONG = '{"minimum": -9999999999999999999}'
 
 
@@ -268,7 +183,9 @@ def nested(levels: int) -> str:
         ('{"name": "f", "parameters": {"properties": {"a": {"default": Infinity}}}}', "not finite"),
         (nested(300), "levels deep"),
         (nested(700), "levels deep"),
-        (json.dumps({"name": "f", "parameters": nested(300)[28:-1]}), "JSON cannot hold"),
+        (json.dumps({"name": "f", "parameters": nested(300)[28:-1]}), "levels deep"),
+        (json.dumps({"name": "f", "parameters": nested(150)[28:-1]}), "levels deep"),
+        (json.dumps({"function": nested(150)}), "levels deep"),
         (json.dumps({"name": "f", "parameters": f'{{"properties": {{"a": {LONG}}}}}'}), "64-bit"),
     ],
 )
@@ -282,128 +199,6 @@ def test_definitions_that_no_row_can_hold_are_a_reason(tool: str, why: str) -> N
 def test_a_type_nested_without_end_is_read_all_the_same() -> None:
     written = {"name": "f", "parameters": {"a": {"type": "list[" * 900 + "int" + "]" * 900}}}
     assert read_definitions([written]).box.schemas["f"]["properties"]["a"]["type"] == "array"
-
-
-def test_definitions_that_cannot_be_read_are_a_reason() -> None:
-    for text in (
-        "<tools>{oops</tools>",
-        f"<tools>{LINES}",
-        "<tools>\n<function>\n<name>f</name> what</tools>",
-    ):
-        with pytest.raises(ValueError, match="tools"):
-            take_tools(text)
-
-
-NEWER = """# Tools
-
-You have access to the following functions:
-
-<tools>
-<function>
-<name>find</name>
-<description>[optional] the `path`, relative</description>
-<parameters>
-<parameter>
-<name>path</name>
-<type>string</type>
-<description>[`a`, `b`]</description>
-<default>5</default>
-<minLength>1</minLength>
-<enum>["5", "a`b"]</enum>
-</parameter>
-<parameter>
-<name>depth</name>
-<type>['integer', 'null']</type>
-<default>5</default>
-<minimum>1</minimum>
-<multipleOf>0.5</multipleOf>
-<anyOf>[{'type': 'string'}, {'const': True}]</anyOf>
-<x>1.2.3</x>
-</parameter>
-<required>["path"]</required>
-<additionalProperties>False</additionalProperties>
-<$defs>{"R": {"type": "object"}}</$defs>
-</parameters>
-<strict>True</strict>
-<return>{"type": "array"}</return>
-</function>
-<function>
-<name>stop</name>
-<parameters>
-</parameters>
-<strict>None</strict>
-</function>
-</tools>
-
-If you choose to call a function ONLY reply in the following format: <IMPORTANT>\n</IMPORTANT>"""
-
-
-def test_every_key_of_an_xml_definition_is_read_with_its_type() -> None:
-    taken = take_tools(NEWER)
-    assert taken is not None
-    assert taken.text == ""
-    find, stop = (tool["function"] for tool in taken.own.tools)
-    assert find == {
-        "name": "find",
-        "description": "[optional] the `path`, relative",
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "path": {
-                    "type": "string",
-                    "description": "[`a`, `b`]",
-                    "default": "5",
-                    "minLength": 1,
-                    "enum": ["5", "a`b"],
-                },
-                "depth": {
-                    "type": ["integer", "null"],
-                    "default": 5,
-                    "minimum": 1,
-                    "multipleOf": 0.5,
-                    "anyOf": [{"type": "string"}, {"const": True}],
-                    "x": "1.2.3",
-                },
-            },
-            "required": ["path"],
-            "additionalProperties": False,
-            "$defs": {"R": {"type": "object"}},
-        },
-        "strict": True,
-        "return": {"type": "array"},
-    }
-    assert stop == {"name": "stop", "description": "", "parameters": {"type": "object", "properties": {}}}
-
-
-def test_the_items_of_a_list_in_backquotes() -> None:
-    listed = "<enum>[`a, b`, 3, None, `True`, 1.5, ``, `, `]</enum>"
-    taken = take_tools(
-        f"<tools>\n<function>\n<name>f</name><parameters><parameter><name>a</name>{listed}</parameter>"
-        "</parameters></function></tools>"
-    )
-    assert taken is not None
-    properties = taken.own.tools[0]["function"]["parameters"]["properties"]
-    assert properties["a"]["enum"] == ["a, b", 3, None, "True", 1.5, "", ", "]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        f"{LONG_HEAD}{'<tool_call>{' * 20_000}",
-        f"{LONG_HEAD}{'Use the following pydantic ' * 10_000}",
-        "Given the following functions, please respond with a JSON for a function call " * 3_000,
-        f"You are kind with access to the following functions. Use them if required{' ' * 200_000}",
-        f"{'Tools: ' * 40_000}x<tools>{LINES}</tools>",
-        f"<tools>\n<function>\n<name>{'<function>' * 30_000}</tools>",
-        f"<tools>\n<function>\n<name>f</name><a>{'</function><function>' * 10_000}</tools>",
-    ],
-    ids=["calls", "instructions", "openers", "spaces", "heads", "functions", "ends"],
-)
-def test_instructions_without_an_end_take_linear_time(text: str) -> None:
-    start = time.process_time()
-    with suppress(ValueError):
-        take_tools(text)
-    assert time.process_time() - start < 1  # of hundredths
 
 
 # Which tools a row gets
@@ -443,7 +238,7 @@ EMPTY: tuple[Any, ...] = ([], "[]", "", None)
 
 def test_other_tools_in_the_column_than_in_the_text_are_said() -> None:
     system = f"Be brief.\n\n{QWEN.format(LINES)}"
-    left_out = "tools of the system text left out for those of the column"
+    left_out = "tools of a turn's text left out for those of the column"
     for tools, said in ((TOOLS, False), ([OTHER.to_json()], True)):
         converted = convert({**chat("So.", system), "tools": tools}, OWN)
         assert (converted.row["tools"], left_out in converted.kind.changes) == (tools, said)

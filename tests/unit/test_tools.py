@@ -20,6 +20,7 @@ from stages.core.tools import (
     as_code_mode,
     code_mode_instructions,
     function_tools,
+    is_code_mode_call,
 )
 
 SIGNATURES = {
@@ -70,6 +71,17 @@ def test_other_calls_stay_as_they_are(call: ToolCall) -> None:
 def test_an_argument_that_the_function_does_not_have_is_a_reason(name: str) -> None:
     with pytest.raises(ValueError, match=f"read_file has no parameter '{name}', only path"):
         as_code_mode(ToolCall("read_file", {"path": "x", name: 1}))
+    assert not is_code_mode_call(ToolCall("read_file", {"path": "x", name: 1}))
+
+
+def test_calls_of_code_mode_are_of_its_tool_or_its_functions() -> None:
+    calls = [
+        ToolCall("execute_code", {"any": 1}),
+        ToolCall("read_file", {"path": "x"}),
+        ToolCall("typecheck"),
+    ]
+    assert all(map(is_code_mode_call, calls))
+    assert not is_code_mode_call(ToolCall("search", {"path": "x"}))
 
 
 @given(path=st.text(), content=st.text())

@@ -8,7 +8,9 @@ nothing else: no foreign keys, not the definition of a tool.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import NamedTuple
 
 from stages.core.chat import ToolCall
 from stages.core.dialects.json_calls import read_calls, read_value, write_call
@@ -91,29 +93,69 @@ def read_block(source: Source, start: int) -> Block | None:
     return None if start < source.fence_end or source.exhausted else _read_bare(source, start)
 
 
+class _Value(NamedTuple):
+    """One of several JSON values in a row: where it stands, the calls in it, and why it is none."""
+
+    start: int
+    end: int
+    calls: list[ToolCall]
+    wrong: list[str]
+    forgiven: str
+    """What had to be forgiven for it to be JSON."""
+
+
+def _walk_values(source: Source, pos: int) -> Iterator[_Value]:
+    """The JSON values one after the other from `pos` on. Raises NotLiteral where one cannot be read."""
+    text = source.text
+    while text.startswith(("{", "["), pos) and not source.exhausted:
+        try:
+            value, end, forgiven = read_value(text, pos)
+        except NotLiteral as error:
+            source.budget -= error.reached - pos
+            raise
+        yield _Value(pos, end, *read_calls(value, marked=False), forgiven)
+        pos = _SEPARATOR.match(text, end).end()  # type: ignore[union-attr]
+
+
 def _read_values(source: Source, pos: int, problems: list[str], place: str) -> tuple[list[ToolCall], int]:
     """The calls in the JSON values from `pos` on, and the end of the last value. Raises NotLiteral.
 
     No calls when one of the values is no call: then the text shows something else, which is a problem
     only where it has both a name and arguments.
     """
-    text, begin, end = source.text, pos, pos
     calls: list[ToolCall] = []
-    while text.startswith(("{", "["), pos) and not source.exhausted:
-        try:
-            value, end, forgiven = read_value(text, pos)
-        except NotLiteral as error:
-            source.budget -= error.reached - begin
-            raise
-        if forgiven:
-            problems.append(Recovered(place, forgiven))
-        read, wrong = read_calls(value, marked=False)
-        if wrong:
-            if '"name"' in text[pos:end] and '"arguments"' in text[pos:end]:
-                problems.append(f"{place}: {wrong[0]}: {shorten(text[pos:end])}")
-            return [], end
-        calls += read
-        pos = _SEPARATOR.match(text, end).end()  # type: ignore[union-attr]
+    end = pos
+    try:
+        for value in _walk_values(source, pos):
+            end = value.end
+            if value.forgiven:
+                problems.append(Recovered(place, value.forgiven))
+            if value.wrong:
+                written = source.text[value.start : end]
+                if '"name"' in written and '"arguments"' in written:
+                    problems.append(f"{place}: {value.wrong[0]}: {shorten(written)}")
+                return [], end
+            calls += value.calls
+    except NotLiteral:
+        source.budget -= end - pos  # what came before it was read in vain as well
+        raise
+    return calls, end
+
+
+def _read_inline(source: Source, pos: int, problems: list[str], place: str) -> tuple[list[ToolCall], int]:
+    """The calls of offered tools from `pos` up to the first value that is none, and the end of the last."""
+    calls: list[ToolCall] = []
+    end = pos
+    with suppress(NotLiteral):
+        for value in _walk_values(source, pos):
+            offered = all(call.name in source.tools.schemas for call in value.calls)
+            if value.wrong or not value.calls or not offered:
+                source.budget -= value.end - value.start
+                break
+            if value.forgiven:
+                problems.append(Recovered(place, value.forgiven))
+            calls += value.calls
+            end = value.end
     return calls, end
 
 
@@ -173,8 +215,10 @@ def _read_marked(source: Source, mark: re.Match[str]) -> Block | None:
         return None
     try:
         if named is not None:
-            arguments, end, _ = read_value(text, named.end())
+            arguments, end, forgiven = read_value(text, named.end())
             calls = [ToolCall(named[1], arguments)]
+            if forgiven:
+                problems.append(Recovered(place, forgiven))
         else:
             calls, end = _read_values(source, pos, problems, place)
     except NotLiteral as error:
@@ -227,25 +271,3 @@ def _read_bare(source: Source, start: int) -> Block | None:
     if all(call.name in source.tools.schemas for call in calls):
         return Block(end, NAME, calls, [*problems, problem])
     return Block(end, NAME, problems=[f"{problem} is no call"])
-
-
-def _read_inline(source: Source, pos: int, problems: list[str], place: str) -> tuple[list[ToolCall], int]:
-    """The calls of offered tools from `pos` up to the first value that is none, and the end of the last."""
-    text, end = source.text, pos
-    calls: list[ToolCall] = []
-    while text.startswith(("{", "["), pos) and not source.exhausted:
-        try:
-            value, reached, forgiven = read_value(text, pos)
-        except NotLiteral as error:
-            source.budget -= error.reached - pos
-            break
-        read, wrong = read_calls(value, marked=False)
-        if wrong or not read or not all(call.name in source.tools.schemas for call in read):
-            source.budget -= reached - pos
-            break
-        if forgiven:
-            problems.append(Recovered(place, forgiven))
-        calls += read
-        end = reached
-        pos = _SEPARATOR.match(text, end).end()  # type: ignore[union-attr]
-    return calls, end

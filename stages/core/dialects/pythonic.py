@@ -94,6 +94,9 @@ def read_block(source: Source, start: int) -> Block | None:
     except NotLiteral as error:
         source.budget -= error.reached - start
         return _report_broken(source, start, error)
+    if text.startswith("(", end):  # the text of a link
+        source.budget -= end - start
+        return None
     if not any(call.arguments for call in calls) and not _stands_alone(source, start, end):
         return None
     return Block(end, NAME, calls, gap=0)

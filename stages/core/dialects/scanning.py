@@ -257,7 +257,7 @@ def _read_thought(draft: _Draft, source: Source, start: int, last_close: int) ->
     text = source.text
     first = not draft.thought and (draft.done == 0 or bool(draft.calls))
     if text.startswith(THINK_CLOSE, start):
-        if text.startswith("`", start - 1) and text.startswith("`", start + len(THINK_CLOSE)):
+        if start and text[start - 1] == "`" and text.startswith("`", start + len(THINK_CLOSE)):
             return start + len(THINK_CLOSE)  # the tag is spoken of
         return draft.think(text, 0, start) if first else start + len(THINK_CLOSE)
     begin = start + len(THINK_OPEN)
