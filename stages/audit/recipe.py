@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from stages.core.artifact import fingerprint_folder, fingerprint_json, fingerprint_model, require_artifact
+from stages.core.artifact import fingerprint_folder, fingerprint_json, require_artifact
 from stages.core.cli import Options, artifacts_root
-from stages.core.models import find_model
+from stages.core.models import fingerprint_base
 from stages.core.prompts import query_row
 from stages.core.records import Recipe
 from stages.core.suite import load_suites
@@ -33,7 +33,7 @@ def make_recipe(options: Options) -> Recipe:
         },
         inputs={
             "data": fingerprint_folder(rows),
-            "model": fingerprint_model(find_model(preset, artifacts_root())),
+            "model": fingerprint_base(preset, artifacts_root(), look_only=options.check),
             "chat template": "" if named == "own" else fingerprint_json(read_template(named)),
             "prompt": fingerprint_json(query_row("", preset.model, options.fixes)),
             "suites": fingerprint_json(suites),

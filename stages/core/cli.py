@@ -157,20 +157,30 @@ def finished(folder: Path) -> Outcome:
     return Outcome(folder, up_to_date=True, facts=manifest.told if manifest else {})
 
 
-def is_finished(stage: str, options: Options, make_recipe: Callable[[Options], Recipe]) -> bool:
-    """Whether the stage's output is up to date; a mistake is left to the stage itself, which explains it."""
+MakeRecipe = Callable[[Options], Recipe]
+
+
+def make_once(make_recipe: MakeRecipe) -> MakeRecipe:
+    """The same with its first answer kept, for it reads all inputs, and a command's options never change."""
+    made: list[Recipe] = []
+
+    def make(options: Options) -> Recipe:
+        if not made:
+            made.append(make_recipe(options))
+        return made[0]
+
+    return make
+
+
+def is_finished(stage: str, options: Options, make_recipe: MakeRecipe) -> bool:
+    """Whether the stage's output is up to date. Raises StageError for one that was made otherwise."""
     target = options.output(stage)
     if options.force or not (target / MANIFEST).is_file():
         return False
-    try:
-        return is_current(target, make_recipe(options), force=False)
-    except StageError:
-        return False
+    return is_current(target, make_recipe(options), force=False)
 
 
-def require_usable(
-    stage: str, options: Options, make_recipe: Callable[[Options], Recipe], *, resumes: bool
-) -> None:
+def require_usable(stage: str, options: Options, make_recipe: MakeRecipe, *, resumes: bool) -> None:
     """Raise StageError for what would stop the stage: an output of another recipe, or a process at it.
 
     An unfinished output of another recipe too, where the stage `resumes` what it finds.
@@ -197,7 +207,7 @@ def run_stage(
     work: Work,
     argv: Sequence[str] | None,
     *,
-    make_recipe: Callable[[Options], Recipe] | None = None,
+    make_recipe: MakeRecipe | None = None,
     recall: Work | None = None,
     sections: Sequence[str] = (),
     computes: bool = False,
@@ -219,11 +229,12 @@ def run_stage(
         options = read_options(args)
         if refuse is not None:
             refuse(options)
-        if make_recipe is not None and is_finished(stage, options, make_recipe):
+        known = make_once(make_recipe) if make_recipe else None
+        if known and is_finished(stage, options, known):
             return run_work(stage, recall or (lambda options: finished(options.output(stage))), options)
         if options.check:
-            if make_recipe is not None:
-                require_usable(stage, options, make_recipe, resumes=resumes(options))
+            if known:
+                require_usable(stage, options, known, resumes=resumes(options))
             return answer_to_make(stage, options.output(stage), json=options.json)
         if computes and argv is None:
             ensure_fast_blas(blas_folder())
