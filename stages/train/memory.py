@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from stages.core.compute import Model, free_memory_gb
 from stages.core.cpu.blocks import count_cores
 from stages.core.cpu.head import working_memory
 from stages.core.errors import StageError
-from stages.core.platform import GB, accelerator
+from stages.core.platform import GB, SHARE_VARIABLE, accelerator
 from stages.core.preset import TrainSetup
 from stages.core.render import Encoded
 from stages.train.prefixes import group_rows, shared_prefix
@@ -59,7 +60,8 @@ def choose_checkpointing(
 
 def _what_helps(setup: TrainSetup) -> str:
     fewer = "" if setup.batch_size == 1 else "--batch-size (and raise --grad-accumulation) or "
-    return f"{fewer}--num-layers"
+    alone = ", or train one arm after the other with --jobs 1" if SHARE_VARIABLE in os.environ else ""
+    return f"{fewer}--num-layers{alone}"
 
 
 def estimate_gb(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from stages.core.artifact import read_manifest
 from stages.core.errors import StageFailed
+from stages.core.platform import available_memory_gb
 from stages.retest_fair.processes import Call, run_stages
 from tests.pipeline import Pipeline, start_stage
 from tests.tiny.test_train import train_arguments
@@ -38,6 +40,20 @@ def test_company_changes_no_adapter(
     assert one.read_bytes() != two.read_bytes()
     manifests = [read_manifest(tmp_path / name) for name in ("one", "two", "alone")]
     assert [made.facts["beside_another"] for made in manifests if made] == [True, True, False]
+
+
+def test_each_has_its_share_of_the_memory(
+    llama_run: Pipeline, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is free when it begins would be counted by both."""
+    commands = {
+        name: train_arguments(llama_run, tmp_path / name, **SHORT | {"iters": 1}) for name in ("one", "two")
+    }
+    before = available_memory_gb()
+    run_stages([Call("train", command, label=name) for name, command in commands.items()])
+    told = re.findall(r"; ([0-9.]+) GB is free for it", capfd.readouterr().out)
+    assert len(told) == 2
+    assert sum(map(float, told)) < before
 
 
 def test_when_one_fails_the_others_stop(
