@@ -76,7 +76,8 @@ def load_rows(folder: Path, split: str, tokenizer: Tokenizer, turns: Turns, limi
             f"{first.number} ({tokens}): raise --max-seq-length or shorten them"
         )
     if not rows:
-        raise StageError(f"{path} is empty: nothing to train on")
+        what = "train on" if split == "train" else "validate with"
+        raise StageError(f"{path} is empty: nothing to {what}")
     return rows
 
 

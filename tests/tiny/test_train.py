@@ -641,8 +641,10 @@ def test_unusable_rows(line: str, pattern: str, built: BuiltOnce, tmp_path: Path
     with pytest.raises(StageError, match=rf"train\.jsonl:2 {pattern}$"):
         load_rows(tmp_path, "train", tokenizer, find_turns(tokenizer), 64)
     path.write_text("", "utf-8")
-    with pytest.raises(StageError, match=r"train\.jsonl is empty: nothing to train on$"):
-        load_rows(tmp_path, "train", tokenizer, find_turns(tokenizer), 64)
+    (tmp_path / "valid.jsonl").touch()
+    for split, what in (("train", "train on"), ("valid", "validate with")):
+        with pytest.raises(StageError, match=rf"{split}\.jsonl is empty: nothing to {what}$"):
+            load_rows(tmp_path, split, tokenizer, find_turns(tokenizer), 64)
 
 
 def test_missing_data_names_the_command(
