@@ -35,7 +35,7 @@ from stages.core.words import plural
 from stages.train.adapter import count_layers, load_trainable, require_layers, write_config
 from stages.train.checkpoint import LEAST_KEPT, State, save_adapter
 from stages.train.loop import Run, train_adapter
-from stages.train.memory import choose_checkpointing
+from stages.train.memory import CACHE_LIMIT, choose_checkpointing
 from stages.train.ranks import Ranks
 from stages.train.recipe import make_recipe
 from stages.train.rows import load_rows, spread
@@ -43,7 +43,6 @@ from stages.train.saved import CHECKPOINTS, may_discard
 from stages.train.split import Trunk
 from stages.train.trackers import refuse_trackers, start_trackers
 
-CACHE_LIMIT = 1 << 28  # bytes of freed buffers that MLX keeps on a CPU: shapes vary from step to step
 SHOWN = 4  # ways to begin that are named one by one
 RECORDS = ("log.jsonl", CHECKPOINTS)  # of the way to the adapter, with times in them
 
