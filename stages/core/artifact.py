@@ -90,10 +90,11 @@ def is_current(folder: Path, recipe: Recipe, *, force: bool) -> bool:
 
     An input that is NOT_HERE is taken for the one that it was made of. Raises StageError when it was made by
     another recipe, or has a damaged manifest, and `force` is off, and, whatever `force` says, when the folder
-    holds files that no stage wrote.
+    holds files that no stage wrote, or another stage's output, which may be the very input.
     """
     if folder.exists() and not folder.is_dir():
         raise StageError(f"{folder} is a file: name a folder with --out")
+    _refuse_other_stage(folder, recipe.stage)
     if force and (folder / MANIFEST).is_file() and _is_ours(folder / MANIFEST):
         return False  # a damaged one too
     manifest = read_manifest(folder)  # a file of this name that is not ours is refused here
@@ -108,6 +109,17 @@ def is_current(folder: Path, recipe: Recipe, *, force: bool) -> bool:
         f"{folder} was made with {_difference(manifest.recipe, wanted)}: "
         "--force replaces it, --out FOLDER keeps both"
     )
+
+
+def _refuse_other_stage(folder: Path, stage: str) -> None:
+    try:
+        manifest = read_manifest(folder)
+    except StageError:
+        return  # a damaged one tells nothing
+    if manifest is not None and manifest.recipe.stage != stage:
+        raise StageError(
+            f"{folder} is the output of {manifest.recipe.stage}, not of {stage}: name another --out folder"
+        )
 
 
 def refuse_busy(folder: Path, recipe: Recipe, *, force: bool) -> None:

@@ -50,7 +50,6 @@ RECORDS = ("log.jsonl", CHECKPOINTS)  # of the way to the adapter, with times in
 def train(options: Options) -> Outcome:
     """Train one arm's adapter with one seed."""
     data, target, setup = options.input("convert_data"), options.output("train"), options.preset.train
-    refuse_contradictions(setup)
     refuse_trackers(setup.report_to)
     ranks = Ranks.join()
     recipe, base = make_recipe(options, ranks.size), find_model(options.preset, artifacts_root())
@@ -129,17 +128,6 @@ def warn_of_ruin(state: State, setup: TrainSetup) -> list[str]:
         f"WARNING: training made it worse: validation loss {state.first_loss:.4f} before the first step, "
         f"{kept:.4f} with this adapter: lower --learning-rate or set --clip-norm 1"
     ]
-
-
-def refuse_contradictions(setup: TrainSetup) -> None:
-    """Raise StageError for options that do not go together."""
-    if setup.grad_checkpoint and setup.dropout:
-        raise StageError("--grad-checkpoint would draw dropout anew in the backward pass: set --dropout 0")
-    if setup.patience and setup.choose_by == "last":
-        raise StageError(
-            f"--patience {setup.patience} ends a run after its worst validations, and --choose-by last keeps "
-            "what it ends with: add --choose-by loss or calls"
-        )
 
 
 def refuse_difference(ranks: Ranks, recipe: Recipe) -> None:

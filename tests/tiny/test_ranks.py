@@ -304,5 +304,7 @@ def test_launch_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         choose("--ranks", "0")
     with pytest.raises(StageError, match="use one of them"):
         choose("--ranks", "2", "--hosts", "a")
+    with pytest.raises(StageError, match=r"^--hosts 10\.0\.0\.1 is one machine: name several"):
+        choose("--hosts", "10.0.0.1")
     assert main(["--ranks", "two"]) == 2
     assert "'two' is not a whole number" in capsys.readouterr().err

@@ -498,9 +498,6 @@ def test_what_is_wrong_is_said_before_the_rows_are_read(qwen2_run: Pipeline, tmp
     refuse_run(options(num_layers=3), place / "out", r"^--num-layers 3 is more than the model's 2 layers")
     refuse_run(options(lora_keys=["mlp.up"]), place / "out", r"^--lora-keys mlp.up names no module")
     refuse_run(options(report_to=["wandb"]), place / "out", r"^--report-to wandb: install wandb")
-    refuse_run(
-        options(patience=2), place / "out", r"^--patience 2 ends a run .* add --choose-by loss or calls$"
-    )
     with FileLock(place / ".out.lock"):
         refuse_run(options(), place / "out", r"^another process is writing \S+/out: wait for it to end$")
     begun = place / ".out.partial" / "checkpoints" / "0000002"

@@ -300,7 +300,6 @@ def test_an_input_that_is_not_here_is_as_good_as_any(tmp_path: Path) -> None:
             "model.system=s (now t)",
         ),
         (RECIPE.model_copy(update={"schema_version": 2}), "schema_version=1 (now 2)"),
-        (RECIPE.model_copy(update={"stage": "fuse"}), "stage=train (now fuse)"),
     ],
 )
 def test_another_recipe_is_said_and_refused(wanted: Recipe, words: str, tmp_path: Path) -> None:
@@ -310,6 +309,14 @@ def test_another_recipe_is_said_and_refused(wanted: Recipe, words: str, tmp_path
     text = str(error.value)
     assert f"was made with {words}: --force replaces it" in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_no_stage_replaces_the_output_of_another(force: bool, tmp_path: Path) -> None:
+    """As with the same folder for --data and --out, where the rows would be gone."""
+    make(tmp_path / "out")
+    with pytest.raises(StageError, match=r"out is the output of train, not of fuse: name another --out"):
+        is_current(tmp_path / "out", RECIPE.model_copy(update={"stage": "fuse"}), force=force)
 
 
 def test_a_version_is_said_first_and_whose_it_is(tmp_path: Path) -> None:
