@@ -627,6 +627,7 @@ def test_unusable_options(
         ('{"messages": ', "is not a converted row: run nox -s convert_data on this data"),
         ('{"prompt": "x"}', "is not a converted row: run nox -s convert_data on this data"),
         ("[1]", "is not a converted row: run nox -s convert_data on this data"),
+        ('{"messages": {"role": "user"}}', "is not a converted row: run nox -s convert_data on this data"),
         (
             '{"text": "<|im_start|>user\\nHi<|im_end|>"}',
             "has no assistant's turn to learn from: remove the row",
