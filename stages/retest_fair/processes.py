@@ -97,6 +97,11 @@ def _heed_code(stage: str, code: int | None) -> None:
     if code == 2:
         progress.say(f"retest_fair: stopped at {stage}; what was finished before it is kept")
         raise StageFailed(stage)
+    if code in (-signal.SIGKILL, 128 + signal.SIGKILL):  # of a rank, which its launcher has told
+        raise StageError(
+            f"{stage} was killed, as by a system that runs out of memory; what was finished before it is "
+            "kept, the same command goes on, and takes less memory with --jobs 1"
+        )
     if code:
         raise StageError(f"{stage} ended with exit code {code}; what was finished before it is kept")
 
