@@ -37,17 +37,15 @@ class Pipeline:
     overrides: dict[str, Any] = field(default_factory=dict)
 
     def options(self, stage: str, **more: Any) -> Options:
-        """The options of a stage that reads its upstream's output here."""
+        """The options of a stage that reads its upstream's output here, which is made first."""
         preset = load_preset(str(self.model), TRAIN | self.overrides | more)
-        source = self.root / UPSTREAM[stage] if stage in UPSTREAM else self.data
+        source = self.folder(UPSTREAM[stage]) if stage in UPSTREAM else self.data
         return Options(preset, self.fixes, data=source, out=self.root / stage)
 
     def folder(self, stage: str) -> Path:
         """The output of a stage; what it needs is made first."""
         place = self.root / stage
         if not place.exists():
-            if stage in UPSTREAM:
-                self.folder(UPSTREAM[stage])
             run_work(stage, self.options(stage))
         return place
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from stages.core.artifact import (
     VERSION,
+    fill_in,
     fingerprint_folder,
     fingerprint_json,
-    fingerprint_model,
     read_manifest,
     require_artifact,
 )
 from stages.core.cli import Options, artifacts_root
-from stages.core.models import find_model
+from stages.core.models import fingerprint_base
 from stages.core.prompts import query_row
 from stages.core.records import Recipe
 from stages.core.suite import load_suites
@@ -42,7 +42,7 @@ def make_recipe(options: Options) -> Recipe:
         },
         inputs={
             "data": fingerprint_folder(rows),
-            "model": fingerprint_model(find_model(preset, artifacts_root())),
+            "model": fingerprint_base(preset, artifacts_root(), look_only=options.check),
             "chat template": "" if named == "own" else fingerprint_json(read_template(named)),
             "prompt": fingerprint_json(query_row("", preset.model, options.fixes)),
             "suites": fingerprint_json(suites),
@@ -56,9 +56,13 @@ def asks_anew(folder: Path, wanted: Recipe) -> bool:
     It is made again then without --force: it takes seconds and loses nothing, and what it is about is there.
     """
     manifest = read_manifest(folder)
-    if manifest is None or manifest.recipe == wanted or manifest.recipe.stage != wanted.stage:
+    if manifest is None:
         return False
     made = manifest.recipe
-    return made.settings | {VERSION: None} == wanted.settings | {VERSION: None} and made.inputs | {
-        "suites": ""
-    } == wanted.inputs | {"suites": ""}
+    as_made = made.model_copy(
+        update={
+            "settings": made.settings | {VERSION: AUDIT_VERSION},
+            "inputs": made.inputs | {"suites": wanted.inputs["suites"]},
+        }
+    )
+    return made != as_made == fill_in(wanted, made)

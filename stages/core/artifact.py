@@ -34,6 +34,7 @@ from stages.core.words import another, plural
 
 MANIFEST = "manifest.json"
 OWN_MANIFEST = re.compile(rb'\{\s*"recipe"\s*:')
+NOT_HERE = "not on this machine"  # instead of an input's fingerprint, where `--check` does not fetch it
 VERSION = "version"  # the setting of a recipe that a stage raises when its work changes
 _RECIPE, _ENDING = "recipe.json", "ending.json"  # of an unfinished build
 PACKAGES = (
@@ -87,11 +88,13 @@ class Build:
 def is_current(folder: Path, recipe: Recipe, *, force: bool) -> bool:
     """Whether the artifact exists and was made by this recipe.
 
-    Raises StageError when it was made by another one, or has a damaged manifest, and `force` is off,
-    and, whatever `force` says, when the folder holds files that no stage wrote.
+    An input that is NOT_HERE is taken for the one that it was made of. Raises StageError when it was made by
+    another recipe, or has a damaged manifest, and `force` is off, and, whatever `force` says, when the folder
+    holds files that no stage wrote, or another stage's output, which may be the very input.
     """
     if folder.exists() and not folder.is_dir():
         raise StageError(f"{folder} is a file: name a folder with --out")
+    _refuse_other_stage(folder, recipe.stage)
     if force and (folder / MANIFEST).is_file() and _is_ours(folder / MANIFEST):
         return False  # a damaged one too
     manifest = read_manifest(folder)  # a file of this name that is not ours is refused here
@@ -99,12 +102,24 @@ def is_current(folder: Path, recipe: Recipe, *, force: bool) -> bool:
         raise StageError(f"{folder} holds files that are not a stage's output: name another --out folder")
     if force or manifest is None:
         return False
-    if manifest.recipe == recipe:
+    wanted = fill_in(recipe, manifest.recipe)
+    if manifest.recipe == wanted:
         return True
     raise StageError(
-        f"{folder} was made with {_difference(manifest.recipe, recipe)}: "
+        f"{folder} was made with {_difference(manifest.recipe, wanted)}: "
         "--force replaces it, --out FOLDER keeps both"
     )
+
+
+def _refuse_other_stage(folder: Path, stage: str) -> None:
+    try:
+        manifest = read_manifest(folder)
+    except StageError:
+        return  # a damaged one tells nothing
+    if manifest is not None and manifest.recipe.stage != stage:
+        raise StageError(
+            f"{folder} is the output of {manifest.recipe.stage}, not of {stage}: name another --out folder"
+        )
 
 
 def refuse_busy(folder: Path, recipe: Recipe, *, force: bool) -> None:
@@ -243,14 +258,15 @@ def require_artifact(folder: Path, stage: str, command: str, *, also: Collection
 def fingerprint_folder(folder: Path, records: Collection[str] = ()) -> str:
     """SHA-256 over the names and bytes of all files but the bookkeeping, the named records and hidden ones.
 
-    What a stage reads is known by what its files hold now: someone may have edited them since they were made.
+    What is in a hidden folder, as notebooks leave it, is hidden too. What a stage reads is known by what its
+    files hold now: someone may have edited them since they were made.
     """
-    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.name.startswith(".")]
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     named = {path.relative_to(folder).as_posix(): path for path in paths}
     kept = {
         name: path
         for name, path in named.items()
-        if name.partition("/")[0] not in (MANIFEST, _RECIPE, _ENDING, *records)
+        if name.partition("/")[0] not in (MANIFEST, _RECIPE, _ENDING, *records) and "/." not in f"/{name}"
     }
     digest = hashlib.sha256()
     with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter
@@ -331,8 +347,10 @@ def _read_begun(mark: Path, *, force: bool) -> Recipe | None:
 
 def _refuse_other(partial: Path, recipe: Recipe) -> None:
     mark = partial / _RECIPE
-    if mark.is_file() and (begun := _read_begun(mark, force=False)) and begun != recipe:
-        raise _other_run(partial, begun, recipe)
+    if mark.is_file() and (begun := _read_begun(mark, force=False)):
+        wanted = fill_in(recipe, begun)
+        if begun != wanted:
+            raise _other_run(partial, begun, wanted)
 
 
 def _other_run(partial: Path, begun: Recipe, recipe: Recipe) -> StageError:
@@ -357,6 +375,12 @@ def _replace(partial: Path, folder: Path) -> None:
         folder.replace(old)
     partial.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def fill_in(wanted: Recipe, made: Recipe) -> Recipe:
+    """What is wanted, with what `made` was made of for inputs that are not here."""
+    known = {name: made.inputs.get(name, NOT_HERE) for name, f in wanted.inputs.items() if f == NOT_HERE}
+    return wanted.model_copy(update={"inputs": wanted.inputs | known}) if known else wanted
 
 
 def _difference(made: Recipe, wanted: Recipe) -> str:

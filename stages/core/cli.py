@@ -157,24 +157,41 @@ def finished(folder: Path) -> Outcome:
     return Outcome(folder, up_to_date=True, facts=manifest.told if manifest else {})
 
 
-def is_finished(stage: str, options: Options, make_recipe: Callable[[Options], Recipe]) -> bool:
-    """Whether the stage's output is up to date; a mistake is left to the stage itself, which explains it."""
+MakeRecipe = Callable[[Options], Recipe]
+Renews = Callable[[Path, Recipe], bool]
+"""Whether an output of another recipe is replaced without --force."""
+
+
+def renew_nothing(folder: Path, recipe: Recipe) -> bool:
+    """No output is replaced without --force, as is the rule."""
+    return False
+
+
+def make_once(make_recipe: MakeRecipe) -> MakeRecipe:
+    """The same with its first answer kept, for it reads all inputs, and a command's options never change."""
+    made: list[Recipe] = []
+
+    def make(options: Options) -> Recipe:
+        if not made:
+            made.append(make_recipe(options))
+        return made[0]
+
+    return make
+
+
+def is_finished(
+    stage: str, options: Options, make_recipe: MakeRecipe, *, renews: Renews = renew_nothing
+) -> bool:
+    """Whether the stage's output is up to date. Raises StageError for one that was made otherwise."""
     target = options.output(stage)
     if options.force or not (target / MANIFEST).is_file():
         return False
-    try:
-        return is_current(target, make_recipe(options), force=False)
-    except StageError:
-        return False
+    recipe = make_recipe(options)
+    return is_current(target, recipe, force=renews(target, recipe))
 
 
 def require_usable(
-    stage: str,
-    options: Options,
-    make_recipe: Callable[[Options], Recipe],
-    *,
-    resumes: bool,
-    renews: Callable[[Path, Recipe], bool] = lambda *_: False,
+    stage: str, options: Options, make_recipe: MakeRecipe, *, resumes: bool, renews: Renews
 ) -> None:
     """Raise StageError for what would stop the stage: an output of another recipe, or a process at it.
 
@@ -203,13 +220,13 @@ def run_stage(
     work: Work,
     argv: Sequence[str] | None,
     *,
-    make_recipe: Callable[[Options], Recipe] | None = None,
+    make_recipe: MakeRecipe | None = None,
     recall: Work | None = None,
     sections: Sequence[str] = (),
     computes: bool = False,
     refuse: Callable[[Options], None] | None = None,
     resumes: Callable[[Options], bool] = lambda _: False,
-    renews: Callable[[Path, Recipe], bool] = lambda *_: False,
+    renews: Renews = renew_nothing,
 ) -> int:
     """Parse, run, and turn a mistake into one line; `refuse` knows options that make no sense together.
 
@@ -227,11 +244,12 @@ def run_stage(
         options = read_options(args)
         if refuse is not None:
             refuse(options)
-        if make_recipe is not None and is_finished(stage, options, make_recipe):
+        known = make_once(make_recipe) if make_recipe else None
+        if known and is_finished(stage, options, known, renews=renews):
             return run_work(stage, recall or (lambda options: finished(options.output(stage))), options)
         if options.check:
-            if make_recipe is not None:
-                require_usable(stage, options, make_recipe, resumes=resumes(options), renews=renews)
+            if known:
+                require_usable(stage, options, known, resumes=resumes(options), renews=renews)
             return answer_to_make(stage, options.output(stage), json=options.json)
         if computes and argv is None:
             ensure_fast_blas(blas_folder())

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from tqdm import tqdm
 
 from stages.core import progress
+from stages.core.artifact import NOT_HERE, fingerprint_model
 from stages.core.embedded import build_embedded_model, build_embedded_tokenizer
 from stages.core.errors import StageError
 from stages.core.platform import ELSEWHERE, GB, require_disk, same_disk
@@ -46,7 +47,26 @@ def find_model(preset: Preset, artifacts: Path, *, beside_gb: float = 0.0) -> Pa
 
 def find_local_model(preset: Preset, artifacts: Path) -> Path | None:
     """The folder of the base model where it is on this machine; nothing is built or fetched for it."""
-    source = preset.model.source
+    try:
+        return _look_here(preset.model.source, artifacts)
+    except StageError:
+        return None
+
+
+def fingerprint_base(preset: Preset, artifacts: Path, *, look_only: bool = False) -> str:
+    """The fingerprint of the preset's base model, which is built or fetched where need be.
+
+    With `look_only` it is neither: one that would have to be is NOT_HERE. Raises StageError for a source that
+    names no model.
+    """
+    if not look_only:
+        return fingerprint_model(find_model(preset, artifacts))
+    folder = _look_here(preset.model.source, artifacts)
+    return NOT_HERE if folder is None else fingerprint_model(folder)
+
+
+def _look_here(source: str, artifacts: Path) -> Path | None:
+    """The folder of a source on this machine, None without one. Raises StageError for no source at all."""
     if source == EMBEDDED:
         folder = artifacts / "models" / "smollm2-135m"
         return folder if folder.is_dir() else None
@@ -54,8 +74,8 @@ def find_local_model(preset: Preset, artifacts: Path) -> Path | None:
 
     try:
         return _find_folder(source) or _look_into_cache(source)[1]
-    except (StageError, HFValidationError):
-        return None
+    except HFValidationError:
+        raise _no_model(source) from None
 
 
 @contextmanager
@@ -90,6 +110,10 @@ def _find_folder(source: str) -> Path | None:
     return None
 
 
+def _no_model(source: str) -> StageError:
+    return StageError(f"no model folder {source}, and it is no hub id either: check the path")
+
+
 def _find_hub_tokenizer(repository: str, *, fetch: bool) -> Path:
     from httpx2 import HTTPError  # the hub's own client, whose errors are no OSErrors
     from huggingface_hub import snapshot_download
@@ -110,9 +134,7 @@ def _find_hub_tokenizer(repository: str, *, fetch: bool) -> Path:
     try:
         return Path(snapshot_download(repository, allow_patterns=TOKENIZER_FILES))
     except HFValidationError:
-        raise StageError(
-            f"no model folder {repository}, and it is no hub id either: check the path"
-        ) from None
+        raise _no_model(repository) from None
     except (HTTPError, OSError) as error:
         raise StageError(
             f"the tokenizer of {repository} is not in the Hugging Face cache, and "
@@ -167,9 +189,7 @@ def _find_hub_model(repository: str, name: str, artifacts: Path, beside_gb: floa
         cached, folder = _look_into_cache(repository)
         return folder or _fetch(repository, Path(HF_HUB_CACHE), artifacts, beside_gb)
     except HFValidationError:
-        raise StageError(
-            f"no model folder {repository}, and it is no hub id either: check the path"
-        ) from None
+        raise _no_model(repository) from None
     except (HTTPError, OSError) as error:
         raise StageError(
             f"model {name} is {repository}, which is {cached} in the Hugging Face cache {HF_HUB_CACHE}, and "

@@ -17,6 +17,7 @@ from stages.core.errors import StageError
 GB = 1e9
 ELSEWHERE = "choose another place with FAIR_RETEST_ARTIFACTS"
 CGROUP = Path("/sys/fs/cgroup")  # of a container, where the kernel mounts it
+SHARE_VARIABLE = "FAIR_RETEST_MEMORY"  # GB for a stage that has another beside it, set by who starts both
 
 
 def peak_memory_gb() -> float:
@@ -83,15 +84,20 @@ def require_memory(needed_gb: float, what: str, device_free_gb: float | None = N
 
 
 def available_memory_gb() -> float:
-    """Memory that this process can still get, in GB: the machine's, or its container's if that is less."""
+    """Memory that this process can still get, in GB: the machine's, or its container's if that is less.
+
+    Of a share (SHARE_VARIABLE) it is what this process has not taken yet: what lies free may be another's.
+    """
     free = psutil.virtual_memory().available
+    if share := os.environ.get(SHARE_VARIABLE):
+        free = min(free, int(float(share) * GB) - psutil.Process().memory_info().rss)
     try:
         limit = int((CGROUP / "memory.max").read_text())
         used = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
         free = min(free, limit - int(used["anon"]))  # what files take there is given back when needed
     except (OSError, ValueError, KeyError):
         pass  # no container, or one without a limit ("max")
-    return round(free / GB, 3)
+    return round(max(free, 0) / GB, 3)
 
 
 def machine_memory_gb() -> float:

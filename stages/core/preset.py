@@ -194,7 +194,7 @@ def load_preset(model: str, overrides: Mapping[str, Any] | None = None) -> Prese
     """The set-up for `--model`: a preset's name, a TOML file, or a model folder.
 
     `overrides` maps option names to values and wins over the file. Raises StageError in one line
-    for an unknown preset, and for an unknown, missing or unusable key.
+    for an unknown preset, an unknown, missing or unusable key, and values that contradict each other.
     """
     path, extra = _find_preset(model)
     try:
@@ -213,9 +213,22 @@ def load_preset(model: str, overrides: Mapping[str, Any] | None = None) -> Prese
             raise StageError(f"preset {path} has no section [{section}]")
         data[section][option] = value
     try:
-        return Preset.model_validate(data)
+        preset = Preset.model_validate(data)
     except ValidationError as error:
         raise StageError(_explain(error, path, overrides or {})) from None
+    _refuse_contradictions(preset.train)
+    return preset
+
+
+def _refuse_contradictions(setup: TrainSetup) -> None:
+    """Raise StageError for options of a training that do not go together, before any stage has worked."""
+    if setup.grad_checkpoint and setup.dropout:
+        raise StageError("--grad-checkpoint would draw dropout anew in the backward pass: set --dropout 0")
+    if setup.patience and setup.choose_by == "last":
+        raise StageError(
+            f"--patience {setup.patience} ends a run after its worst validations, and --choose-by last keeps "
+            "what it ends with: add --choose-by loss or calls"
+        )
 
 
 def section_of(option: str) -> str:

@@ -114,7 +114,7 @@ def encode_row(row: Mapping[str, Any], tokenizer: Tokenizer, turns: Turns) -> En
     spans = assistant_spans(text, turns)
     _require_all_turns(row, spans, turns)
     written = [_call_start(text[start:end].removesuffix(turns.closing)) for start, end in spans]
-    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     supervised, calls, span = [], [], 0
     for start, end in encoding["offset_mapping"]:
         while span < len(spans) and start >= spans[span][1]:

@@ -57,8 +57,9 @@ def split_files(folder: Path, split: str) -> list[Path]:
 
 
 def read_lines(folder: Path, split: str) -> Iterator[Line]:
-    """The rows of a split, one at a time. Raises StageError as `split_files` does."""
+    """The rows of a split, one at a time, blank lines aside. Raises StageError as `split_files` does."""
     for path in split_files(folder, split):
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                yield Line(path, number, line)
+                if line.strip():
+                    yield Line(path, number, line)

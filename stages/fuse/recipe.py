@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from stages.core.artifact import fingerprint_json, fingerprint_model, require_artifact
+from stages.core.artifact import fingerprint_json, require_artifact
 from stages.core.cli import Options, artifacts_root
 from stages.core.fixes import fixes_until
-from stages.core.models import find_model
+from stages.core.models import fingerprint_base
 from stages.core.records import Recipe
 from stages.core.tokenizer import template_source
 
@@ -20,7 +20,7 @@ def make_recipe(options: Options) -> Recipe:
         settings={"version": FUSER_VERSION, "fixes": list(fixes_until(options.fixes, "fuse"))},
         inputs={
             "adapter": trained.content,
-            "model": fingerprint_model(find_model(options.preset, artifacts_root())),
+            "model": fingerprint_base(options.preset, artifacts_root(), look_only=options.check),
             "chat template": fingerprint_json(template_source(options.preset.model)),
         },
     )

@@ -16,6 +16,7 @@ from typing import Any
 from stages.core import progress
 from stages.core.cli import TO_MAKE
 from stages.core.errors import INTERRUPTED_CODE, StageError, StageFailed
+from stages.core.platform import SHARE_VARIABLE, available_memory_gb
 
 STOP_SECONDS = 60.0  # an interrupted stage may save its work for so long
 LOOK_EVERY = 0.1  # seconds between looks at processes that run side by side
@@ -64,10 +65,12 @@ def ask_stage(stage: str, arguments: Sequence[str]) -> tuple[int, str]:
 def _started(calls: Sequence[Call], **streams: Any) -> Iterator[list[subprocess.Popen[str]]]:
     """The processes; those that still run at the end of the block are interrupted."""
     processes: list[subprocess.Popen[str]] = []
+    # None of them can see what the others are going to take.
+    share = {SHARE_VARIABLE: str(available_memory_gb() / len(calls))} if len(calls) > 1 else {}
     try:
         for call in calls:
             command = [stage_python(call.stage), "-m", f"stages.{call.stage}", *call.arguments]
-            environment = os.environ | {progress.LABEL_VARIABLE: call.label}
+            environment = os.environ | {progress.LABEL_VARIABLE: call.label} | share
             process = subprocess.Popen(command, env=environment, text=True, errors="replace", **streams)
             processes.append(process)
         yield processes
@@ -94,6 +97,11 @@ def _heed_code(stage: str, code: int | None) -> None:
     if code == 2:
         progress.say(f"retest_fair: stopped at {stage}; what was finished before it is kept")
         raise StageFailed(stage)
+    if code in (-signal.SIGKILL, 128 + signal.SIGKILL):  # of a rank, which its launcher has told
+        raise StageError(
+            f"{stage} was killed, as by a system that runs out of memory; what was finished before it is "
+            "kept, the same command goes on, and takes less memory with --jobs 1"
+        )
     if code:
         raise StageError(f"{stage} ended with exit code {code}; what was finished before it is kept")
 

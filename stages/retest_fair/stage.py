@@ -33,6 +33,7 @@ SMALL = 0.5  # billions of parameters; what trains a larger model is busy with o
 # Memory of a training of the embedded model on a CPU, in bytes per parameter, with its 10 layers and
 # 8 rows of 1024 tokens at the most; 33 were measured.
 TRAINING_BYTES, MEASURED = 40, 10 * 8 * 1024
+OWN_LAYERS = 3  # times as much, with dropout or DoRA, which mlx-lm's own layers compute (docs/LOG.md)
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,8 @@ def choose_jobs(plan: Plan, memory_gb: float | None = None, cores: int | None = 
     if setup.ranks > 1 or not 0 < billions <= SMALL:
         return 1
     work = setup.num_layers * setup.batch_size * setup.max_seq_length
+    if setup.dropout or setup.fine_tune_type == "dora":
+        work *= OWN_LAYERS
     each_gb = billions * TRAINING_BYTES * max(work / MEASURED, 1)
     fitting = int((available_memory_gb() if memory_gb is None else memory_gb) / each_gb)
     return max(min(SIDE_BY_SIDE, count_cpus() if cores is None else cores, fitting), 1)

@@ -8,8 +8,18 @@ from collections.abc import Sequence
 from functools import partial
 
 from stages import train as package
+from stages.core import progress
 from stages.core.blas import needs_blas
-from stages.core.cli import Options, Outcome, build_parser, guard, is_finished, read_options, run_stage
+from stages.core.cli import (
+    Options,
+    Outcome,
+    build_parser,
+    guard,
+    is_finished,
+    make_once,
+    read_options,
+    run_stage,
+)
 from stages.train.launch import add_place, choose_launch, in_group, launch_ranks, read_place, stay_quiet
 from stages.train.lifeline import watch_launcher
 from stages.train.recipe import make_recipe
@@ -39,8 +49,9 @@ def _run(argv: Sequence[str] | None) -> int:
     known = None  # of a group the leader alone finds out what is up to date: the others may not see its disk
     if not in_group():
         options = read_options(make_parser().parse_args(words))
+        progress.talk_on_stderr(options.json)
         launch = choose_launch(options, place, on_cpu=needs_blas())
-        known = partial(make_recipe, ranks=launch.size if launch else 1)
+        known = make_once(partial(make_recipe, ranks=launch.size if launch else 1))
         refuse_more_steps(options, known)
         if launch is not None and not (options.check or is_finished("train", options, known)):
             return launch_ranks(launch, words)

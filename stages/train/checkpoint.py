@@ -17,7 +17,9 @@ from stages.core.compute import Model, load_arrays
 from stages.core.errors import StageError
 from stages.core.records import Record, read_record, write_record
 from stages.train.ranks import Ranks
-from stages.train.saved import CHECKPOINTS, list_checkpoints
+from stages.train.saved import CHECKPOINTS, STATE, list_checkpoints
+
+LEAST_KEPT = 2  # until the newest is known to be good
 
 
 class State(Record):
@@ -33,46 +35,61 @@ class State(Record):
     waiting: int = Field(0, description="validations since then")
     validated: int | None = Field(None, description="step of the last validation")
     valid_loss: float | None = Field(None, description="its loss, nats; None: not noted")
+    first_loss: float | None = Field(None, description="that before the first step; None: not noted")
     beside: bool = Field(False, description="whether another training ran beside any part of it")
     ended: bool = Field(False, description="whether no step is left to do")
 
 
 @dataclass
 class Checkpoints:
-    """The checkpoints of a run, in `folder/checkpoints/NNNNNNN`, and the best adapter, in `folder/best`."""
+    """The checkpoints of a run, in `folder/checkpoints/NNNNNNN`: the last, and those of their best steps.
+
+    So the best adapter is always the one that a state names, whatever was killed in between.
+    """
 
     folder: Path
     keep: int
+    keeps_best: bool = False
 
     @property
     def _root(self) -> Path:
         return self.folder / CHECKPOINTS
 
+    def _place(self, step: int) -> Path:
+        return self._root / f"{step:07d}"
+
     @property
     def last_step(self) -> int | None:
-        """The step of the checkpoint to go on from; None without one."""
+        """The step of the checkpoint to go on from; None without one that has any work in it."""
         finished = self._finished()
-        return int(finished[-1].name) if finished else None
+        return (int(finished[-1].name) or None) if finished else None
 
     def save(self, state: State, model: Model, optimizer: Any) -> None:
         """Write adapter and optimizer; a checkpoint appears whole or not at all, also when power fails.
 
-        What these weights are worth shows in the next step, so the one before stays until `prune`.
+        What these weights are worth shows in the next step, so the one before stays until `prune`. Of a step
+        that has its checkpoint, only the state may be another: it was validated since.
         """
-        name = f"{state.step:07d}"
-        partial, final = self._root / f".{name}.partial", self._root / name
+        final = self._place(state.step)
+        if (final / STATE).is_file():
+            write_record(final / STATE, state)
+        else:
+            self._write(final, state, model, optimizer)
+        self._keep_last(max(self.keep, LEAST_KEPT))
+
+    def _write(self, final: Path, state: State, model: Model, optimizer: Any) -> None:
+        partial = self._root / f".{final.name}.partial"
         for left in self._root.glob(".*.partial"):  # it may be what filled the disk
             shutil.rmtree(left)
         partial.mkdir(parents=True)
         save_adapter(model, partial / "adapters.safetensors")
         save_arrays(partial / "optimizer.safetensors", get_state(optimizer))
-        write_record(partial / "state.json", state)
+        write_record(partial / STATE, state)
         for path in (*partial.iterdir(), partial):
             _sync(path)
         shutil.rmtree(final, ignore_errors=True)
         partial.replace(final)
         _sync(self._root)
-        self._keep_last(max(self.keep, 2))
 
     def prune(self) -> None:
         """Remove what is too many, when a loss with the weights of the last one has shown that it is good."""
@@ -80,9 +97,7 @@ class Checkpoints:
 
     def drop(self, step: int) -> None:
         """Remove the checkpoint of a step, if there is one, so that none goes on from it."""
-        ruined = self._root / f"{step:07d}"
-        (ruined / "state.json").unlink(missing_ok=True)
-        shutil.rmtree(ruined, ignore_errors=True)
+        self._remove(self._place(step))
 
     def resume(self, model: Model, optimizer: Any) -> State | None:
         """Load the last checkpoint into model and optimizer; None when there is none.
@@ -93,25 +108,16 @@ class Checkpoints:
         if not finished:
             return None
         last = finished[-1]
-        state = read_record(last / "state.json", State)
+        state = read_record(last / STATE, State)
         load_adapter(model, last / "adapters.safetensors")
         saved = last / "optimizer.safetensors"
         if saved.exists() or not state.ended:  # it goes when a run that has ended is put in place
             set_state(optimizer, _load_fitting(saved, get_state(optimizer)))
         return state
 
-    def save_best(self, model: Model) -> None:
-        """Keep the model's adapter as the best one so far."""
-        best = self.folder / "best"
-        best.mkdir(exist_ok=True)
-        partial = best / ".partial.safetensors"
-        save_adapter(model, partial)
-        _sync(partial)
-        partial.replace(best / "adapters.safetensors")
-
-    def load_best(self, model: Model) -> None:
-        """Put the best adapter into the model."""
-        load_adapter(model, self.folder / "best" / "adapters.safetensors")
+    def load_step(self, model: Model, step: int) -> None:
+        """Put the adapter of a step into the model."""
+        load_adapter(model, self._place(step) / "adapters.safetensors")
 
     def drop_optimizers(self) -> None:
         """After the run: the adapters stay, what only a resume needs goes."""
@@ -119,11 +125,20 @@ class Checkpoints:
             (folder / "optimizer.safetensors").unlink(missing_ok=True)
 
     def _keep_last(self, count: int) -> None:
-        """Remove all but the last checkpoints, and what a killed run had begun to write or to remove."""
+        """Remove all but the last checkpoints, their best, and what a kill left half written or removed."""
         kept = self._finished()[-count:]
+        if self.keeps_best:
+            best = [read_record(folder / STATE, State).best_step for folder in kept]
+            kept += [self._place(step) for step in best if step is not None]
         for other in self._root.glob("*"):
             if other not in kept:
-                shutil.rmtree(other)
+                self._remove(other)
+
+    @staticmethod
+    def _remove(folder: Path) -> None:
+        """The state first: what a kill leaves of the rest is no checkpoint."""
+        (folder / STATE).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
     def _finished(self) -> list[Path]:
         return list_checkpoints(self.folder)

@@ -91,13 +91,16 @@ def choose_launch(options: Options, place: Place, *, on_cpu: bool) -> Launch | N
     """The processes of a run; None for this one alone.
 
     A preset's number of ranks is meant for CPUs: a GPU gets one, unless `--ranks` says otherwise.
-    Raises StageError for `--ranks` together with `--hosts`.
+    Raises StageError for `--ranks` together with `--hosts`, and for a single host.
     """
     asked = "ranks" in options.overrides
     if place.hosts and asked:
         raise StageError("--ranks counts processes here and --hosts names machines: use one of them")
     if place.hosts:
-        return Launch(1, place.hosts, place.backend)
+        launch = Launch(1, place.hosts, place.backend)
+        if launch.size == 1:
+            raise StageError(f"--hosts {place.hosts} is one machine: name several, or train there without it")
+        return launch
     preset = min(options.preset.train.ranks, count_cores()) if on_cpu else 1
     ranks = options.preset.train.ranks if asked else preset
     return Launch(ranks, None, place.backend) if ranks > 1 else None

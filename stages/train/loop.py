@@ -61,7 +61,9 @@ class Run:
         self._trunk_of = {id(row): trunk for trunk in self.trunks for row in trunk.rows}
         self.plan = BatchPlan(tuple(len(r.tokens) for r in self.train), self.setup.batch_size, self.seed)
         self.optimizer = make_optimizer(self.model, self.setup)
-        self.checkpoints = Checkpoints(self.folder, self.setup.keep_checkpoints)
+        self.checkpoints = Checkpoints(
+            self.folder, self.setup.keep_checkpoints, keeps_best=self.setup.choose_by != "last"
+        )
         self._gradient = value_and_grad(
             self.model, partial(weighted_loss, self.split, call_weight=self.setup.call_weight)
         )
@@ -188,12 +190,15 @@ def train_adapter(run: Run, trackers: Any = None) -> State:
         progress.bar("train", setup.iters, "steps", done=state.step) as bar,
     ):
         while True:
+            best = False
             if not stopped and _is_due(state, setup):
                 with window.paused(), bar.paused():
                     state = _validate(run, state, log, stop.is_set)
                 stopped = _is_due(state, setup)  # it was cut short, and is done when the run goes on
+                best = setup.choose_by != "last" and state.best_step == state.step
             ended = _has_ended(state, setup) and not _is_due(state, setup)
-            if log and state.step > begun and (state.step % setup.save_every == 0 or ended or stopped):
+            regular = state.step > begun and (state.step % setup.save_every == 0 or ended or stopped)
+            if log and (regular or best):
                 reached = {"seconds": log.seconds, "log_bytes": log.size, "ended": ended}
                 state = state.model_copy(update=reached)
                 run.checkpoints.save(state, run.model, run.optimizer)
@@ -214,8 +219,8 @@ def train_adapter(run: Run, trackers: Any = None) -> State:
             state = state.model_copy(update={"step": done, "window": astuple(window.losses)})
     if log:
         run.checkpoints.prune()
-    if log and setup.choose_by != "last":
-        run.checkpoints.load_best(run.model)
+    if log and setup.choose_by != "last" and state.best_step is not None:
+        run.checkpoints.load_step(run.model, state.best_step)
     return state
 
 
@@ -241,12 +246,11 @@ def _validate(run: Run, state: State, log: RunLog | None, stop: Callable[[], boo
         run.refuse_weights(
             state.step, f"the validation loss is {losses.mean} after {plural(state.step, 'step')}"
         )
-    state = state.model_copy(update={"validated": state.step, "valid_loss": losses.mean})
+    first = losses.mean if state.validated is None else state.first_loss
+    state = state.model_copy(update={"validated": state.step, "valid_loss": losses.mean, "first_loss": first})
     better, exact = is_better(losses, state, run.setup.choose_by), losses.exact_share or 0.0
     if log:
         log.validated(state.step, losses)
-        if better and run.setup.choose_by != "last":
-            run.checkpoints.save_best(run.model)
     if not better:
         return state.model_copy(update={"waiting": state.waiting + 1})
     best = {"best_step": state.step, "best_loss": losses.mean, "best_calls": exact, "waiting": 0}

@@ -56,7 +56,7 @@ def load_rows(folder: Path, split: str, tokenizer: Tokenizer, turns: Turns, limi
     for line in read_lines(folder, split):
         try:
             row = encode_row(orjson.loads(line.data), tokenizer, turns)
-        except (orjson.JSONDecodeError, KeyError, TypeError):
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
             raise StageError(
                 f"{line.place} is not a converted row: run nox -s convert_data on this data"
             ) from None
@@ -76,7 +76,8 @@ def load_rows(folder: Path, split: str, tokenizer: Tokenizer, turns: Turns, limi
             f"{first.number} ({tokens}): raise --max-seq-length or shorten them"
         )
     if not rows:
-        raise StageError(f"{path} is empty: nothing to train on")
+        what = "train on" if split == "train" else "validate with"
+        raise StageError(f"{path} is empty: nothing to {what}")
     return rows
 
 

@@ -10,17 +10,18 @@ from stages.core.cli import Options
 from stages.core.errors import StageError
 from stages.core.records import Recipe
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, STATE = "checkpoints", "state.json"  # a folder of the run, a file of a checkpoint
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The whole checkpoints of a run, the oldest first."""
-    return sorted(p for p in (folder / CHECKPOINTS).glob("[0-9]*") if (p / "state.json").is_file())
+    return sorted(p for p in (folder / CHECKPOINTS).glob("[0-9]*") if (p / STATE).is_file())
 
 
 def may_discard(options: Options) -> bool:
-    """Whether an unfinished run with other options may go: one that has saved nothing always may."""
-    return options.force or not list_checkpoints(unfinished_folder(options.output("train")))
+    """Whether an unfinished run with other options may go: one that has saved no step always may."""
+    saved = list_checkpoints(unfinished_folder(options.output("train")))
+    return options.force or not any(int(folder.name) for folder in saved)
 
 
 def refuse_more_steps(options: Options, make_recipe: Callable[[Options], Recipe]) -> None:

@@ -36,13 +36,13 @@ def add_seeds(parser: argparse.ArgumentParser) -> None:
 
 
 def read_seeds(argv: Sequence[str]) -> tuple[Seeds | None, list[str]]:
-    """What the options say about several seeds, None without `--seeds`, and the other options.
+    """What the options say about several seeds, None without `--seeds` or for help, and the other options.
 
     Raises StageError for `--seed` together with `--seeds`, and for seeds that are no list of numbers.
     """
     parser = Parser(add_help=False, allow_abbrev=False)
     add_seeds(parser)
-    if parser.parse_known_args(list(argv))[0].seeds is None:
+    if parser.parse_known_args(list(argv))[0].seeds is None or {"-h", "--help"} & set(argv):
         return None, list(argv)
     parser.add_argument("--seed")
     parser.add_argument("--out", type=folder)

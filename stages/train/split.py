@@ -12,12 +12,13 @@ from functools import partial
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.base import create_attention_mask
 from mlx_lm.models.cache import ConcatenateKVCache
 
 from stages.core import cpu
 from stages.core.compute import Model, total_memory_gb
-from stages.core.platform import GB
+from stages.core.platform import GB, accelerator
 from stages.core.render import Encoded
 from stages.train.prefixes import shared_prefix
 from stages.train.rows import make_batch
@@ -94,8 +95,11 @@ class SplitModel:
         The prefix (1, P, width) goes through each layer as one row, just before the rows that see it.
         """
         for layer in self._above:
-            run = self._checkpointed(layer) if self._checkpoint else partial(self._run, layer)
-            prefix, hidden = run(prefix, hidden)
+            if self._checkpoint:
+                *before, hidden = self._checkpointed(layer)(*([] if prefix is None else [prefix]), hidden)
+                prefix = before[0] if before else None
+            else:
+                prefix, hidden = self._run(layer, prefix, hidden)
         return hidden
 
     def _run(
@@ -106,16 +110,19 @@ class SplitModel:
             prefix = layer(prefix, create_attention_mask(prefix, cache), cache=cache)
         return prefix, layer(hidden, create_attention_mask(hidden, cache), cache=cache)
 
-    def _checkpointed(self, layer: Model) -> Callable[..., tuple[mx.array | None, mx.array]]:
-        """`_run` that keeps only its inputs and computes the rest again in the backward pass."""
+    def _checkpointed(self, layer: Model) -> Callable[..., Sequence[mx.array]]:
+        """`_run` of a prefix, if any, and states that keeps only its inputs and computes the rest again."""
+        flat: Any = tree_flatten(layer.trainable_parameters())
+        trained = dict(flat)
 
-        def run(
-            parameters: Any, prefix: mx.array | None, hidden: mx.array
-        ) -> tuple[mx.array | None, mx.array]:
-            layer.update(parameters)
-            return self._run(layer, prefix, hidden)
+        def run(*arrays: mx.array) -> tuple[mx.array, ...]:
+            layer.update(tree_unflatten(list(zip(trained, arrays, strict=False))))
+            *prefix, hidden = arrays[len(trained) :]
+            before, after = self._run(layer, prefix[0] if prefix else None, hidden)
+            return (after,) if before is None else (before, after)
 
-        return partial(mx.checkpoint(run), layer.trainable_parameters())
+        plain = self.dtype == mx.float32 and accelerator() == "cpu"
+        return partial((cpu.recompute if plain else mx.checkpoint)(run), *trained.values())
 
     @property
     def head(self) -> Any:

@@ -33,25 +33,23 @@ from stages.core.stops import turn_end_ids
 from stages.core.tokenizer import Tokenizer, load_tokenizer, template_hash
 from stages.core.words import plural
 from stages.train.adapter import count_layers, load_trainable, require_layers, write_config
-from stages.train.checkpoint import State, save_adapter
+from stages.train.checkpoint import LEAST_KEPT, State, save_adapter
 from stages.train.loop import Run, train_adapter
-from stages.train.memory import choose_checkpointing
+from stages.train.memory import CACHE_LIMIT, choose_checkpointing
 from stages.train.ranks import Ranks
 from stages.train.recipe import make_recipe
 from stages.train.rows import load_rows, spread
-from stages.train.saved import may_discard
+from stages.train.saved import CHECKPOINTS, may_discard
 from stages.train.split import Trunk
 from stages.train.trackers import refuse_trackers, start_trackers
 
-CACHE_LIMIT = 1 << 28  # bytes of freed buffers that MLX keeps on a CPU: shapes vary from step to step
 SHOWN = 4  # ways to begin that are named one by one
-RECORDS = ("log.jsonl", "checkpoints", "best")  # of the way to the adapter, with times in them
+RECORDS = ("log.jsonl", CHECKPOINTS)  # of the way to the adapter, with times in them
 
 
 def train(options: Options) -> Outcome:
     """Train one arm's adapter with one seed."""
     data, target, setup = options.input("convert_data"), options.output("train"), options.preset.train
-    refuse_contradictions(setup)
     refuse_trackers(setup.report_to)
     ranks = Ranks.join()
     recipe, base = make_recipe(options, ranks.size), find_model(options.preset, artifacts_root())
@@ -102,7 +100,8 @@ def train(options: Options) -> Outcome:
         }
         build.seed, build.template = options.seed, template_hash(tokenizer)
         build.stop_ids = turn_end_ids(tokenizer, turns)
-    return Outcome(target, lines=(describe_choice(state, setup),), facts=finished(target).facts)
+    lines = (describe_choice(state, setup), *warn_of_ruin(state, setup))
+    return Outcome(target, lines=lines, facts=finished(target).facts)
 
 
 def describe_choice(state: State, setup: TrainSetup) -> str:
@@ -120,15 +119,15 @@ def describe_choice(state: State, setup: TrainSetup) -> str:
     return f"adapter of the last step {state.step}{own}; {lowest}"
 
 
-def refuse_contradictions(setup: TrainSetup) -> None:
-    """Raise StageError for options that do not go together."""
-    if setup.grad_checkpoint and setup.dropout:
-        raise StageError("--grad-checkpoint would draw dropout anew in the backward pass: set --dropout 0")
-    if setup.patience and setup.choose_by == "last":
-        raise StageError(
-            f"--patience {setup.patience} ends a run after its worst validations, and --choose-by last keeps "
-            "what it ends with: add --choose-by loss or calls"
-        )
+def warn_of_ruin(state: State, setup: TrainSetup) -> list[str]:
+    """A line where the adapter has a higher validation loss than the model had without it: no step failed."""
+    kept = state.valid_loss if setup.choose_by == "last" else state.best_loss
+    if state.first_loss is None or kept is None or kept <= state.first_loss:
+        return []
+    return [
+        f"WARNING: training made it worse: validation loss {state.first_loss:.4f} before the first step, "
+        f"{kept:.4f} with this adapter: lower --learning-rate or set --clip-norm 1"
+    ]
 
 
 def refuse_difference(ranks: Ranks, recipe: Recipe) -> None:
@@ -162,10 +161,12 @@ def refuse_choice(setup: TrainSetup, valid: list[Encoded]) -> None:
 
 
 def checkpoints_gb(model: Model, setup: TrainSetup) -> float:
-    """Disk for the adapter, the best one, and the checkpoints with their optimizer, one in the making."""
+    """Disk for the adapter and the checkpoints with their optimizer: one in the making, and the best."""
     trained: Any = tree_flatten(model.trainable_parameters())
     size = sum(array.nbytes for _, array in trained)
-    return float(size * (2 + 3 * (setup.keep_checkpoints + 1))) / GB + 0.05
+    kept = max(setup.keep_checkpoints, LEAST_KEPT)
+    checkpoints = 1 + (kept if setup.choose_by == "last" else 2 * kept)  # each may have its own best
+    return float(size * (1 + 3 * checkpoints)) / GB + 0.05
 
 
 def _train(run: Run, trackers: Any) -> State:

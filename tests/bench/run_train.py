@@ -25,10 +25,9 @@ def run_ours(task: Task) -> Figures | None:
     from stages.core.compute import device_peak_gb
     from stages.train.adapter import load_trainable
     from stages.train.loop import Run
-    from stages.train.memory import estimate_gb
+    from stages.train.memory import CACHE_LIMIT, estimate_gb
     from stages.train.prefixes import group_rows
     from stages.train.ranks import Ranks
-    from stages.train.stage import CACHE_LIMIT
 
     ranks, rows = Ranks.join(), task.encoded
     if accelerator() == "cpu":

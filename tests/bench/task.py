@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,8 +64,9 @@ class Figures(Record):
         return self.tokens / self.seconds
 
     def differences(self, plain: Figures) -> float:
-        """The largest difference from another side's loss in any step that both did."""
-        return max(abs(a - b) for a, b in zip(self.losses, plain.losses, strict=False))
+        """The largest difference from another side's loss in any step that both did; infinite by a NaN."""
+        found = [abs(a - b) for a, b in zip(self.losses, plain.losses, strict=False)]
+        return math.inf if any(map(math.isnan, found)) else max(found)
 
 
 def as_row(row: Encoded) -> Row:

@@ -18,6 +18,7 @@ import mlx.core as mx
 import psutil
 import pytest
 
+from stages.core.artifact import read_manifest
 from stages.core.cli import build_parser, read_options
 from stages.core.compute import load_arrays
 from stages.core.cpu.blocks import count_cores
@@ -62,7 +63,6 @@ def find_ranks(launcher: int) -> dict[str, int]:
 
 def train_alone(run: Pipeline, folder: Path, **overrides: Any) -> Path:
     """A run in this process, which is never stopped."""
-    run.folder("convert_data")
     options = run.options("train", **overrides)
     return run_work("train", replace(options, out=folder / "alone")).folder
 
@@ -140,7 +140,8 @@ def test_a_run_of_two_ranks_that_was_stopped_goes_on(
     assert read_losses(target) == read_losses(tmp_path / "whole")
     chosen = (target / "adapters.safetensors").read_bytes()
     assert chosen == (tmp_path / "whole" / "adapters.safetensors").read_bytes()
-    assert chosen == (target / "best" / "adapters.safetensors").read_bytes()
+    best = f"{read_manifest(target).facts['best_step']:07d}"  # type: ignore[union-attr]
+    assert chosen == (target / "checkpoints" / best / "adapters.safetensors").read_bytes()
     assert main([*command, "--check"]) == 2
     assert "run was made with ranks=2 (now 1): --force" in capsys.readouterr().err
     assert main([*command, "--ranks", "2", "--check"]) == 0
@@ -277,7 +278,6 @@ def test_ranks_stop_when_their_launcher_is_killed(
 
 
 def test_ranks_decide_an_adapter_with_dropout_alone(llama_run: Pipeline) -> None:
-    llama_run.folder("convert_data")
     for dropout, same in ((0.0, True), (0.1, False)):
         options = llama_run.options("train", dropout=dropout)
         assert (make_recipe(options, 2) == make_recipe(options)) is same
@@ -304,5 +304,7 @@ def test_launch_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         choose("--ranks", "0")
     with pytest.raises(StageError, match="use one of them"):
         choose("--ranks", "2", "--hosts", "a")
+    with pytest.raises(StageError, match=r"^--hosts 10\.0\.0\.1 is one machine: name several"):
+        choose("--hosts", "10.0.0.1")
     assert main(["--ranks", "two"]) == 2
     assert "'two' is not a whole number" in capsys.readouterr().err

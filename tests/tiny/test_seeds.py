@@ -77,6 +77,7 @@ def test_a_seed_ends_with_the_process_that_started_it(
 
 def test_options() -> None:
     assert read_seeds(["--seed", "1"]) == (None, ["--seed", "1"])
+    assert read_seeds(["--seeds", "2,0", "--help"])[0] is None, "the help is shown once"
     assert read_seeds(["--seeds", "2,0", "--ranks", "2"]) == (Seeds((2, 0), None), ["--ranks", "2"])
     assert read_seeds(["--out", "x", "--seeds", "2"]) == (Seeds((2,), Path("x")), [])
     for arguments, reason in (

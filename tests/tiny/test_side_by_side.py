@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
+from threading import Thread
 
+import psutil
 import pytest
 
 from stages.core.artifact import read_manifest
-from stages.core.errors import StageFailed
+from stages.core.errors import StageError, StageFailed
+from stages.core.platform import available_memory_gb
 from stages.retest_fair.processes import Call, run_stages
 from tests.pipeline import Pipeline, start_stage
 from tests.tiny.test_train import train_arguments
@@ -28,8 +32,12 @@ def test_company_changes_no_adapter(
         name: [*train_arguments(llama_run, tmp_path / name, **SHORT), "--seed", seed]
         for name, seed in (("one", "1"), ("two", "2"))
     }
+    free = available_memory_gb()
     run_stages([Call("train", command, label=name) for name, command in commands.items()])
-    lines = capfd.readouterr().out.splitlines()
+    out = capfd.readouterr().out
+    shares = [float(share) for share in re.findall(r"; ([0-9.]+) GB is free for it", out)]
+    assert (len(shares), sum(shares) < free) == (2, True), "neither counts what the other will take"
+    lines = out.splitlines()
     assert {line.partition(" | ")[0] for line in lines} == {"one", "two"}, "each line says whose it is"
     alone = start_stage("train", [*commands["one"], "--out", str(tmp_path / "alone")], artifacts)
     assert (alone.communicate(timeout=120)[1], alone.returncode) == ("", 0)
@@ -38,6 +46,23 @@ def test_company_changes_no_adapter(
     assert one.read_bytes() != two.read_bytes()
     manifests = [read_manifest(tmp_path / name) for name in ("one", "two", "alone")]
     assert [made.facts["beside_another"] for made in manifests if made] == [True, True, False]
+
+
+def test_a_stage_that_was_killed_is_no_riddle(llama_run: Pipeline, tmp_path: Path) -> None:
+    """As the kernel does when memory runs out."""
+    long = train_arguments(llama_run, tmp_path / "long", **SHORT | {"iters": 5000})
+
+    def kill_when_begun() -> None:
+        while not list((tmp_path / ".long.partial").glob("checkpoints/[0-9]*")):
+            time.sleep(0.05)
+        (child,) = psutil.Process().children()
+        child.kill()
+
+    killer = Thread(target=kill_when_begun, daemon=True)
+    killer.start()
+    with pytest.raises(StageError, match=r"^train was killed, as .* out of memory; .* --jobs 1$"):
+        run_stages([Call("train", long)])
+    killer.join()
 
 
 def test_when_one_fails_the_others_stop(

@@ -627,6 +627,7 @@ def test_unusable_options(
         ('{"messages": ', "is not a converted row: run nox -s convert_data on this data"),
         ('{"prompt": "x"}', "is not a converted row: run nox -s convert_data on this data"),
         ("[1]", "is not a converted row: run nox -s convert_data on this data"),
+        ('{"messages": {"role": "user"}}', "is not a converted row: run nox -s convert_data on this data"),
         (
             '{"text": "<|im_start|>user\\nHi<|im_end|>"}',
             "has no assistant's turn to learn from: remove the row",
@@ -641,8 +642,10 @@ def test_unusable_rows(line: str, pattern: str, built: BuiltOnce, tmp_path: Path
     with pytest.raises(StageError, match=rf"train\.jsonl:2 {pattern}$"):
         load_rows(tmp_path, "train", tokenizer, find_turns(tokenizer), 64)
     path.write_text("", "utf-8")
-    with pytest.raises(StageError, match=r"train\.jsonl is empty: nothing to train on$"):
-        load_rows(tmp_path, "train", tokenizer, find_turns(tokenizer), 64)
+    (tmp_path / "valid.jsonl").touch()
+    for split, what in (("train", "train on"), ("valid", "validate with")):
+        with pytest.raises(StageError, match=rf"{split}\.jsonl is empty: nothing to {what}$"):
+            load_rows(tmp_path, split, tokenizer, find_turns(tokenizer), 64)
 
 
 def test_missing_data_names_the_command(

@@ -19,16 +19,16 @@ from mlx.nn.utils import value_and_grad
 from mlx.utils import tree_flatten
 
 from stages.core.compute import head_cross_entropy, score_targets
-from stages.core.preset import load_preset
+from stages.core.preset import TrainSetup, load_preset
 from stages.core.render import Encoded, find_turns
 from stages.core.tokenizer import load_tokenizer
 from stages.train.adapter import load_trainable
 from stages.train.loop import Run
 from stages.train.loss import weighted_loss
-from stages.train.memory import estimate_gb
+from stages.train.memory import CACHE_LIMIT, estimate_gb
 from stages.train.prefixes import group_rows
 from stages.train.rows import load_rows, make_batch
-from tests.models import BuiltOnce
+from tests.models import BuiltOnce, Kind
 from tests.pipeline import Pipeline, stock_functions
 from tests.tiny.test_train import make_setup
 
@@ -111,27 +111,70 @@ def test_the_scores_of_long_rows_are_in_the_estimate_of_memory(
     assert 0.8 * measured < estimate < 1.6 * measured
 
 
+def make_long_rows(length: int, prefix: int, count: int = 3) -> list[Encoded]:
+    """Rows that begin with the same `prefix` tokens, of which the last four are learned."""
+    generator = np.random.default_rng(0)
+    start = generator.integers(10, 40000, prefix).tolist()
+    tokens = [start + generator.integers(10, 40000, length - prefix).tolist() for _ in range(count)]
+    learned = [False] * (length - 4) + [True] * 4
+    return [Encoded(one, learned, [-1] * length) for one in tokens]
+
+
+def measure_step(
+    folder: Path, setup: TrainSetup, rows: list[Encoded], place: Path
+) -> tuple[float, float, float]:
+    """GB that a processor's step takes in MLX's arrays and in NumPy's, and the estimate of both."""
+    mx.random.seed(0)
+    model = load_trainable(folder, setup)
+    before = mx.get_active_memory()
+    estimate = estimate_gb(model, setup, group_rows(rows[:-1], 2), checkpoint=setup.grad_checkpoint)
+    run = Run(model, setup, 0, rows[:-1], rows[-1:], place)
+    run.step(0)  # AdamW's state and what the frozen layers give are there from now on
+    mx.reset_peak_memory()
+    tracemalloc.start()
+    run.step(1)
+    own = tracemalloc.get_traced_memory()[1] / 1e9
+    tracemalloc.stop()
+    return (mx.get_peak_memory() - before) / 1e9, own, estimate - CACHE_LIMIT / 1e9
+
+
 @pytest.mark.parametrize("prefix", [0, 700])
 def test_the_scores_that_a_processor_works_on_are_in_the_estimate_of_memory(
     prefix: int, built: BuiltOnce, tmp_path: Path
 ) -> None:
     """NumPy has those of a row in each thread: of long rows that is a large part of all there is."""
-    length = 1400
-    generator = np.random.default_rng(0)
-    start = generator.integers(10, 40000, prefix).tolist()
-    tokens = [start + generator.integers(10, 40000, length - prefix).tolist() for _ in range(3)]
-    learned = [False] * (length - 4) + [True] * 4
-    rows = [Encoded(one, learned, [-1] * length) for one in tokens]
     setup = make_setup(num_layers=2, batch_size=2, max_seq_length=2048)
-    model = load_trainable(built.model("llama"), setup)
-    run = Run(model, setup, 0, rows[:2], rows[2:], tmp_path)
-    estimate = estimate_gb(model, setup, group_rows(rows[:2], 2), checkpoint=False)
-    before = mx.get_active_memory()
-    mx.reset_peak_memory()
-    tracemalloc.start()
-    run.step(0)
-    scores = tracemalloc.get_traced_memory()[1] / 1e9
-    tracemalloc.stop()
-    measured = scores + (mx.get_peak_memory() - before) / 1e9
-    assert scores > 0.4 * measured
-    assert 0.8 * measured < estimate < 1.6 * measured
+    rows = make_long_rows(1400, prefix)
+    arrays, scores, estimate = measure_step(built.model("llama"), setup, rows, tmp_path)
+    assert scores > 0.4 * (arrays + scores)
+    assert 0.8 * (arrays + scores) < estimate < 1.6 * (arrays + scores)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("llama", {}),
+        ("llama", {"dropout": 0.1}),
+        ("llama", {"fine_tune_type": "dora"}),
+        ("llama", {"fine_tune_type": "full"}),
+        ("llama", {"grad_checkpoint": True}),
+        ("qwen3_moe", {}),
+    ],
+    ids=str,
+)
+def test_every_way_to_train_has_its_estimate_of_memory(
+    kind: Kind, options: dict[str, Any], built: BuiltOnce, tmp_path: Path
+) -> None:
+    setup = make_setup(num_layers=2, batch_size=8, **options)
+    folder, rows = built.model(kind, quantize=kind == "llama"), make_long_rows(260, 60, 9)
+    arrays, scores, estimate = measure_step(folder, setup, rows, tmp_path)
+    assert 0.8 * (arrays + scores) < estimate < 1.6 * (arrays + scores)
+
+
+def test_layers_that_are_computed_again_take_less_memory(built: BuiltOnce, tmp_path: Path) -> None:
+    """On a processor too, where NumPy has MLX compute at once what it would else put off, and then keep."""
+    rows, taken = make_long_rows(260, 60, 9), []
+    for checkpoint in (False, True):
+        setup = make_setup(num_layers=2, batch_size=8, grad_checkpoint=checkpoint)
+        taken.append(measure_step(built.model("llama"), setup, rows, tmp_path)[0])
+    assert taken[1] < 0.7 * taken[0]

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from stages.core.artifact import (
     MANIFEST,
+    NOT_HERE,
     PACKAGES,
     SAMPLE,
     STRIDE,
@@ -31,6 +32,7 @@ from stages.core.artifact import (
     is_current,
     package_versions,
     read_manifest,
+    refuse_busy,
     require_artifact,
 )
 from stages.core.errors import StageError
@@ -273,6 +275,19 @@ def test_current_is_what_the_same_recipe_made(tmp_path: Path) -> None:
     assert not is_current(out, OTHER, force=True)
 
 
+def test_an_input_that_is_not_here_is_as_good_as_any(tmp_path: Path) -> None:
+    """As a base model that `--check` does not fetch: the rest decides."""
+    out = tmp_path / "out"
+    make(out)
+    blind = RECIPE.model_copy(update={"inputs": RECIPE.inputs | {"data": NOT_HERE}})
+    assert is_current(out, blind, force=False)
+    with pytest.raises(StageError, match=r"was made with iters=3 \(now 4\): --force"):
+        is_current(out, blind.model_copy(update={"settings": OTHER.settings}), force=False)
+    with pytest.raises(KeyboardInterrupt), build_artifact(tmp_path / "new", RECIPE, resume=True):
+        raise KeyboardInterrupt
+    refuse_busy(tmp_path / "new", blind, force=False)
+
+
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
@@ -285,7 +300,6 @@ def test_current_is_what_the_same_recipe_made(tmp_path: Path) -> None:
             "model.system=s (now t)",
         ),
         (RECIPE.model_copy(update={"schema_version": 2}), "schema_version=1 (now 2)"),
-        (RECIPE.model_copy(update={"stage": "fuse"}), "stage=train (now fuse)"),
     ],
 )
 def test_another_recipe_is_said_and_refused(wanted: Recipe, words: str, tmp_path: Path) -> None:
@@ -295,6 +309,14 @@ def test_another_recipe_is_said_and_refused(wanted: Recipe, words: str, tmp_path
     text = str(error.value)
     assert f"was made with {words}: --force replaces it" in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_no_stage_replaces_the_output_of_another(force: bool, tmp_path: Path) -> None:
+    """As with the same folder for --data and --out, where the rows would be gone."""
+    make(tmp_path / "out")
+    with pytest.raises(StageError, match=r"out is the output of train, not of fuse: name another --out"):
+        is_current(tmp_path / "out", RECIPE.model_copy(update={"stage": "fuse"}), force=force)
 
 
 def test_a_version_is_said_first_and_whose_it_is(tmp_path: Path) -> None:
@@ -432,6 +454,8 @@ def test_the_content_is_names_and_bytes(tmp_path: Path) -> None:
     write_record(tmp_path / "out" / "recipe.json", OTHER)
     assert fingerprint_folder(tmp_path / "out") == content(a="1"), "bookkeeping files do not count"
     (tmp_path / "out" / ".DS_Store").write_text("a file manager's")
+    (tmp_path / "out" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "out" / ".ipynb_checkpoints" / "a").write_text("a notebook's")
     assert fingerprint_folder(tmp_path / "out") == content(a="1"), "nor do hidden ones"
 
 

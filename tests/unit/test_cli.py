@@ -320,6 +320,25 @@ def test_a_check_makes_nothing(own_place: Path, capfd: pytest.CaptureFixture[str
     assert ask("--iters", "6", "--force")[0] == 3
 
 
+def test_what_decides_an_output_is_found_out_once(own_place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """For all rows are read for it; and what was made otherwise is said before any work is begun."""
+    asked = []
+
+    def count(options: Options) -> Recipe:
+        asked.append(options)
+        return recipe(options)
+
+    with build_artifact(read().place("train"), recipe(read("--iters", "5"))):
+        pass
+    for iters, code in ((5, 0), (6, 2)):
+        for more in ([], ["--check"]):
+            argv = ["--iters", str(iters), *more]
+            assert run_stage("train", "", refuse_work, argv, sections=("train",), make_recipe=count) == code
+            assert len(asked) == 1
+            asked.clear()
+    assert capfd.readouterr().err.count("was made with iters=5 (now 6): --force replaces it, ") == 2
+
+
 def test_a_check_finds_what_is_unfinished_or_in_work(
     own_place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

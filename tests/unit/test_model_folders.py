@@ -16,11 +16,20 @@ from typing import Any, ClassVar
 
 import pytest
 
+from stages.core.artifact import NOT_HERE, build_artifact
+from stages.core.cli import build_parser, read_options
 from stages.core.errors import StageError
 from stages.core.models import FILES, INDEX, find_model, missing_files
 from stages.core.preset import Preset, load_preset
+from stages.core.records import Recipe
+from stages.train.recipe import make_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
+CHECK = """
+import sys
+from stages.train.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
 REPOSITORY = "mlx-community/Qwen2.5-Coder-7B-Instruct-4bit"
 COMMIT = "0123456789012345678901234567890123456789"
 FIND = """
@@ -75,7 +84,7 @@ def make_cache(place: Path) -> Path:
 
 
 def find_with_hub(
-    sources: list[str], cache: Path, endpoint: str, **more: str
+    sources: list[str], cache: Path, endpoint: str, *, code: str = FIND, **more: str
 ) -> subprocess.CompletedProcess[str]:
     """Look for models in a process of its own: the hub's settings are read when it is imported."""
     pytest.importorskip("huggingface_hub", reason="the hub's client comes with mlx-lm")
@@ -83,7 +92,7 @@ def find_with_hub(
         more.setdefault(name, "")
     environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     return subprocess.run(
-        [sys.executable, "-c", FIND, *sources],
+        [sys.executable, "-c", code, *sources],
         cwd=ROOT,
         env=environment
         | {"HF_HOME": str(cache), "HF_ENDPOINT": endpoint}
@@ -246,6 +255,37 @@ def test_a_model_is_fetched_whole_and_without_code(begun: bool, hub: str, tmp_pa
     assert (Path(found) / "model.safetensors").read_bytes() == MODEL["model.safetensors"]
     again = find_with_hub([REPOSITORY], tmp_path, "http://127.0.0.1:9")
     assert (again.returncode, again.stdout) == (0, f"{found}\n")
+
+
+def test_a_check_fetches_no_model(hub: str, tmp_path: Path) -> None:
+    """One that is not here decides nothing; one that is counts as ever."""
+    rows, out = tmp_path / "rows", tmp_path / "out"
+    with build_artifact(rows, Recipe(stage="convert_data", settings={}, inputs={})):
+        pass
+    words = ["--model", "7b", "--source", REPOSITORY, "--data", str(rows), "--out", str(out), "--check"]
+
+    def ask(*more: str) -> tuple[int, str]:
+        place = {"FAIR_RETEST_ARTIFACTS": str(tmp_path / "artifacts")}
+        done = find_with_hub([*words, *more], tmp_path / "cache", hub, code=CHECK, **place)
+        return done.returncode, done.stdout + done.stderr
+
+    assert ask() == (3, f"train: yet to be made: {out}\n")
+    options = read_options(build_parser("train", "", ("train",)).parse_args(words))
+    made = make_recipe(options)
+    assert made.inputs["model"] == NOT_HERE
+    with build_artifact(out, made.model_copy(update={"inputs": made.inputs | {"model": "0" * 64}})):
+        pass
+    code, said = ask()
+    assert (code, said.count("train: up to date")) == (0, 1), said
+    code, said = ask("--rank", "5")
+    assert code == 2
+    assert "was made with rank=" in said
+    assert not list(tmp_path.rglob("*.safetensors"))
+    code, said = ask("--source", "./missing")
+    assert (code, said.count("no model folder ./missing")) == (2, 1), said
+    make_cache(tmp_path / "cache")
+    code, said = ask()
+    assert (code, said.count("was made with another model: ")) == (2, 1), said
 
 
 def test_no_room_for_a_model_and_the_work_with_it(hub: str, tmp_path: Path) -> None:

@@ -76,6 +76,19 @@ def test_available_memory_is_the_machines_or_the_containers(
     assert available_memory_gb() == 0.2, "what files take is given back"
 
 
+def test_of_a_share_what_is_taken_already_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "CGROUP", tmp_path)
+    limit_memory(tmp_path, "100000000000", 0, 0)
+    own = psutil.Process().memory_info().rss / 1e9
+    monkeypatch.setenv(platform.SHARE_VARIABLE, str(own + 0.5))
+    assert available_memory_gb() == pytest.approx(0.5, abs=0.05)
+    monkeypatch.setenv(platform.SHARE_VARIABLE, str(own / 2))
+    assert available_memory_gb() == 0
+    limit_memory(tmp_path, "300000000", 100_000_000, 0)
+    monkeypatch.setenv(platform.SHARE_VARIABLE, str(own + 0.5))
+    assert available_memory_gb() == 0.2, "a share is no promise"
+
+
 def test_too_little_memory_says_how_much_is_needed_and_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

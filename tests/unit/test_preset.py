@@ -241,6 +241,19 @@ def test_an_unusable_value_is_named_with_its_option(option: str, value: Any, rea
     assert complaint("smol", **{option: value}).startswith(f"--{option.replace('_', '-')} {reason}")
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"patience": 2}, "--patience 2 ends a run .* add --choose-by loss or calls"),
+        ({"dropout": 0.1, "grad_checkpoint": True}, "--grad-checkpoint would draw .*: set --dropout 0"),
+    ],
+)
+def test_options_that_contradict_each_other(options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(StageError, match=f"^{reason}$"):
+        load_preset("smol", options)
+    load_preset("smol", options | {"choose_by": "loss", "grad_checkpoint": False})
+
+
 def test_a_mistake_in_the_file_is_not_blamed_on_another_option(tmp_path: Path) -> None:
     preset = write_preset(tmp_path, BASE.replace("iters = 600", "iters = 0"))
     assert "preset mine.toml: train.iters = 0: " in complaint(preset, batch_size=4)

@@ -128,6 +128,9 @@ def test_a_large_model_trains_one_arm_after_the_other() -> None:
     assert choose_jobs(smol, memory_gb=64, cores=1) == 1
     doubled = plan(FLAWED, FAIR, overrides={"batch_size": 16})
     assert [choose_jobs(doubled, memory_gb=gb, cores=2) for gb in (20, 22)] == [1, 2]
+    for own in ({"dropout": 0.1}, {"fine_tune_type": "dora"}):
+        tripled = plan(FLAWED, FAIR, overrides=own)
+        assert [choose_jobs(tripled, memory_gb=gb, cores=2) for gb in (32, 33)] == [1, 2]
     assert choose_jobs(plan(FLAWED, FAIR, overrides={"billions": 1e-10})) == 1, "counted as none"
     assert choose_jobs(smol) in (1, 2)
 

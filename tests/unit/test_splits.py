@@ -30,6 +30,12 @@ def test_one_file(tmp_path: Path) -> None:
     ]
 
 
+def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
+    """An editor leaves them."""
+    (tmp_path / "train.jsonl").write_bytes(b"\n1\n \r\n2\n\n")
+    assert [(line.number, line.data) for line in read_lines(tmp_path, "train")] == [(2, b"1\n"), (4, b"2\n")]
+
+
 def test_shards_are_read_in_order_and_numbered_by_file(tmp_path: Path) -> None:
     names = shard_names("train", 12)
     write(tmp_path, *reversed(names), "train-notes.jsonl", "rejected.jsonl")

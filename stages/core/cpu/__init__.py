@@ -16,11 +16,13 @@ from typing import Any
 from stages.core.cpu.attention import lay_under, make_attention
 from stages.core.cpu.head import head_cross_entropy, score_targets
 from stages.core.cpu.linear import use_fast_linear
+from stages.core.cpu.recompute import recompute
 from stages.core.cpu.swiglu import make_swiglu
 
 __all__ = [
     "head_cross_entropy",
     "lay_under",
+    "recompute",
     "score_targets",
     "sees_prefixes",
     "use_fast_functions",
