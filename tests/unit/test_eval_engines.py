@@ -34,7 +34,7 @@ from stages.eval.stage import evaluate, evaluate_engine, needs_nothing
 from stages.eval.store import ReplyStore
 from stages.eval.sweep import Sweep, spread_of
 from tests.chat_server import ChatServer, call, complete
-from tests.small_suite import CODE, REPLIES, SUITE, TESTS, TYPES, ask_server, write_replies
+from tests.small_suite import CODE, REPLIES, SUITE, TESTS, TYPES, WRITTEN, ask_server, write_replies
 
 
 @pytest.fixture
@@ -65,6 +65,55 @@ def test_recorded_replies_are_scored_without_a_model(options: Options, tmp_path:
     assert outcome.lines[1:] == (f"  failures: 1 {next(iter(summary.causes))}",)
     assert evaluate(options, Request(replies=file)).up_to_date
     assert not (tmp_path / "artifacts" / "smol" / "replies").exists()
+
+
+REMEDY = (
+    "look at replies.jsonl and at what made them (server, template, stop tokens) before you believe a rate"
+)
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["", " \n", ""], "3 of 3 replies are empty"),
+        (["", "<think>\nHm.\n</think>\n", "A function."], "2 of 3 replies are empty"),
+        (["", "I cannot.", "A function."], ""),
+        (["Sorry, no."] * 3, "all 3 replies are the same text (Sorry, no.)"),
+        (["\x1b[1m" + "no " * 40] * 3, r"all 3 replies are the same text (\x1b[1mno" + " no" * 9 + " …)"),
+        ([WRITTEN, "I cannot.", "I cannot."], ""),
+    ],
+)  # fmt: skip
+def test_replies_that_nothing_seems_to_have_given_are_a_warning(
+    texts: list[str], words: str, options: Options, tmp_path: Path
+) -> None:
+    file = write_replies(tmp_path / "mine.jsonl", dict(zip(REPLIES, texts, strict=True)))
+    warned = [f"WARNING: three: {words}: {REMEDY}"] if words else []
+    for _ in range(2):  # what is up to date is no better
+        outcome = evaluate(options, Request(replies=file))
+        assert [line for line in outcome.lines if "WARNING" in line] == warned
+    assert (outcome.up_to_date, outcome.lines[0][:6]) == (True, "three:"), "the figures are told all the same"
+
+
+def test_one_right_call_for_every_query_is_no_warning(options: Options, suite: Path, tmp_path: Path) -> None:
+    both = [SUITE["queries"][0] | {"id": name} for name in ("one", "two")]
+    suite.write_text(json.dumps(SUITE | {"queries": both}), "utf-8")
+    for text, warned in ((WRITTEN, False), (WRITTEN.replace("src", "lib"), True)):
+        file = write_replies(tmp_path / "mine.jsonl", dict.fromkeys(("one", "two"), text))
+        lines = evaluate(replace(options, force=True), Request(replies=file)).lines
+        assert any("WARNING" in line for line in lines) is warned
+
+
+def test_cells_of_a_sweep_share_a_warning(options: Options, server: ChatServer) -> None:
+    server.reply = lambda *_: (200, complete(""))
+    endpoint = Endpoint(Transport(server.url), "hermes")
+    swept = with_setup(options, temperature=(0.7,), samples=4)
+    (line,) = [
+        line
+        for line in evaluate_engine(swept, endpoint, load_suites(options.preset.eval.suites)).lines
+        if "WARNING" in line
+    ]
+    cells = ", ".join(f"three/own-t0.7-s{i}" for i in range(3))
+    assert line == f"WARNING: {cells} and 1 more: 3 of 3 replies are empty: {REMEDY}"
 
 
 def test_replies_of_another_output_are_scored_again_with_their_figures(
