@@ -61,8 +61,8 @@ def describe_calls(arm: Arm) -> str:
             continue
         parts.append(
             f"on {plain(name)} the right tool in {rate_cell(rates.tool)} of the tool queries, right "
-            f"arguments in {rate_cell(rates.arguments)}, and the whole right (of a direct answer its form) in "
-            f"{rate_cell(rates.whole)}"
+            f"arguments in {rate_cell(rates.arguments)}, and the whole right (of a direct answer its form) "
+            f"in {rate_cell(rates.whole)}"
         )
     if not parts:
         return ""

@@ -46,8 +46,8 @@ RATES = {  # by path in a summary
     "answers.no_call": "… without a call",
 }
 WHOLE = (
-    "The whole of a direct query is right when the reply answers without a call, ends by itself, says something "
-    "and does not repeat itself. Whether the answer is true or on the question's terms is no part of it."
+    "The whole of a direct query is right when the reply makes no call, ends by itself, says something and "
+    "does not repeat itself. Whether the answer is true or on the question's terms is no part of it."
 )
 CATEGORY_RATES = {  # by what is said of it: the groups of a summary, and the rate
     "tool or direct decided right (read strictly)": ("by_category", "decision"),

@@ -73,7 +73,7 @@ def find_caveats(match: Match) -> list[str]:
 
 
 def find_silences(arm: Arm, reference: Arm | None, match: Match) -> list[str]:
-    """The suites on which an arm's replies, or those of the reference beside it, seem to come from nothing."""
+    """The suites on which an arm's replies, or the reference's, look as if nothing had answered."""
     found = [(arm.label, name, result) for name, result in sorted(arm.suites.items())]
     if reference is not None and (measured := _measured(match)) is not None:
         found.append((f"reference, {reference.label}", measured.suite, reference.suites[measured.suite]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -402,12 +403,12 @@ def test_engines_beside_each_other_show_where_they_differ(
     out = capsys.readouterr().out
     assert f"A: {tmp_path / 'mine'}, recorded a.jsonl, 2/3 decided right" in out
     assert f"B: {tmp_path / 'theirs'}, endpoint {server.url}, 2/3 decided right" in out
-    assert "queries that differ in: decision 0, calls 0, dialect 2, stop 0, prompt 3, text 1" in out
+    assert "queries that differ in: decision 0, calls 0, dialect 1, stop 0, prompt 3, text 1" in out
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if "|" in line]
     assert rows[2:] == [
-        ["types", "tool / tool", "hermes / the server's", "? / stop", "9 / 7"],
-        ["tests", "direct / direct", "none / fenced_json", "? / stop", "9 / 7"],
-        ["direct", "direct / direct", "none / none", "? / length", "9 / 7"],
+        ["tests", "dialect, prompt", "none; 9", "fenced_json; 7"],
+        ["types", "prompt", "9", "7"],
+        ["direct", "prompt", "9", "7"],
     ]
     assert main(["--json", "--compare", *[str(tmp_path / "mine")] * 2]) == 0
     printed = json.loads(capsys.readouterr().out)
@@ -427,18 +428,20 @@ TIMER: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("dialect", "text", "calls"),
+    ("dialect", "text", "shown"),
     [
         ("qwen3_coder", "<tool_call>\n<function=set_timer>\n<parameter=minutes>\n10.0\n</parameter>\n"
-         "</function>\n</tool_call>", 0),
+         "</function>\n</tool_call>", []),
         ("qwen3_coder", "<tool_call>\n<function=set_timer>\n<parameter=minutes>\nten\n</parameter>\n"
-         "</function>\n</tool_call>", 1),
-        ("pythonic", "[set_timer(10)]", 0),
+         "</function>\n</tool_call>",
+         ["timer", "calls, dialect", 'set_timer({"minutes":"ten"}); qwen3_coder',
+          """set_timer({"minutes":10}); the server's"""]),
+        ("pythonic", "[set_timer(10)]", []),
     ],
 )  # fmt: skip
 def test_calls_are_compared_as_the_tools_of_the_query_type_them(
-    dialect: str, text: str, calls: int, options: Options, suite: Path, server: ChatServer, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    dialect: str, text: str, shown: list[str], options: Options, suite: Path, server: ChatServer,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     accepted = {"function": "set_timer", "arguments": {"minutes": {"exact": 10}}}
     query = {"id": "timer", "query": "Wake me in ten minutes.", "tools": [TIMER], "accept": [accepted]}
@@ -453,8 +456,32 @@ def test_calls_are_compared_as_the_tools_of_the_query_type_them(
     capsys.readouterr()
     assert main(["--compare", str(tmp_path / "mine"), str(tmp_path / "theirs")]) == 0
     out = capsys.readouterr().out
-    assert f"differ in: decision 0, calls {calls}, dialect 1" in out
-    assert "tool / tool" in out
+    assert f"differ in: decision 0, calls {len(shown) // 4}, dialect {len(shown) // 4}" in out
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if "|" in line]
+    assert rows[2:] == ([shown] if shown else [])
+
+
+def test_calls_that_differ_stand_beside_each_other(
+    options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = WRITTEN.replace("print(", "x = 1\\\\n" * 20 + "print(")
+    sides = {
+        "a": {"types": long, "tests": WRITTEN, "direct": WRITTEN.replace("src/app.py", "a|b\u202e")},
+        "b": {"types": long.replace("app.py", "lib.py"), "tests": "I cannot.", "direct": WRITTEN},
+    }
+    for side, replies in sides.items():
+        file = write_replies(tmp_path / f"{side}.jsonl", replies)
+        evaluate(replace(options, out=tmp_path / side), Request(replies=file))
+    capsys.readouterr()
+    assert main(["--compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]
+    whole = r'execute_code({"code":"print(typecheck(path=\"src/app.py\"))"})'
+    assert rows == [
+        ["tests", "decision, calls, dialect", f"tool; {whole}; hermes", "direct; no call; none"],
+        ["types", "calls", *(rf'execute_code(…(path=\"src/{name}.py\"))"}})' for name in ("app", "lib"))],
+        ["direct", "calls", *(whole.replace("src/app.py", path) for path in (r"a\|b\u202e", "src/app.py"))],
+    ]
 
 
 def test_outputs_of_different_scorers_are_not_compared(
