@@ -22,7 +22,7 @@ from stages.core.records import (
 )
 from stages.core.silence import find_silence
 from stages.core.suite import Suite
-from stages.core.words import name_some
+from stages.core.words import name_some, percent
 from stages.eval.engines import EngineName
 from stages.eval.score import SCORER_VERSION
 
@@ -68,7 +68,7 @@ def describe_summary(summary: EvalSummary) -> str:
         shown |= {"code": strict.code, "stop": strict.stop, "whole": strict.whole}
     if summary.answers is not None:
         shown["answers on terms"] = summary.answers.on_terms
-    words = [f"{name} {r.k}/{r.n} ({r.value:.0%})" for name, r in shown.items() if r is not None]
+    words = [f"{name} {r.k}/{r.n} ({percent(r.value)}%)" for name, r in shown.items() if r is not None]
     took = summary.timing.seconds_per_query
     return f"{summary.suite}: {', '.join(words)}" + (f"; {took:.2f} s a query" if took is not None else "")
 

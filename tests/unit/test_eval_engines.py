@@ -154,9 +154,12 @@ def test_replies_to_other_queries_are_refused(
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ('{"id": "types"}\n', r"mine\.jsonl:1 is not a valid RecordedReply at text: this key is missing"),
-        ('{"id": "types", "text": "a", "txet": "b"}\n', r"mine\.jsonl:1 is not a valid RecordedReply at "),
-        ("not json\n", r"mine\.jsonl:1 is not a valid RecordedReply at "),
+        ('{"id": "types"}\n', r"mine\.jsonl:1 is not valid at text: this key is missing: --replies takes"),
+        (
+            '{"id": "types", "text": "a", "txet": "b"}\n',
+            r"mine\.jsonl:1 is not valid at txet: no such key, use one of id, text, tokens, .*: --replies",
+        ),
+        ("not json\n", r"mine\.jsonl:1 is not valid: .*: --replies takes JSON lines with id and text$"),
         ('{"id": "types", "text": "a"}\n' * 2, r"mine\.jsonl has two replies to 'types': leave one"),
     ],
 )

@@ -102,7 +102,7 @@ def test_an_unknown_suite_names_the_known(tmp_path: Path) -> None:
         (TOOL | {"tools": []}, "no function 'typecheck': this query offers no tool"),
         (TOOL | {"tools": [SEARCH]}, "no function 'typecheck': use one of search"),
         (TOOL | {"tools": [SEARCH, SEARCH]}, "two tools are named search: keep one of them"),
-        (TOOL | {"tools": [{"type": "function"}]}, "tools: a tool needs a name"),
+        (TOOL | {"tools": [{"type": "function"}]}, "query t, tools: a tool needs a name"),
         (TOOL | {"tools": SEARCH}, "tools: use a list of tool definitions"),
         (TOOL | {"tools": [SEARCH], "accept": [{"function": "search", "arguments": {"q": {"exact": 1}}}]},
          "search has no parameter q"),
@@ -141,7 +141,9 @@ def test_a_wrong_query_is_explained(query: dict[str, Any], reason: str, tmp_path
 def test_a_wrong_file_is_explained(tmp_path: Path) -> None:
     twice = complaint(write_suite(tmp_path, TOOL, DIRECT | {"id": "t"}))
     assert twice.endswith("own.json: query t: queries 1 and 2 have the same id 't': give each its own")
-    assert complaint(write_suite(tmp_path)).endswith("own.json: queries: name at least 1")
+    assert complaint(write_suite(tmp_path)).endswith(
+        "own.json has no query: write at least one, in a list under `queries`"
+    )
     assert "version = 'new': use a whole number" in complaint(write_suite(tmp_path, TOOL, version="new"))
     assert "name = '../x': use a text that fits ^" in complaint(write_suite(tmp_path, TOOL, name="../x"))
     nameless = {key: value for key, value in TOOL.items() if key != "id"}
@@ -239,7 +241,9 @@ def test_a_wrong_header_is_named(tmp_path: Path) -> None:
         "my suite.jsonl: version = 'new': use a whole number"
     )
     assert complaint(write_lines(tmp_path, {"tools": [3]}, TOOL)).endswith("tools: a tool needs a name")
-    assert complaint(write_lines(tmp_path, {"name": "x"})).endswith("queries: name at least 1")
+    assert complaint(write_lines(tmp_path, {"name": "x"})).endswith(
+        "no query: write at least one, one a line"
+    )
     assert complaint(str(tmp_path / "none.jsonl")).endswith("or the path of a .json or .jsonl file")
     (tmp_path / "dir.jsonl").mkdir()
     assert complaint(str(tmp_path / "dir.jsonl")).endswith("is a folder: name the .json or .jsonl file in it")
