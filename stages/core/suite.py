@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from stages.core import bfcl
 from stages.core.artifact import fingerprint_json
 from stages.core.errors import StageError
+from stages.core.fitting import find_misfit
 from stages.core.matcher import Matcher
 from stages.core.problems import Problem, first_problem
 from stages.core.query import ONE, SEVERAL, Calls, Expected, Query, read_tools
@@ -166,9 +167,12 @@ def _read_shared(path: Path, header: Any) -> dict[str, Any]:
 
 def _read_query(path: Path, place: str, raw: Any) -> Query:
     try:
-        return Query.model_validate(raw)
+        query = Query.model_validate(raw)
     except ValidationError as error:
         raise StageError(f"suite {path}: {_describe(first_problem(error), place)}") from None
+    if misfit := find_misfit(query):
+        raise StageError(f"suite {path}: {place}, {misfit}")
+    return query
 
 
 def _describe(problem: Problem, place: str) -> str:

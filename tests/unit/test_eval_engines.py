@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,26 @@ def test_cells_of_a_sweep_share_a_warning(options: Options, server: ChatServer) 
     ]
     cells = ", ".join(f"three/own-t0.7-s{i}" for i in range(3))
     assert line == f"WARNING: {cells} and 1 more: 3 of 3 replies are empty: {REMEDY}"
+
+
+def test_a_regex_that_takes_for_ever_ends_in_time(
+    options: Options, suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.core.matcher.SECONDS", 0.1)
+    accepted = [{"function": "typecheck", "arguments": {"path": {"regex": "(a+)+$"}}}]
+    suite.write_text(json.dumps(SUITE | {"queries": [SUITE["queries"][0] | {"accept": accepted}]}), "utf-8")
+    file = write_replies(tmp_path / "mine.jsonl", {"types": WRITTEN.replace("src/app.py", "a" * 40 + "b")})
+    started, handler = time.process_time(), signal.getsignal(signal.SIGVTALRM)
+    with pytest.raises(
+        StageError, match=r"^suite three, query types: the regex '\(a\+\)\+\$' was not through"
+    ) as e:
+        evaluate(options, Request(replies=file))
+    assert "with a text of 41 characters after 0.1 s: write it without a repetition in a repetition" in str(
+        e.value
+    )
+    assert time.process_time() - started < 5
+    assert signal.getsignal(signal.SIGVTALRM) == handler
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
 
 
 def test_replies_of_another_output_are_scored_again_with_their_figures(
@@ -353,6 +375,10 @@ def test_prompts_of_a_sweep_are_put_to_the_model(
     ("words", "complaint"),
     [
         (["--prompts", "none.txt"], "--prompts none.txt: no text file there that can be read"),
+        (
+            ["--prompts", "DIR/empty.txt"],
+            "empty.txt is empty: write a system text into it, or leave the file out",
+        ),
         (["--prompts", "DIR/own.txt"], "own.txt: the name own stands for the preset's own, rename the file"),
         (["--prompts", "DIR/a.txt,DIR/b/a.txt"], "--prompts names two files a: rename one"),
         (["--temperature", "-1"], "--temperature -1.0: use 0 or more"),
@@ -368,6 +394,7 @@ def test_a_wrong_sweep_is_one_line(
     (tmp_path / "b").mkdir()
     for name in ("own.txt", "a.txt", "b/a.txt"):
         (tmp_path / name).write_text("You are one.")
+    (tmp_path / "empty.txt").write_text(" \n")
     words = [word.replace("DIR", str(tmp_path)) for word in words]
     suites = ",".join(options.preset.eval.suites)
     assert main(["--endpoint", server.url, "--suites", suites, *words]) == 2
