@@ -96,8 +96,7 @@ def write_results(columns: Mapping[str, EvalSummary], match: Match | None, besid
     rows.append(["strict parser", *(_parser(s) for s in columns.values()), NONE])
     kept = [row for row in rows if set(row[1:]) != {NONE}]
     heads = ["", *columns, *([beside] if compared else [])]
-    whole = [WHOLE] if any(_rate(s, "strict.whole") and s.direct_queries for s in columns.values()) else []
-    return "\n\n".join([table(heads, [row[: len(heads)] for row in kept]), *_explain(compared), *whole])
+    return "\n\n".join([table(heads, [row[: len(heads)] for row in kept]), *_explain(compared)])
 
 
 def cost_beside(field: str, match: Match | None) -> str:
