@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
+from stages.core.errors import StageError
+from stages.core.words import plural
+
 _IGNORED = re.compile(r"[ ,./\-_*^]")
+SECONDS = 2.0  # of computing for one search; a pattern with nested repetitions may take years
 _KINDS: dict[str, tuple[type, ...]] = {
     "null": (type(None),),
     "boolean": (bool,),
@@ -19,6 +27,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "array": (list,),
     "object": (dict,),
 }
+JSON_TYPES = frozenset(_KINDS)
+_TEXT, _NUMBER = frozenset({"string"}), frozenset({"integer", "number"})
 
 
 class Matcher(BaseModel):
@@ -46,7 +56,7 @@ class Matcher(BaseModel):
     )
     any_of: tuple[Matcher, ...] | None = Field(None, description="at least one of these matches")
     all_of: tuple[Matcher, ...] | None = Field(None, description="every one of these matches")
-    optional: bool = Field(False, description="it may be left out")
+    optional: bool = Field(False, strict=True, description="it may be left out")
 
     @model_validator(mode="before")
     @classmethod
@@ -85,8 +95,26 @@ class Matcher(BaseModel):
         """What the rule asks for."""
         return getattr(self, self.rule)
 
+    @property
+    def types(self) -> frozenset[str]:
+        """The JSON types of the values that may match, none where no value does; 5 has two of them."""
+        inner = [matcher.types for matcher in self.any_of or self.all_of or ()]
+        if inner:
+            return frozenset.union(*inner) if self.any_of else frozenset.intersection(*inner)
+        if self.rule == "exact":
+            return _types_of(self.wanted)
+        if self.rule == "type":
+            return _NUMBER if self.wanted in _NUMBER else frozenset({self.wanted})
+        if self.rule == "contains":
+            texts = all(isinstance(part, str) for part in self.wanted)
+            return frozenset({"array", "string"} if texts else {"array"})
+        return {"items": frozenset({"array"}), "fields": frozenset({"object"})}.get(self.rule, _TEXT)
+
     def fits(self, value: Any) -> bool:
-        """Whether a value matches; what is no JSON value, such as an expression, never does."""
+        """Whether a value matches; what is no JSON value, such as an expression, never does.
+
+        Raises StageError for a regex that is not through with a text in SECONDS.
+        """
         return _RULES[self.rule](self.wanted, value)
 
 
@@ -109,6 +137,49 @@ def same_json(one: Any, other: Any) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same_json(one[key], other[key]) for key in one)
     return bool(one == other)
+
+
+def _types_of(value: Any) -> frozenset[str]:
+    if isinstance(value, float) and value.is_integer():
+        return _NUMBER
+    found = {name for name in JSON_TYPES if _is_of_type(name, value)}
+    return frozenset(found)
+
+
+def _is_found(pattern: str, value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        with _limited_computing():
+            return re.search(pattern, value) is not None
+    except TimeoutError:
+        raise StageError(
+            f"the regex {pattern!r} was not through with a text of {plural(len(value), 'character')} after "
+            f"{SECONDS:g} s: write it without a repetition in a repetition"
+        ) from None
+
+
+@contextmanager
+def _limited_computing() -> Iterator[None]:
+    """Raise TimeoutError in a block that computes for more than SECONDS, whatever else the cores do.
+
+    A search looks for signals as it goes. Python lets the main thread alone handle them, so elsewhere
+    nothing is limited.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGVTALRM, _stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    raise TimeoutError
 
 
 def _same_text(wanted: str, value: Any) -> bool:
@@ -144,7 +215,7 @@ _RULES: dict[str, Callable[[Any, Any], bool]] = {
     "text": _same_text,
     "path": _same_path,
     "contains": _contains,
-    "regex": lambda wanted, value: isinstance(value, str) and re.search(wanted, value) is not None,
+    "regex": _is_found,
     "type": _is_of_type,
     "items": _fits_items,
     "fields": lambda wanted, value: isinstance(value, dict) and fits_all(wanted, value, closed=True),

@@ -30,14 +30,14 @@ class Expected(_Record):
     arguments: dict[str, Matcher] = Field(
         default_factory=dict, description="by parameter name; an argument not named here may be anything"
     )
-    closed: bool = Field(False, description="no argument may be given that is not named here")
+    closed: bool = Field(False, strict=True, description="no argument may be given that is not named here")
 
 
 class Calls(_Record):
     """Several calls that are right together, in one turn."""
 
     calls: tuple[Expected, ...] = Field(min_length=1)
-    ordered: bool = Field(False, description="in this order; else in any")
+    ordered: bool = Field(False, strict=True, description="in this order; else in any")
 
 
 def _tell_apart(data: Any) -> str:
@@ -79,6 +79,8 @@ def _read_messages(value: Any) -> Any:
             if message.get("tool_call_id") not in (None, given[number]):
                 raise ValueError("the results in `messages` must stand in the order of their calls")
             row["name"] = called[number]
+        elif row["role"] == "tool":
+            raise ValueError("a tool result in `messages` has no call before it: give the turn that made it")
     return rows
 
 

@@ -417,15 +417,17 @@ def read_record(path: Path, kind: type[R]) -> R:
     except FileNotFoundError:
         raise StageError(f"no file {path}") from None
     except ValidationError as error:
-        raise StageError(f"{path} is not a valid {_explain(kind, error)}") from None
+        raise StageError(f"{path} is not valid{_explain(kind, error)}") from None
 
 
 def _explain(kind: type[BaseModel], error: ValidationError) -> str:
-    """Such as `Rate at n: use 1 or more`; another version comes before what it has brought with it."""
+    """Such as ` at n: use 1 or more`; another version comes before what it has brought with it."""
     if newer := [str(mistake["ctx"]["error"]) for mistake in error.errors() if _is_version(mistake["loc"])]:
-        return f"{kind.__name__}: {newer[0]}"
+        return f": {newer[0]}"
     problem = first_problem(error)
-    return f"{kind.__name__} at {'.'.join(map(str, problem.where)) or 'top'}: {problem.reason}"
+    place = f" at {'.'.join(map(str, problem.where))}" if problem.where else ""
+    unknown = problem.kind == "extra_forbidden" and len(problem.where) == 1
+    return f"{place}: {problem.reason}" + (f", use one of {', '.join(kind.model_fields)}" if unknown else "")
 
 
 def _is_version(place: tuple[int | str, ...]) -> bool:
@@ -450,7 +452,7 @@ def read_lines(path: Path, kind: type[R]) -> list[R]:
         try:
             records.append(kind.model_validate_json(line))
         except ValidationError as error:
-            raise StageError(f"{path}:{number} is not a valid {_explain(kind, error)}") from None
+            raise StageError(f"{path}:{number} is not valid{_explain(kind, error)}") from None
     return records
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from stages.core import bfcl
 from stages.core.artifact import fingerprint_json
 from stages.core.errors import StageError
+from stages.core.fitting import find_misfit
 from stages.core.matcher import Matcher
 from stages.core.problems import Problem, first_problem
 from stages.core.query import ONE, SEVERAL, Calls, Expected, Query, read_tools
@@ -131,6 +133,9 @@ def _read_lines(path: Path, text: bytes) -> Suite:
 
 def _make_suite(path: Path, header: Any, rows: Sequence[tuple[str, Any]]) -> Suite:
     """A suite of raw queries, each with the place by which a mistake in it is named."""
+    if isinstance(header, dict) and not rows:
+        where = "one a line" if path.suffix == ".jsonl" else "in a list under `queries`"
+        raise StageError(f"suite {path} has no query: write at least one, {where}")
     queries: dict[str, Query] = {}
     shared = _read_shared(path, header)
     for number, (place, raw) in enumerate(rows, 1):
@@ -162,13 +167,17 @@ def _read_shared(path: Path, header: Any) -> dict[str, Any]:
 
 def _read_query(path: Path, place: str, raw: Any) -> Query:
     try:
-        return Query.model_validate(raw)
+        query = Query.model_validate(raw)
     except ValidationError as error:
         raise StageError(f"suite {path}: {_describe(first_problem(error), place)}") from None
+    if misfit := find_misfit(query):
+        raise StageError(f"suite {path}: {place}, {misfit}")
+    return query
 
 
 def _describe(problem: Problem, place: str) -> str:
     inside = ".".join(str(part) for part in problem.where if part not in (ONE, SEVERAL))
+    problem = replace(problem, reason=problem.reason.removeprefix(f"{inside}: "))  # of a tool, as rows say it
     known = f", use one of {', '.join(_list_keys(problem))}" if problem.kind == "extra_forbidden" else ""
     return problem.describe(f"{place}{', ' * bool(inside)}{inside}") + known
 

@@ -14,6 +14,13 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'es' if noun.endswith('ch') else 's'}"
 
 
+def percent(share: float, digits: int = 0) -> str:
+    """A share in percent, without the sign. Only all of a whole is 100, and only none of it 0."""
+    least = 10.0**-digits
+    value = min(max(100 * share, least), 100 - least) if 0 < share < 1 else 100 * share
+    return f"{value:.{digits}f}"
+
+
 def number_each(noun: str, numbers: Sequence[int]) -> str:
     """`seed 0`, `seeds 0, 1`."""
     return f"{noun}{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"

@@ -73,6 +73,8 @@ def _read_prompt(path: Path) -> tuple[str, str | None]:
         text = path.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError):
         raise StageError(f"--prompts {path}: no text file there that can be read") from None
+    if not text:
+        raise StageError(f"--prompts {path} is empty: write a system text into it, or leave the file out")
     if path.stem == OWN:
         raise StageError(f"--prompts {path}: the name {OWN} stands for the preset's own, rename the file")
     return path.stem, text

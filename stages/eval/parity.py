@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -19,10 +20,13 @@ from tabulate import tabulate
 from stages.core.artifact import flatten_json, require_artifact
 from stages.core.errors import StageError
 from stages.core.records import EvalSummary, Manifest, RawReply, Score, read_lines, read_record
-from stages.core.words import plural
+from stages.core.words import plural, show_controls
 
 COLUMNS = ("decision", "calls", "dialect", "stop", "prompt", "text")
-SHOWN = ("decision", "dialect", "stop", "prompt")  # in the table; what a reply says would fill it
+SHOWN = ("decision", "calls", "dialect", "stop", "prompt")  # in the table; what a reply says would fill it
+WIDEST = 64  # characters of a call in the table
+SAME = 12  # of them in front of the first one that differs
+SERVERS = "the server's"  # dialect: nobody saw in which one the model wrote a call
 
 
 @dataclass(frozen=True)
@@ -79,10 +83,10 @@ def compare_outputs(folders: Sequence[Path]) -> Comparison:
 def describe_reply(side: Side, query: str) -> Features:
     """What a reply shows: its decision and calls read strictly, its dialect whatever it is."""
     reply, score = side.replies[query], side.scores[query]
-    dialect = "the server's" if reply.calls_by == "server" else score.lenient.dialect
+    dialect = SERVERS if reply.calls_by == "server" else score.lenient.dialect
     return Features(
         decision="tool" if score.strict.calls else "direct",
-        calls=orjson.dumps(score.strict.calls, option=orjson.OPT_SORT_KEYS).decode(),
+        calls="; ".join(map(_write_call, score.strict.calls)) or "no call",
         dialect=dialect or "none",
         stop=reply.finish or "?",
         prompt="?" if reply.prompt_tokens is None else str(reply.prompt_tokens),
@@ -121,10 +125,22 @@ def _require_comparable(suite: str, sides: Sequence[Side]) -> None:
             )
 
 
+def _write_call(call: Mapping[str, Any]) -> str:
+    """A call as `name({"a": 1})`, its arguments in the order of their names."""
+    arguments = orjson.dumps(call["arguments"], option=orjson.OPT_SORT_KEYS).decode()
+    return f"{call['name']}({arguments})"
+
+
 def _differing(table: Mapping[str, Sequence[Features]], name: str) -> list[str]:
-    """The queries on which the engines differ in something; what nobody counted differs from nothing."""
-    known = {query: {getattr(b, name) for b in row} - {"?"} for query, row in table.items()}
-    return [query for query, values in known.items() if len(values) > 1]
+    """The queries on which the engines differ in something."""
+    return [query for query, row in table.items() if name in _differences(row)]
+
+
+def _differences(row: Sequence[Features]) -> list[str]:
+    """In what the replies to a query differ. What nobody counted differs from nothing; nor does the dialect
+    that only a server saw, where the calls are the same."""
+    unknown = {"?", SERVERS} if len({features.calls for features in row}) == 1 else {"?"}
+    return [name for name in COLUMNS if len({getattr(features, name) for features in row} - unknown) > 1]
 
 
 def _describe_suite(suite: str, sides: Sequence[Side], table: Mapping[str, Sequence[Features]]) -> list[str]:
@@ -135,15 +151,34 @@ def _describe_suite(suite: str, sides: Sequence[Side], table: Mapping[str, Seque
     lines += _describe_settings(sides)
     counts = [f"{name} {len(_differing(table, name))}" for name in COLUMNS]
     lines.append(f"  queries that differ in: {', '.join(counts)}")
-    rows = [
-        [query, *(" / ".join(getattr(features, name) for features in row) for name in SHOWN)]
-        for query, row in table.items()
-        if any(query in _differing(table, name) for name in (*SHOWN, "calls"))
-    ]
-    if rows:
-        heads = ["query", *(f"{name} {'/'.join(letters)}" for name in SHOWN)]
+    found = {query: [name for name in SHOWN if name in _differences(row)] for query, row in table.items()}
+    first = sorted((query for query, names in found.items() if names), key=lambda q: SHOWN.index(found[q][0]))
+    if first:  # the queries that differ in what weighs most
+        rows = [[query, ", ".join(found[query]), *_show(table[query], found[query])] for query in first]
+        heads = ["query", "differs in", *letters]
         lines += tabulate(rows, headers=heads, tablefmt="github", disable_numparse=True).splitlines()
     return lines
+
+
+def _show(row: Sequence[Features], names: Sequence[str]) -> list[str]:
+    """Of each reply what is named, in that order; no character of it is one of the table's."""
+    shown = {name: [getattr(features, name) for features in row] for name in names}
+    if "calls" in shown:
+        shown["calls"] = _cut_calls(shown["calls"])
+    cells = ["; ".join(values) for values in zip(*shown.values(), strict=True)]
+    return [show_controls(cell).replace("|", "\\|") for cell in cells]
+
+
+def _cut_calls(calls: Sequence[str]) -> list[str]:
+    """Calls that fit into the table, else around the first place in which they differ."""
+    alike = sum(1 for _ in takewhile(lambda chars: len(set(chars)) == 1, zip(*calls, strict=False)))
+    start = alike - SAME if max(map(len, calls)) > WIDEST else 0
+    cut = []
+    for call in calls:
+        head = call[: call.find("(") + 1]
+        text = call if start <= len(head) else f"{head}…{call[start:]}"
+        cut.append(text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…")
+    return cut
 
 
 NO_CAUSE = {"suite", "suite_version"}  # the same by now, or without a bearing on the replies

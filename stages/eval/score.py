@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from stages.core.chat import ToolCall
 from stages.core.dialects import Reply, parse_any, parse_reply
+from stages.core.errors import StageError
 from stages.core.query import Query
 from stages.core.records import Cause, DirectAnswer, Parsed, RawReply, Score, as_json
 from stages.core.suite import Suite
@@ -24,12 +25,21 @@ def score_replies(
     """Score the replies of a suite, read strictly in `dialect` and leniently in any.
 
     Without `run_code` no code is run: its text is read, and `code` stays unscored. Raises ValueError
-    when the replies are not those of the suite's queries.
+    when the replies are not those of the suite's queries, and StageError for a regex that takes too long.
     """
     by_id = {reply.id: reply for reply in replies}
     if by_id.keys() != {query.id for query in suite.queries}:
         raise ValueError(f"the replies are not those of suite {suite.name}")
-    return [score_reply(query, by_id[query.id], dialect, run_code) for query in suite.queries]
+    return [_score_query(suite, query, by_id[query.id], dialect, run_code) for query in suite.queries]
+
+
+def _score_query(
+    suite: Suite, query: Query, reply: RawReply, dialect: str, run_code: RunCode | None
+) -> Score:
+    try:
+        return score_reply(query, reply, dialect, run_code)
+    except StageError as error:
+        raise StageError(f"suite {suite.name}, query {query.id}: {error}") from None
 
 
 def score_reply(query: Query, reply: RawReply, dialect: str, run_code: RunCode | None = None) -> Score:

@@ -13,7 +13,7 @@ from stages.eval.engines import Engine
 from stages.eval.engines.choice import choose_engine
 from stages.eval.request import Request
 from stages.eval.run import Run
-from stages.eval.summary import describe_causes, describe_summary
+from stages.eval.summary import describe_causes, describe_silence, describe_summary
 from stages.eval.sweep import describe_sweep, summarize_sweep
 
 NO_REQUEST = Request()
@@ -41,7 +41,8 @@ def evaluate_engine(
         lines = tuple(
             line for summary, _ in results for line in (describe_summary(summary), *describe_causes(summary))
         )
-    return Outcome(place, up_to_date=all(current for _, current in results), lines=lines)
+    odd = describe_silence(place, [folder for _, _, folder in outputs])
+    return Outcome(place, up_to_date=all(current for _, current in results), lines=(*lines, *odd))
 
 
 def needs_nothing(options: Options, request: Request = NO_REQUEST) -> bool:

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import get_args
 
 from stages.core.cli import Options
-from stages.core.records import AnswerRates, Cause, EvalSummary, Parsed, Rate, Rates, Score, Timing
+from stages.core.records import (
+    AnswerRates,
+    Cause,
+    EvalSummary,
+    Parsed,
+    Rate,
+    Rates,
+    RawReply,
+    Score,
+    Timing,
+    read_lines,
+)
+from stages.core.silence import find_silence
 from stages.core.suite import Suite
+from stages.core.words import name_some, percent
 from stages.eval.engines import EngineName
 from stages.eval.score import SCORER_VERSION
 
@@ -52,7 +66,9 @@ def describe_summary(summary: EvalSummary) -> str:
     if strict is not None:
         shown |= {"format": strict.format, "tool": strict.tool, "arguments": strict.arguments}
         shown |= {"code": strict.code, "stop": strict.stop, "whole": strict.whole}
-    words = [f"{name} {r.k}/{r.n} ({r.value:.0%})" for name, r in shown.items() if r is not None]
+    if summary.answers is not None:
+        shown["answers on terms"] = summary.answers.on_terms
+    words = [f"{name} {r.k}/{r.n} ({percent(r.value)}%)" for name, r in shown.items() if r is not None]
     took = summary.timing.seconds_per_query
     return f"{summary.suite}: {', '.join(words)}" + (f"; {took:.2f} s a query" if took is not None else "")
 
@@ -61,6 +77,16 @@ def describe_causes(summary: EvalSummary) -> tuple[str, ...]:
     """How many replies failed, by what went wrong first, in a line; none where none failed."""
     counts = [f"{n} {cause}" for cause in get_args(Cause) if (n := summary.causes.get(cause))]
     return (f"  failures: {', '.join(counts)}",) if counts else ()
+
+
+def describe_silence(place: Path, outputs: Iterable[Path]) -> tuple[str, ...]:
+    """A line of warning where the replies of outputs look as if nothing had answered; alike ones share it."""
+    odd: dict[str, list[str]] = {}
+    for folder in outputs:
+        replies = read_lines(folder / "replies.jsonl", RawReply)
+        if found := find_silence(replies, read_lines(folder / "scores.jsonl", Score)):
+            odd.setdefault(found, []).append(folder.relative_to(place).as_posix())
+    return tuple(f"WARNING: {name_some(names, 3)}: {found}" for found, names in odd.items())
 
 
 def rate(outcomes: Iterable[bool | None]) -> Rate | None:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from stages.core.records import Record, Score, read_lines, write_record
 from stages.core.suite import Suite
-from stages.core.words import plural
+from stages.core.words import percent, plural
 from stages.eval.cells import Cell
 from stages.eval.summary import rate
 
@@ -108,8 +108,10 @@ def spread_of(values: Sequence[float]) -> Spread:
 def _describe_group(group: SweepGroup) -> str:
     words = []
     for field, spread in group.rates.items():
-        range_ = "" if spread.deviation is None else f" ({spread.lowest:.0%} to {spread.highest:.0%})"
-        words.append(f"{SWEPT[field]} {spread.mean:.0%}{range_}")
+        range_ = (
+            "" if spread.deviation is None else f" ({percent(spread.lowest)}% to {percent(spread.highest)}%)"
+        )
+        words.append(f"{SWEPT[field]} {percent(spread.mean)}%{range_}")
     unsteady = f"; {len(group.unsteady)} of {plural(group.queries, 'query')} unsteady"
     return (
         f"{group.suite}, prompt {group.prompt}, temperature {group.temperature:g}, "

@@ -18,7 +18,7 @@ from stages.core.errors import StageError
 from stages.core.fixes import parse_fixes
 from stages.core.interrupts import catch_interrupts
 from stages.report.request import Request
-from stages.report.results import load_model_preset
+from stages.report.results import evaluated_models, load_model_preset
 from stages.report.stage import write_reports
 
 
@@ -69,8 +69,24 @@ def _read_request(args: argparse.Namespace) -> Request:
                 f"no folder {args.data}: --data takes the root of all outputs, such as artifacts"
             )
         os.environ["FAIR_RETEST_ARTIFACTS"] = str(args.data)
+        _require_evaluations(args.data)
     args.out = args.out or (args.data or Path()) / "reports"
     return Request(args.model, args.fixes, args.seed, args.reference, args.out, args.force)
+
+
+def _require_evaluations(root: Path) -> None:
+    """Raise StageError for a folder that someone named and that has nothing to report."""
+    if evaluated_models():
+        return
+    if (root / "summary.json").is_file() or any(root.glob("*/summary.json")):
+        raise StageError(
+            f"{root} is an output of nox -s eval -- --out, which is for --compare and in no report: the same "
+            "command without --out puts it where nox -s report finds it"
+        )
+    raise StageError(
+        f"no evaluation in {root}: --data takes the root of all outputs, such as artifacts or what "
+        "nox -s retest_fair -- --out FOLDER made"
+    )
 
 
 def _run(args: argparse.Namespace) -> int:

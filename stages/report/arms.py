@@ -9,7 +9,7 @@ from stages.core.fixes import FIXES
 from stages.core.records import Finding, Score
 from stages.core.words import plural
 from stages.report.cells import NONE, inline_code, plain, rate_cell, table
-from stages.report.comparison import write_categories, write_causes, write_results, write_tools
+from stages.report.comparison import WHOLE, write_categories, write_causes, write_results, write_tools
 from stages.report.effects import find_idle_fixes
 from stages.report.pairs import pair_scores, refuse_pairing
 from stages.report.results import Arm
@@ -35,6 +35,9 @@ def write_suites(arms: Sequence[Arm], matches: Mapping[str, Match], chosen: Arm,
         parts.append(_write_suite(suite, arms, match, chosen, large))
         if parts[1:] and match and match.problem:
             parts.append(plain(match.problem))
+    summaries = [result.summary for arm in arms for result in arm.suites.values()]
+    if any(summary.strict and summary.direct_queries for summary in summaries):
+        parts.append(WHOLE)  # once, behind the last table that has it
     return "\n\n".join(parts)
 
 
@@ -61,7 +64,8 @@ def describe_calls(arm: Arm) -> str:
             continue
         parts.append(
             f"on {plain(name)} the right tool in {rate_cell(rates.tool)} of the tool queries, right "
-            f"arguments in {rate_cell(rates.arguments)}, and the whole right in {rate_cell(rates.whole)}"
+            f"arguments in {rate_cell(rates.arguments)}, and the whole right (of a direct answer its form) "
+            f"in {rate_cell(rates.whole)}"
         )
     if not parts:
         return ""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from stages.core.records import Rate
-from stages.core.words import plural, show_controls
+from stages.core.words import percent, plural, show_controls
 from stages.report.intervals import Count, rate_interval, ratio_interval
 
 NONE = "–"
@@ -58,7 +58,9 @@ def rate_cell(rate: Rate | None) -> str:
     if rate is None:
         return NONE
     limits = rate_interval(rate)
-    return f"{rate.k}/{rate.n} = {100 * rate.value:.1f} % ({100 * limits.low:.1f} to {100 * limits.high:.1f})"
+    return (
+        f"{rate.k}/{rate.n} = {percent(rate.value, 1)} % ({100 * limits.low:.1f} to {100 * limits.high:.1f})"
+    )
 
 
 def ratio_cell(rate: Rate | None, reference: Rate | None) -> str:

@@ -37,7 +37,7 @@ RATES = {  # by path in a summary
     "strict.fields": "code that read only fields there are",
     "strict.stop": "ended by itself",
     "lenient.stop": "… or went on behind a call",
-    "strict.whole": "the whole right",
+    "strict.whole": "the whole right (of a direct answer its form)",
     "lenient.whole": "… read leniently",
     "runaway": "runaway replies (hit the token limit)",
     "answers.not_empty": "direct answers that say something",
@@ -45,6 +45,10 @@ RATES = {  # by path in a summary
     "answers.not_repeating": "… without repeating themselves",
     "answers.no_call": "… without a call",
 }
+WHOLE = (
+    "The whole of a direct query is right when the reply makes no call, ends by itself, says something and "
+    "does not repeat itself. Whether the answer is true or on the question's terms is no part of it."
+)
 CATEGORY_RATES = {  # by what is said of it: the groups of a summary, and the rate
     "tool or direct decided right (read strictly)": ("by_category", "decision"),
     "tool or direct decided right (read leniently)": ("by_category_lenient", "decision"),

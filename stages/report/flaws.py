@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stages.core.records import EvalSummary
+from stages.core.silence import find_silence
 from stages.core.words import plural
 from stages.report.results import Arm, require_audit
 from stages.report.verdict import Match
@@ -69,6 +70,15 @@ def find_caveats(match: Match) -> list[str]:
         "recorded": "was scored from replies in a file: no audit here knows how they came about.",
     }
     return [f"{result.title} {what[result.engine]}"]
+
+
+def find_silences(arm: Arm, reference: Arm | None, match: Match) -> list[str]:
+    """The suites on which an arm's replies, or the reference's, look as if nothing had answered."""
+    found = [(arm.label, name, result) for name, result in sorted(arm.suites.items())]
+    if reference is not None and (measured := _measured(match)) is not None:
+        found.append((f"reference, {reference.label}", measured.suite, reference.suites[measured.suite]))
+    odd = [(label, name, find_silence(result.replies, result.scores)) for label, name, result in found]
+    return [f"{label}: on {name} {what}." for label, name, what in odd if what]
 
 
 def find_unaudited(arm: Arm, suite: str) -> list[str]:

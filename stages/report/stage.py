@@ -19,7 +19,14 @@ from stages.report.cells import cut, plain, short_model, table
 from stages.report.commands import retest_command
 from stages.report.comparison import describe_costs, write_categories, write_results
 from stages.report.failures import write_failures
-from stages.report.flaws import find_caveats, find_faults, find_flaws, find_unaudited, lacks_audit
+from stages.report.flaws import (
+    find_caveats,
+    find_faults,
+    find_flaws,
+    find_silences,
+    find_unaudited,
+    lacks_audit,
+)
 from stages.report.opening import describe_rule, name_answer, write_matrix, write_verdict
 from stages.report.pages import save_page
 from stages.report.plot import draw_losses
@@ -92,7 +99,8 @@ def report_model(preset: Preset, request: Request) -> Verdict:
     def reach(seed: Arm) -> Verdict:
         theirs = match_result(seed, suite, reference, recorded, large_preset.name)
         problems = [*find_flaws(seed), *find_faults(reference, theirs)]
-        caveats = [*find_unaudited(seed, suite), *find_caveats(theirs)]
+        caveats = [*find_silences(seed, reference, theirs), *find_unaudited(seed, suite)]
+        caveats += find_caveats(theirs)
         return reach_verdict(preset.name, theirs, problems, seed.options.seed, caveats)
 
     same, _ = sort_seeds(arm, arms, suite)

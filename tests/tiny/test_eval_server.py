@@ -57,11 +57,8 @@ def test_the_same_model_decides_the_same_behind_a_server(
     assert read_record(there / "summary.json", EvalSummary).engine == "endpoint"
     capsys.readouterr()
     assert main(["--compare", str(here), str(there)]) == 0
-    differing = "dialect 3" if says == "a call" else "dialect 0"
-    assert (
-        f"queries that differ in: decision 0, calls 0, {differing}, stop 0, prompt 0"
-        in capsys.readouterr().out
-    )
+    out = capsys.readouterr().out
+    assert "queries that differ in: decision 0, calls 0, dialect 0, stop 0, prompt 0" in out
 
 
 def test_what_the_server_cannot_read_is_malformed_and_ends_nothing(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +37,7 @@ from stages.eval.stage import evaluate, evaluate_engine, needs_nothing
 from stages.eval.store import ReplyStore
 from stages.eval.sweep import Sweep, spread_of
 from tests.chat_server import ChatServer, call, complete
-from tests.small_suite import CODE, REPLIES, SUITE, TESTS, TYPES, ask_server, write_replies
+from tests.small_suite import CODE, REPLIES, SUITE, TESTS, TYPES, WRITTEN, ask_server, write_replies
 
 
 @pytest.fixture
@@ -65,6 +68,75 @@ def test_recorded_replies_are_scored_without_a_model(options: Options, tmp_path:
     assert outcome.lines[1:] == (f"  failures: 1 {next(iter(summary.causes))}",)
     assert evaluate(options, Request(replies=file)).up_to_date
     assert not (tmp_path / "artifacts" / "smol" / "replies").exists()
+
+
+REMEDY = (
+    "look at replies.jsonl and at what made them (server, template, stop tokens) before you believe a rate"
+)
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["", " \n", ""], "3 of 3 replies are empty"),
+        (["", "<think>\nHm.\n</think>\n", "A function."], "2 of 3 replies are empty"),
+        (["", "I cannot.", "A function."], ""),
+        (["Sorry, no."] * 3, "all 3 replies are the same text (Sorry, no.)"),
+        (["\x1b[1m" + "no " * 40] * 3, r"all 3 replies are the same text (\x1b[1mno" + " no" * 9 + " …)"),
+        ([WRITTEN, "I cannot.", "I cannot."], ""),
+    ],
+)  # fmt: skip
+def test_replies_that_nothing_seems_to_have_given_are_a_warning(
+    texts: list[str], words: str, options: Options, tmp_path: Path
+) -> None:
+    file = write_replies(tmp_path / "mine.jsonl", dict(zip(REPLIES, texts, strict=True)))
+    warned = [f"WARNING: three: {words}: {REMEDY}"] if words else []
+    for _ in range(2):  # what is up to date is no better
+        outcome = evaluate(options, Request(replies=file))
+        assert [line for line in outcome.lines if "WARNING" in line] == warned
+    assert (outcome.up_to_date, outcome.lines[0][:6]) == (True, "three:"), "the figures are told all the same"
+
+
+def test_one_right_call_for_every_query_is_no_warning(options: Options, suite: Path, tmp_path: Path) -> None:
+    both = [SUITE["queries"][0] | {"id": name} for name in ("one", "two")]
+    suite.write_text(json.dumps(SUITE | {"queries": both}), "utf-8")
+    for text, warned in ((WRITTEN, False), (WRITTEN.replace("src", "lib"), True)):
+        file = write_replies(tmp_path / "mine.jsonl", dict.fromkeys(("one", "two"), text))
+        lines = evaluate(replace(options, force=True), Request(replies=file)).lines
+        assert any("WARNING" in line for line in lines) is warned
+
+
+def test_cells_of_a_sweep_share_a_warning(options: Options, server: ChatServer) -> None:
+    server.reply = lambda *_: (200, complete(""))
+    endpoint = Endpoint(Transport(server.url), "hermes")
+    swept = with_setup(options, temperature=(0.7,), samples=4)
+    (line,) = [
+        line
+        for line in evaluate_engine(swept, endpoint, load_suites(options.preset.eval.suites)).lines
+        if "WARNING" in line
+    ]
+    cells = ", ".join(f"three/own-t0.7-s{i}" for i in range(3))
+    assert line == f"WARNING: {cells} and 1 more: 3 of 3 replies are empty: {REMEDY}"
+
+
+def test_a_regex_that_takes_for_ever_ends_in_time(
+    options: Options, suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.core.matcher.SECONDS", 0.1)
+    accepted = [{"function": "typecheck", "arguments": {"path": {"regex": "(a+)+$"}}}]
+    suite.write_text(json.dumps(SUITE | {"queries": [SUITE["queries"][0] | {"accept": accepted}]}), "utf-8")
+    file = write_replies(tmp_path / "mine.jsonl", {"types": WRITTEN.replace("src/app.py", "a" * 40 + "b")})
+    started, handler = time.process_time(), signal.getsignal(signal.SIGVTALRM)
+    with pytest.raises(
+        StageError, match=r"^suite three, query types: the regex '\(a\+\)\+\$' was not through"
+    ) as e:
+        evaluate(options, Request(replies=file))
+    assert "with a text of 41 characters after 0.1 s: write it without a repetition in a repetition" in str(
+        e.value
+    )
+    assert time.process_time() - started < 5
+    assert signal.getsignal(signal.SIGVTALRM) == handler
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
 
 
 def test_replies_of_another_output_are_scored_again_with_their_figures(
@@ -104,9 +176,12 @@ def test_replies_to_other_queries_are_refused(
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ('{"id": "types"}\n', r"mine\.jsonl:1 is not a valid RecordedReply at text: this key is missing"),
-        ('{"id": "types", "text": "a", "txet": "b"}\n', r"mine\.jsonl:1 is not a valid RecordedReply at "),
-        ("not json\n", r"mine\.jsonl:1 is not a valid RecordedReply at "),
+        ('{"id": "types"}\n', r"mine\.jsonl:1 is not valid at text: this key is missing: --replies takes"),
+        (
+            '{"id": "types", "text": "a", "txet": "b"}\n',
+            r"mine\.jsonl:1 is not valid at txet: no such key, use one of id, text, tokens, .*: --replies",
+        ),
+        ("not json\n", r"mine\.jsonl:1 is not valid: .*: --replies takes JSON lines with id and text$"),
         ('{"id": "types", "text": "a"}\n' * 2, r"mine\.jsonl has two replies to 'types': leave one"),
     ],
 )
@@ -300,6 +375,10 @@ def test_prompts_of_a_sweep_are_put_to_the_model(
     ("words", "complaint"),
     [
         (["--prompts", "none.txt"], "--prompts none.txt: no text file there that can be read"),
+        (
+            ["--prompts", "DIR/empty.txt"],
+            "empty.txt is empty: write a system text into it, or leave the file out",
+        ),
         (["--prompts", "DIR/own.txt"], "own.txt: the name own stands for the preset's own, rename the file"),
         (["--prompts", "DIR/a.txt,DIR/b/a.txt"], "--prompts names two files a: rename one"),
         (["--temperature", "-1"], "--temperature -1.0: use 0 or more"),
@@ -315,6 +394,7 @@ def test_a_wrong_sweep_is_one_line(
     (tmp_path / "b").mkdir()
     for name in ("own.txt", "a.txt", "b/a.txt"):
         (tmp_path / name).write_text("You are one.")
+    (tmp_path / "empty.txt").write_text(" \n")
     words = [word.replace("DIR", str(tmp_path)) for word in words]
     suites = ",".join(options.preset.eval.suites)
     assert main(["--endpoint", server.url, "--suites", suites, *words]) == 2
@@ -353,12 +433,12 @@ def test_engines_beside_each_other_show_where_they_differ(
     out = capsys.readouterr().out
     assert f"A: {tmp_path / 'mine'}, recorded a.jsonl, 2/3 decided right" in out
     assert f"B: {tmp_path / 'theirs'}, endpoint {server.url}, 2/3 decided right" in out
-    assert "queries that differ in: decision 0, calls 0, dialect 2, stop 0, prompt 3, text 1" in out
+    assert "queries that differ in: decision 0, calls 0, dialect 1, stop 0, prompt 3, text 1" in out
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if "|" in line]
     assert rows[2:] == [
-        ["types", "tool / tool", "hermes / the server's", "? / stop", "9 / 7"],
-        ["tests", "direct / direct", "none / fenced_json", "? / stop", "9 / 7"],
-        ["direct", "direct / direct", "none / none", "? / length", "9 / 7"],
+        ["tests", "dialect, prompt", "none; 9", "fenced_json; 7"],
+        ["types", "prompt", "9", "7"],
+        ["direct", "prompt", "9", "7"],
     ]
     assert main(["--json", "--compare", *[str(tmp_path / "mine")] * 2]) == 0
     printed = json.loads(capsys.readouterr().out)
@@ -378,18 +458,20 @@ TIMER: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("dialect", "text", "calls"),
+    ("dialect", "text", "shown"),
     [
         ("qwen3_coder", "<tool_call>\n<function=set_timer>\n<parameter=minutes>\n10.0\n</parameter>\n"
-         "</function>\n</tool_call>", 0),
+         "</function>\n</tool_call>", []),
         ("qwen3_coder", "<tool_call>\n<function=set_timer>\n<parameter=minutes>\nten\n</parameter>\n"
-         "</function>\n</tool_call>", 1),
-        ("pythonic", "[set_timer(10)]", 0),
+         "</function>\n</tool_call>",
+         ["timer", "calls, dialect", 'set_timer({"minutes":"ten"}); qwen3_coder',
+          """set_timer({"minutes":10}); the server's"""]),
+        ("pythonic", "[set_timer(10)]", []),
     ],
 )  # fmt: skip
 def test_calls_are_compared_as_the_tools_of_the_query_type_them(
-    dialect: str, text: str, calls: int, options: Options, suite: Path, server: ChatServer, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    dialect: str, text: str, shown: list[str], options: Options, suite: Path, server: ChatServer,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     accepted = {"function": "set_timer", "arguments": {"minutes": {"exact": 10}}}
     query = {"id": "timer", "query": "Wake me in ten minutes.", "tools": [TIMER], "accept": [accepted]}
@@ -404,8 +486,32 @@ def test_calls_are_compared_as_the_tools_of_the_query_type_them(
     capsys.readouterr()
     assert main(["--compare", str(tmp_path / "mine"), str(tmp_path / "theirs")]) == 0
     out = capsys.readouterr().out
-    assert f"differ in: decision 0, calls {calls}, dialect 1" in out
-    assert "tool / tool" in out
+    assert f"differ in: decision 0, calls {len(shown) // 4}, dialect {len(shown) // 4}" in out
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if "|" in line]
+    assert rows[2:] == ([shown] if shown else [])
+
+
+def test_calls_that_differ_stand_beside_each_other(
+    options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = WRITTEN.replace("print(", "x = 1\\\\n" * 20 + "print(")
+    sides = {
+        "a": {"types": long, "tests": WRITTEN, "direct": WRITTEN.replace("src/app.py", "a|b\u202e")},
+        "b": {"types": long.replace("app.py", "lib.py"), "tests": "I cannot.", "direct": WRITTEN},
+    }
+    for side, replies in sides.items():
+        file = write_replies(tmp_path / f"{side}.jsonl", replies)
+        evaluate(replace(options, out=tmp_path / side), Request(replies=file))
+    capsys.readouterr()
+    assert main(["--compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]
+    whole = r'execute_code({"code":"print(typecheck(path=\"src/app.py\"))"})'
+    assert rows == [
+        ["tests", "decision, calls, dialect", f"tool; {whole}; hermes", "direct; no call; none"],
+        ["types", "calls", *(rf'execute_code(…(path=\"src/{name}.py\"))"}})' for name in ("app", "lib"))],
+        ["direct", "calls", *(whole.replace("src/app.py", path) for path in (r"a\|b\u202e", "src/app.py"))],
+    ]
 
 
 def test_outputs_of_different_scorers_are_not_compared(

@@ -73,21 +73,21 @@ def test_nothing_is_left_beside_a_record(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (b'{"k": 1}', "at n: "),
-        (b'{"k": 1, "n": 2, "p": 0.5}', "at p: "),
+        (b'{"k": 1, "n": 2, "p": 0.5}', "at p: no such key, use one of k, n"),
         (b'{"k": "one", "n": 2}', "at k: "),
         (b'{"k": 3, "n": 2}', "3 out of 2"),
         (b'{"k": -1, "n": 2}', "at k: "),
         (b'{"k": 0, "n": 0}', "at n: "),
-        (b'{"k": 1, "n"', "at top: "),
-        (b"\xff\xfe", "at top: "),
-        (b"", "at top: "),
+        (b'{"k": 1, "n"', "valid: "),
+        (b"\xff\xfe", "valid: "),
+        (b"", "valid: "),
     ],
 )
 def test_a_wrong_record_is_explained(content: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "rate.json"
     path.write_bytes(content)
     text = complaint(path, Rate)
-    assert "rate.json is not a valid Rate" in text
+    assert "rate.json is not valid" in text
     assert reason in text
 
 
@@ -99,7 +99,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_the_wrong_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "rates.jsonl"
     path.write_text('{"k": 1, "n": 2}\n{"k": 1, "n": 0}\n')
-    assert "rates.jsonl:2 is not a valid Rate" in complaint(path, Rate, read_lines)
+    assert "rates.jsonl:2 is not valid at n: use 1 or more" in complaint(path, Rate, read_lines)
 
 
 def test_rates() -> None:

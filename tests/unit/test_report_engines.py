@@ -20,6 +20,7 @@ from stages.report.comparison import write_results
 from stages.report.failures import write_failures
 from stages.report.results import Arm, SuiteResult
 from tests.chat_server import ChatServer, complete
+from tests.report_world import table_rows
 from tests.small_suite import REPLIES, TYPES, ask_server, write_replies
 
 
@@ -44,7 +45,7 @@ def test_a_report_tells_a_servers_results_from_those_of_this_machine(
     assert served.machine == server.url
     assert recorded.machine != served.machine, "times of different places do not compare"
     page = write_results({"a server": served.summary, "a file": recorded.summary}, None, "")
-    rows = {row.split("|")[1].strip(): [c.strip() for c in row.split("|")[2:4]] for row in page.splitlines()}
+    rows = {row[0]: row[1:3] for row in table_rows(page)}
     assert rows["strict parser"] == ["the server's, then hermes", "hermes"]
     assert rows["… by runaway replies"] == ["100 %, 100 % of the time", "–"]
     assert rows["time per query"][1] == "–"

@@ -81,16 +81,34 @@ def test_a_report_that_was_changed_is_kept(two_arms: World) -> None:
 
 
 def test_reports_of_other_outputs_lie_beside_them(
-    two_arms: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    two_arms: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(two_arms.artifacts))  # main sets it anew
     assert main(["--data", str(two_arms.artifacts), "--model", "smol"]) == 0
     assert (two_arms.artifacts / "reports" / "smol.md").is_file()
-    (tmp_path / "empty").mkdir()
-    assert main(["--data", "empty"]) == 0
-    assert "no evaluation in empty: the first experiment alone" in capfd.readouterr().out
     assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize("model", [[], ["--model", "smol"]])
+def test_a_folder_without_evaluations_of_a_stage_is_no_root(
+    model: list[str], world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", "artifacts")  # main sets it anew
+    Path("empty").mkdir()
+    suite = world.evaluate(FAIR, answer_right)
+    suite.parent.rename("my_served")  # as eval --out my_served leaves it
+    for folder, words in (
+        ("empty", "no evaluation in empty: --data takes the root of all outputs, such as artifacts or"),
+        ("my_served", "my_served is an output of nox -s eval -- --out, which is for --compare and in no"),
+        (f"my_served/{suite.name}", "is an output of nox -s eval -- --out, which is for --compare and in no"),
+    ):
+        before = sorted(Path().rglob("*"))
+        assert main(["--data", folder, *model]) == 2
+        out, error = capsys.readouterr()
+        assert words in error
+        assert (out, error.count("\n")) == ("", 1)
+        assert sorted(Path().rglob("*")) == before, "no report of anything else, not even a log"
 
 
 def test_several_files_of_others_are_one_readable_line(two_arms: World) -> None:

@@ -291,3 +291,24 @@ def test_many_runaway_replies_forbid_a_verdict(world: World, runaways: int, caus
     assert (verdict.cause == "flawed set-up") == (cause is not None)
     page = (world.reports / "smol.md").read_text("utf-8")
     assert (f"{runaways} of 20 replies on core20 ran into the token limit" in page) == (cause is not None)
+
+
+def test_replies_that_nothing_seems_to_have_given_are_told_with_the_verdict(two_arms: World) -> None:
+    odd = "on core20 all 20 replies are the same text (A plain answer.): look at replies.jsonl"
+    verdict = two_arms.write(fixes="flawed")["smol"]
+    page = two_arms.page()
+    assert any(reason.startswith(f"flawed: {odd}") for reason in verdict.reasons)
+    assert f"- flawed: {odd}" in page.split("## Decision matrix")[0]
+    assert not any(odd in reason for reason in two_arms.write()["smol"].reasons), "of the other arm"
+    two_arms.evaluate(FAIR, lambda _: "", model="30b")
+    two_arms.audit(FAIR, model="30b")
+    reasons = two_arms.write()["smol"].reasons
+    empty = "reference, fair: on core20 20 of 20 replies are empty: look at"
+    assert any(reason.startswith(empty) for reason in reasons)
+
+
+def test_the_page_says_what_the_whole_of_a_direct_query_is(two_arms: World) -> None:
+    two_arms.write()
+    page = two_arms.page()
+    assert [row[1] for row in table_rows(page) if row[0] == "the whole right (of a direct answer its form)"]
+    assert "Whether the answer is true or on the question's terms is no part of it." in page

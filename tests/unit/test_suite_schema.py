@@ -28,6 +28,13 @@ SEARCH = {"type": "function", "function": {"name": "search", "description": "Sea
     "type": "object", "properties": {"text": {"type": "string"}, "limit": {"type": "integer"}}}}}  # fmt: skip
 
 
+def search(**matchers: dict[str, Any]) -> dict[str, Any]:
+    """A query that wants the tool `search`, which requires a text."""
+    required = json.loads(json.dumps(SEARCH))
+    required["function"]["parameters"]["required"] = ["text"]
+    return TOOL | {"tools": [required], "accept": [{"function": "search", "arguments": matchers}]}
+
+
 def write_suite(folder: Path, *queries: dict[str, Any], **more: Any) -> str:
     path = folder / "own.json"
     data = {"name": "own", "version": 1, "description": "mine", "queries": list(queries)} | more
@@ -57,6 +64,32 @@ def test_an_own_suite(tmp_path: Path) -> None:
     assert [query.id for query in suite.queries] == ["t", "d"]
     matcher = matcher_of(suite.queries[0])
     assert (matcher.path, matcher.exact, matcher.regex) == ("src", None, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "matcher"),
+    [
+        ({"type": "integer"}, {"exact": 3.0}),
+        ({"type": "integer"}, {"type": "number"}),
+        ({"type": "integer"}, {"exact": None}),
+        ({"type": "int"}, {"exact": 3}),
+        ({"type": "number"}, {"type": "integer"}),
+        ({"type": ["string", "boolean"]}, {"exact": True}),
+        ({"type": "string"}, {"any_of": [{"exact": 3}, {"regex": "^3"}]}),
+        ({"type": "array"}, {"contains": ["a"]}),
+        ({"type": "any"}, {"exact": 3}),
+        ({"description": "Any."}, {"exact": 3}),
+        ({"type": "string", "anyOf": [{"type": "integer"}]}, {"exact": 3}),
+        ({"$ref": "#/$defs/count"}, {"exact": 3}),
+    ],
+)
+def test_a_rule_that_some_value_fits_is_taken(
+    kind: dict[str, Any], matcher: dict[str, Any], tmp_path: Path
+) -> None:
+    parameters = {"type": "object", "properties": {"limit": kind}}
+    tool = {"type": "function", "function": {"name": "search", "parameters": parameters}}
+    accepted = [{"function": "search", "arguments": {"limit": matcher}}]
+    load_suite(write_suite(tmp_path, TOOL | {"tools": [tool], "accept": accepted}))
 
 
 def test_a_mark_of_the_encoding_is_none_of_the_suite(tmp_path: Path) -> None:
@@ -102,7 +135,7 @@ def test_an_unknown_suite_names_the_known(tmp_path: Path) -> None:
         (TOOL | {"tools": []}, "no function 'typecheck': this query offers no tool"),
         (TOOL | {"tools": [SEARCH]}, "no function 'typecheck': use one of search"),
         (TOOL | {"tools": [SEARCH, SEARCH]}, "two tools are named search: keep one of them"),
-        (TOOL | {"tools": [{"type": "function"}]}, "tools: a tool needs a name"),
+        (TOOL | {"tools": [{"type": "function"}]}, "query t, tools: a tool needs a name"),
         (TOOL | {"tools": SEARCH}, "tools: use a list of tool definitions"),
         (TOOL | {"tools": [SEARCH], "accept": [{"function": "search", "arguments": {"q": {"exact": 1}}}]},
          "search has no parameter q"),
@@ -123,6 +156,24 @@ def test_an_unknown_suite_names_the_known(tmp_path: Path) -> None:
          "query t, accept.0.calls.0.n: no such key, use one of function, arguments, closed"),
         (TOOL | {"accept": [{"calls": [{"function": "typecheck"}], "order": True}]},
          "query t, accept.0.order: no such key, use one of calls, ordered"),
+        (accept(path="a", optional="yes"), "accept.0.arguments.path.optional = 'yes': use true or false"),
+        (TOOL | {"accept": [TOOL["accept"][0] | {"closed": 1}]}, "accept.0.closed = 1: use true or false"),
+        (DIRECT | {"tools": [SEARCH], "messages": [{"role": "tool", "content": "3 found"}]},
+         "query d, messages: a tool result in `messages` has no call before it: give the turn that made it"),
+        (accept(type="integer"), "query t, accept.0.arguments.path: the rule is for number, and "
+         "typecheck takes string there: nothing could match"),
+        (search(limit={"exact": "3"}), "accept.0.arguments.limit: the rule is for string, and search takes "
+         "integer or null there: nothing could match"),
+        (search(limit={"exact": 2.5}), "the rule is for number, and search takes integer or null there"),
+        (search(limit={"exact": True}), "the rule is for boolean, and search takes integer or null there"),
+        (search(text={"type": "integer"}), "the rule is for number, and search takes string there"),
+        (search(text={"contains": ["a", 1]}), "the rule is for array, and search takes string there"),
+        (search(text={"exact": None}), "the rule is for null, and search takes string there"),
+        (search(text={"any_of": [{"items": []}, {"fields": {}}]}), "for array or object, and search takes"),
+        (search(text={"all_of": [{"type": "string"}, {"type": "null"}]}), "text: no value fits this"),
+        (TOOL | {"tools": [SEARCH], "accept": [
+            {"calls": [{"function": "search"}, {"function": "search", "arguments": {"text": {"exact": 1}}}]},
+        ]}, "accept.0.calls.1.arguments.text: the rule is for number, and search takes null or string there"),
         (accept(regex="(unclosed"), "the regex '(unclosed' is not valid"),
         (accept(any_of=[{"regex": "["}]), "the regex '[' is not valid"),
         (TOOL | {"accept": [{"function": "typechek"}]}, "no function 'typechek': use one of read_file"),
@@ -141,7 +192,9 @@ def test_a_wrong_query_is_explained(query: dict[str, Any], reason: str, tmp_path
 def test_a_wrong_file_is_explained(tmp_path: Path) -> None:
     twice = complaint(write_suite(tmp_path, TOOL, DIRECT | {"id": "t"}))
     assert twice.endswith("own.json: query t: queries 1 and 2 have the same id 't': give each its own")
-    assert complaint(write_suite(tmp_path)).endswith("own.json: queries: name at least 1")
+    assert complaint(write_suite(tmp_path)).endswith(
+        "own.json has no query: write at least one, in a list under `queries`"
+    )
     assert "version = 'new': use a whole number" in complaint(write_suite(tmp_path, TOOL, version="new"))
     assert "name = '../x': use a text that fits ^" in complaint(write_suite(tmp_path, TOOL, name="../x"))
     nameless = {key: value for key, value in TOOL.items() if key != "id"}
@@ -225,6 +278,10 @@ def test_tools_may_be_given_once_for_all_queries(tmp_path: Path) -> None:
         (DIRECT | {"hint": 3}, "line 2, hint: no such key"),
         ({"id": "x"}, "line 2: give `query`, or `messages` that end with a turn of the user or a tool"),
         ({"query": "x"}, "line 2, id: this key is missing"),
+        (
+            accept(exact=3),
+            "line 2, accept.0.arguments.path: the rule is for number, and typecheck takes string",
+        ),
         (TOOL, "line 2: queries 1 and 2 have the same id 't': give each its own"),
         ({"name": "late"}, "line 2, name: no such key"),
     ],
@@ -239,7 +296,9 @@ def test_a_wrong_header_is_named(tmp_path: Path) -> None:
         "my suite.jsonl: version = 'new': use a whole number"
     )
     assert complaint(write_lines(tmp_path, {"tools": [3]}, TOOL)).endswith("tools: a tool needs a name")
-    assert complaint(write_lines(tmp_path, {"name": "x"})).endswith("queries: name at least 1")
+    assert complaint(write_lines(tmp_path, {"name": "x"})).endswith(
+        "no query: write at least one, one a line"
+    )
     assert complaint(str(tmp_path / "none.jsonl")).endswith("or the path of a .json or .jsonl file")
     (tmp_path / "dir.jsonl").mkdir()
     assert complaint(str(tmp_path / "dir.jsonl")).endswith("is a folder: name the .json or .jsonl file in it")

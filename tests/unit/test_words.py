@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stages.core.words import another, name_some, number_each, plural, show_controls
+from stages.core.words import another, name_some, number_each, percent, plural, show_controls
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,15 @@ def test_another(noun: str, words: str) -> None:
 
 def test_what_has_no_shape_is_shown_by_its_number() -> None:
     assert show_controls("a\x1b[2J\r\u202e\ud800é\tb\n") == "a\\x1b[2J\\r\\u202e\\ud800é\tb\n"
+
+
+@pytest.mark.parametrize(
+    ("share", "digits", "words"),
+    [
+        (0.0, 0, "0"), (1.0, 0, "100"), (0.5, 0, "50"), (399 / 400, 0, "99"), (1 / 400, 0, "1"),
+        (399 / 400, 1, "99.8"), (1999 / 2000, 1, "99.9"), (9999 / 10000, 1, "99.9"), (1e-9, 1, "0.1"),
+        (1.0, 1, "100.0"), (0.0, 1, "0.0"), (1.25, 0, "125"),
+    ],
+)  # fmt: skip
+def test_only_all_is_100_percent(share: float, digits: int, words: str) -> None:
+    assert percent(share, digits) == words

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stages.core.artifact import fingerprint_model, read_manifest, require_artifact
 from stages.core.cli import Options
+from stages.core.errors import StageError
 from stages.eval.engines import Engine
 from stages.eval.engines.endpoint import Endpoint, check_address
 from stages.eval.engines.gone import GoneModel, find_scored_model
@@ -23,6 +24,10 @@ def choose_engine(options: Options, request: Request) -> Engine:
     folder = options.input("quantize")
     if not folder.exists() and (scored := find_scored_model(options)) is not None:
         return GoneModel(scored, folder, options.advice("quantize"))
+    if options.data is not None and not folder.exists():
+        raise StageError(
+            f"no folder {folder}: --data takes a model, the output of nox -s quantize or fuse, or your own"
+        )
     # A folder that fuse did not write has its own template, unless the preset names another.
     setup = options.preset.model
     batch = options.preset.eval.completion_batch

@@ -22,6 +22,9 @@ class RecordedReply(RawReply):
     finish: Literal["stop", "length", "call"] | None = Field(None, description="unknown unless it is said")
 
 
+WANTED = "--replies takes JSON lines with id and text"
+
+
 @dataclass
 class Recorded:
     """The replies of a JSONL file."""
@@ -36,7 +39,7 @@ class Recorded:
     def fingerprint(self) -> str:
         """SHA-256 of the file. Raises StageError when there is no such file."""
         if not self.file.is_file():
-            raise StageError(f"no file {self.file}: --replies takes JSON lines with id and text")
+            raise StageError(f"no file {self.file}: {WANTED}")
         return hashlib.sha256(self.file.read_bytes()).hexdigest()
 
     def facts(self) -> dict[str, Any]:
@@ -55,9 +58,9 @@ class Recorded:
 
         Raises StageError when the file does not answer these questions, each once and no others.
         """
-        lines = read_lines(self.file, RecordedReply)
+        lines = self._read_lines()
         if not lines:
-            raise StageError(f"{self.file} is empty: --replies takes JSON lines with id and text")
+            raise StageError(f"{self.file} is empty: {WANTED}")
         replies = {line.id: line for line in lines}
         asked = {question.id for question in questions}
         if len(replies) < len(lines):
@@ -76,6 +79,12 @@ class Recorded:
             )
         for question in questions:
             keep(question, RawReply.model_validate(replies[question.id].model_dump()))
+
+    def _read_lines(self) -> list[RecordedReply]:
+        try:
+            return read_lines(self.file, RecordedReply)
+        except StageError as error:
+            raise StageError(f"{error}: {WANTED}") from None
 
     def costs(self) -> Costs:
         """Nobody knows."""
