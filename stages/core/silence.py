@@ -19,16 +19,25 @@ THOUGHT = "</think>"  # behind it a model answers
 
 
 def find_silence(replies: Sequence[RawReply], scores: Sequence[Score]) -> str:
-    """What is odd about the replies to a suite as a whole, with what to do; empty where nothing is.
+    """What is odd about the replies to a suite as a whole, with what to do; empty where nothing is."""
+    return find_emptiness(replies) or find_sameness(replies, scores)
 
-    Most of them say nothing, or all say the same. A suite may want one call for all of its queries, so
-    equal replies that are all right calls are none.
+
+def find_emptiness(replies: Sequence[RawReply]) -> str:
+    """That most of the replies say nothing: no model that is set up right does that."""
+    empty = sum(said == "" for said in map(_read_said, replies))
+    return (
+        f"{empty} of {len(replies)} replies are empty: {REMEDY}" if empty > MOST_EMPTY * len(replies) else ""
+    )
+
+
+def find_sameness(replies: Sequence[RawReply], scores: Sequence[Score]) -> str:
+    """That all replies say the same, as a ruined model may do too.
+
+    A suite may want one call for all of its queries, so equal replies that are all right calls are none.
     """
     texts = [said for reply in replies if (said := _read_said(reply)) is not None]
-    empty, distinct = sum(not said for said in texts), set(texts)
-    if empty > MOST_EMPTY * len(replies):
-        return f"{empty} of {len(replies)} replies are empty: {REMEDY}"
-    if len(texts) < 2 or len(distinct) > 1 or all(s.kind == "tool" and s.strict.whole for s in scores):
+    if len(texts) < 2 or len(set(texts)) > 1 or all(s.kind == "tool" and s.strict.whole for s in scores):
         return ""
     shown = shorten(show_controls(texts[0]), 40, placeholder=" …")
     return f"all {len(texts)} replies are the same text ({shown}): {REMEDY}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stages.core.records import EvalSummary
-from stages.core.silence import find_silence
+from stages.core.silence import find_emptiness, find_sameness
 from stages.core.words import plural
 from stages.report.results import Arm, require_audit
 from stages.report.verdict import Match
@@ -12,12 +12,18 @@ MOST_RUNAWAYS = 0.1  # share of a suite; the embedded model, trained fairly, sta
 
 
 def find_flaws(arm: Arm) -> list[str]:
-    """The critical findings of the arm's audit, and replies that nothing ends.
+    """The critical findings of the arm's audit, and what its replies show: nothing ends or answers them.
 
     Raises StageError when the arm was not audited.
     """
-    flaws = [f"{arm.label}: {finding.message}" for finding in require_audit(arm).critical]
-    return flaws + [f"{arm.label}: {problem}" for problem in find_runaways(arm)]
+    found = [finding.message for finding in require_audit(arm).critical]
+    return [f"{arm.label}: {flaw}" for flaw in found + find_odd_replies(arm)]
+
+
+def find_odd_replies(arm: Arm) -> list[str]:
+    """The suites whose replies no working set-up gives: they run on and on, or say nothing."""
+    empty = {name: find_emptiness(result.replies) for name, result in arm.suites.items()}
+    return find_runaways(arm) + [f"on {name} {what}" for name, what in empty.items() if what]
 
 
 def find_runaways(arm: Arm) -> list[str]:
@@ -47,7 +53,7 @@ def find_faults(reference: Arm | None, match: Match) -> list[str]:
     faults = [finding.message for finding in reference.audit.critical] if reference.audit else []
     if lacks_audit(reference, match):
         faults.append("it was not audited, so nobody can say that its set-up was sound")
-    return [f"reference, {reference.label}: {fault}" for fault in faults + find_runaways(reference)]
+    return [f"reference, {reference.label}: {fault}" for fault in faults + find_odd_replies(reference)]
 
 
 def lacks_audit(reference: Arm, match: Match) -> bool:
@@ -72,12 +78,12 @@ def find_caveats(match: Match) -> list[str]:
     return [f"{result.title} {what[result.engine]}"]
 
 
-def find_silences(arm: Arm, reference: Arm | None, match: Match) -> list[str]:
-    """The suites on which an arm's replies, or the reference's, look as if nothing had answered."""
+def find_constants(arm: Arm, reference: Arm | None, match: Match) -> list[str]:
+    """The suites on which all of an arm's replies, or the reference's, are one text."""
     found = [(arm.label, name, result) for name, result in sorted(arm.suites.items())]
     if reference is not None and (measured := _measured(match)) is not None:
         found.append((f"reference, {reference.label}", measured.suite, reference.suites[measured.suite]))
-    odd = [(label, name, find_silence(result.replies, result.scores)) for label, name, result in found]
+    odd = [(label, name, find_sameness(result.replies, result.scores)) for label, name, result in found]
     return [f"{label}: on {name} {what}." for label, name, what in odd if what]
 
 

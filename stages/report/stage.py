@@ -21,9 +21,9 @@ from stages.report.comparison import describe_costs, write_categories, write_res
 from stages.report.failures import write_failures
 from stages.report.flaws import (
     find_caveats,
+    find_constants,
     find_faults,
     find_flaws,
-    find_silences,
     find_unaudited,
     lacks_audit,
 )
@@ -99,7 +99,7 @@ def report_model(preset: Preset, request: Request) -> Verdict:
     def reach(seed: Arm) -> Verdict:
         theirs = match_result(seed, suite, reference, recorded, large_preset.name)
         problems = [*find_flaws(seed), *find_faults(reference, theirs)]
-        caveats = [*find_silences(seed, reference, theirs), *find_unaudited(seed, suite)]
+        caveats = [*find_constants(seed, reference, theirs), *find_unaudited(seed, suite)]
         caveats += find_caveats(theirs)
         return reach_verdict(preset.name, theirs, problems, seed.options.seed, caveats)
 

@@ -302,9 +302,10 @@ def test_replies_that_nothing_seems_to_have_given_are_told_with_the_verdict(two_
     assert not any(odd in reason for reason in two_arms.write()["smol"].reasons), "of the other arm"
     two_arms.evaluate(FAIR, lambda _: "", model="30b")
     two_arms.audit(FAIR, model="30b")
-    reasons = two_arms.write()["smol"].reasons
+    verdict = two_arms.write()["smol"]
     empty = "reference, fair: on core20 20 of 20 replies are empty: look at"
-    assert any(reason.startswith(empty) for reason in reasons)
+    assert any(reason.startswith(empty) for reason in verdict.reasons)
+    assert verdict.cause == "flawed set-up", "nobody who is asked right says nothing"
 
 
 def test_the_page_says_what_the_whole_of_a_direct_query_is(two_arms: World) -> None:
