@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from stages.convert_data.converted import (
+    AS_CODE,
     CALL_REPEATED,
     HAD_LINE,
     HAD_NONE,
@@ -212,7 +213,7 @@ class Draft:
             raise ToolsUnclear(f"{call.name} is called, and nothing defines it")
         written = as_code_mode(call)
         if written is not call:
-            self.changes.append(f"direct call of {call.name} written as Code Mode")
+            self.changes.append(f"direct call of {call.name} {AS_CODE}")
             return written
         self.undefined.append(call.name)
         return call

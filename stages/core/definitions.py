@@ -97,15 +97,18 @@ def read_definitions(value: Any) -> Definitions:
 
 
 def read_tools_file(path: Path) -> tuple[Tool, ...]:
-    """The tools of a `tools.json`. Raises StageError when it is missing or holds no tools."""
+    """The tools of a `tools.json`, none for `[]`. Raises StageError when it is missing or unusable."""
     try:
-        tools = read_definitions(path.read_text("utf-8")).tools
+        text = path.read_text("utf-8")
+        tools = read_definitions(text).tools
     except (FileNotFoundError, IsADirectoryError):
         raise StageError(f"no file {path}: --tools takes a JSON file with a list of tools") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise StageError(f"{path}: {error}: --tools takes a JSON list of tools in OpenAI shape") from None
-    if not tools:
-        raise StageError(f"{path} defines no tool: --tools takes a JSON list of tools in OpenAI shape")
+    if not tools and "".join(text.split()) != "[]":
+        raise StageError(
+            f"{path} defines no tool: --tools takes a JSON list of tools in OpenAI shape, [] for none"
+        )
     names = [tool["function"]["name"] for tool in tools]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
