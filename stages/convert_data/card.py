@@ -95,7 +95,21 @@ class Card:
             named = name_some(list(sort_counts(undefined)), _NAMED)
             calls = plural(undefined.total(), "call")
             lines.append(f"{calls} of tools that no definition names: {named}")
+        lines += self._describe_misfits()
         return tuple(lines)
+
+    def _describe_misfits(self) -> list[str]:
+        """What in calls and definitions is not as it should be."""
+        misfits = sum((Counter(s.misfits) for s in self.splits.values()), Counter[str]())
+        faults = sum((Counter(s.faults) for s in self.splits.values()), Counter[str]())
+        lines = []
+        if misfits:
+            named = name_some(list(sort_counts(misfits)), _NAMED)
+            lines.append(f"{plural(misfits.total(), 'argument')} not as the tool's definition says: {named}")
+        if faults:
+            named = name_some(list(sort_counts(faults)), _NAMED)
+            lines.append(f"definitions of rows that cannot be meant so: {named}")
+        return lines
 
     def _describe_code_mode(self) -> str:
         """What was done to rows that are taken for Code Mode's beside reading its calls; empty for none."""
@@ -214,6 +228,8 @@ def _write_markdown(card: Card) -> str:
         _table(
             "Calls that the target's dialect cannot say clearly", card, lambda s: s.unwritable, always=False
         ),
+        _write_misfits(card),
+        _table("Rows by what in their own tools cannot be meant", card, lambda s: s.faults, always=False),
         _table("XML values that stay text because no schema says their type", card, lambda s: s.untyped),
         _write_systems(card),
         f"## Tool results\n\nWritten {how}: {why}.\n",
@@ -268,6 +284,19 @@ def _write_systems(card: Card) -> str:
     if len(parts) == 1:
         parts.append("None: every row keeps what it had.\n")
     return "\n".join(parts)
+
+
+def _write_misfits(card: Card) -> str:
+    rows = [
+        [name, _escape(misfit), count, ", ".join(map(str, split.misfit_lines.get(misfit, [])))]
+        for name, split in card.splits.items()
+        for misfit, count in sort_counts(split.misfits).items()
+    ]
+    if not rows:
+        return ""
+    more = f"\n{len(rows) - _SHOWN} more are in card.json.\n" if len(rows) > _SHOWN else ""
+    table = _grid(["split", "argument", "calls", "first lines"], rows[:_SHOWN])
+    return f"## Arguments that are not as their tool's definition says\n\n{table}\n{more}"
 
 
 def _write_reasons(card: Card) -> str:

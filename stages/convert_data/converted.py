@@ -46,6 +46,10 @@ class Kind(NamedTuple):
     has_own_tools: bool | None = False
     """None where a row is shown no tools."""
     system: SystemText = ()
+    misfits: tuple[str, ...] = ()
+    """`tool.argument` of what in the calls disagrees with their definitions, and why."""
+    faults: tuple[str, ...] = ()
+    """What in the row's own definitions cannot be meant."""
 
 
 class Converted(NamedTuple):

@@ -45,6 +45,7 @@ from stages.core.records import DEEPEST
 from stages.core.tools import EXECUTE_CODE, as_code_mode, is_code_mode_call
 
 _LEGACY_TAG = re.compile(r"</?tool_call>|</?tool_response>|<function=|</function>|<parameter=|</parameter>")
+_LONGEST_PATH = 80  # of a place in an argument
 _RESULT_OPEN = re.compile(r"\s*+<tool_response>")
 _RESULT_CLOSE = re.compile(r"</tool_response>\s*+")
 
@@ -68,7 +69,7 @@ class Draft:
 
     __slots__ = (
         *("answered", "changes", "context", "dialects", "disordered", "first_result", "from_text"),
-        "last_result",
+        *("last_result", "misfits"),
         *("later_systems", "next_id", "offer", "questions", "system", "tools", "turns", "undefined"),
         *("unanswered", "untyped", "unwritable", "waiting", "written"),
     )
@@ -88,6 +89,7 @@ class Draft:
         self.tools: list[str] = []
         self.untyped: list[str] = []
         self.undefined: list[str] = []
+        self.misfits: list[str] = []
         self.unanswered: list[str] = []
         self.unwritable: list[str] = []
         self.answered = False
@@ -192,6 +194,8 @@ class Draft:
                 check_value(arguments)
                 call = ToolCall(call.name, arguments)
                 break
+        if (signature := self.offer.signatures.get(name)) and (found := signature.compare(arguments)):
+            self.misfits += [f"{name}.{path[:_LONGEST_PATH]}: {why}" for path, why in found]
         if self.offer.code_mode:
             if call.name != EXECUTE_CODE.name:
                 call = self._read_foreign_call(call)
@@ -347,6 +351,8 @@ class Draft:
                 tuple(self.unwritable),
                 offer.is_own,
                 self.written,
+                tuple(self.misfits),
+                offer.shown.faults if offer.is_own else (),
             ),
         )
 

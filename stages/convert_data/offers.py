@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 import orjson
 from xxhash import xxh3_128_digest
 
+from stages.core.agreement import Signature
 from stages.core.chat import Tool
 from stages.core.definitions import NONE, Definitions, adopt
 from stages.core.dialects import Toolbox
@@ -120,6 +121,11 @@ class Offer:
     """The system text of a row that has none."""
     is_own: bool = False
     """Whether the row itself defines the tools."""
+
+    @cached_property
+    def signatures(self) -> dict[str, Signature]:
+        """What the calls of each tool must look like."""
+        return {name: Signature(schema) for name, schema in self.box.schemas.items()}
 
     @cached_property
     def head(self) -> bytes:

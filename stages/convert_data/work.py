@@ -279,7 +279,7 @@ class _Results:
         output.size += len(converted.line)
         output.digests.writelines(converted.digests)
         output.numbers.append(number)
-        output.tally.accept(converted)
+        output.tally.accept(converted, number)
 
     def keep_text(self, split: str, converted: Converted, span: Span, number: int) -> None:
         """Write a row that was kept as the target's text. Raises StageError when its template refuses it."""
