@@ -174,6 +174,8 @@ class Census:
 
     rows: int = 0
     """Rows that could be read."""
+    rejected: int = 0
+    """Rows that the conversion rejects for faults of their own: what they call no row will show."""
     defining: int = 0
     """Rows with tools of their own other than Code Mode's."""
     defined: set[str] = field(default_factory=set)
@@ -219,6 +221,7 @@ class Census:
     def merge(self, other: Census) -> None:
         """Add the census of another shard."""
         self.rows += other.rows
+        self.rejected += other.rejected
         self.defining += other.defining
         self.defined |= other.defined
         self.calling += other.calling

@@ -6,7 +6,7 @@ tools) it holds as ready bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import orjson
@@ -16,6 +16,7 @@ from stages.core.agreement import Signature
 from stages.core.chat import Tool
 from stages.core.definitions import NONE, Definitions, adopt
 from stages.core.dialects import Toolbox
+from stages.core.dialects.toolbox import UNKNOWN
 from stages.core.fixes import FixSet
 from stages.core.preset import ModelSetup
 from stages.core.prompts import offered_tools, system_message
@@ -52,10 +53,18 @@ class ConvertContext:
     """The tools were given for all rows, and go before a row's own."""
     untyped: frozenset[str] = frozenset()
     """`tool.argument` for what only untyped XML was seen of."""
+    trial: bool = False
+    """Whether rows are judged by themselves alone, before it is known which tools those without any have."""
+
+    def try_rows(self) -> ConvertContext:
+        """The context that rejects a row for its own faults alone."""
+        return replace(self, trial=True)
 
     @cached_property
     def default(self) -> Offer:
         """What rows without tools of their own are offered."""
+        if self.trial:
+            return Offer(NONE, UNKNOWN, {})
         with_tools = "tools" in self.fixes
         if self.tools is None or self.tools == _CODE_MODE:
             system = system_message(self.setup, self.fixes).content if with_tools else None

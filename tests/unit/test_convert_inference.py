@@ -346,3 +346,50 @@ def test_an_empty_list_of_tools_means_none(tmp_path: Path) -> None:
     assert rows[1]["messages"][-1]["tool_calls"][0]["function"]["name"] == "read_file"
     assert "Code Mode" not in said
     assert "1 call of tools that no definition names: read_file" in said
+
+
+# What rejected rows call
+
+
+def answered(raw: dict[str, Any], call_id: str) -> dict[str, Any]:
+    return {"messages": [*raw["messages"], {"role": "tool", "tool_call_id": call_id, "content": "r"}]}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        answered(structured("zeta", a="1"), "zzz"),
+        structured("zeta", a="\ud800"),
+        {"messages": [*structured("zeta", a="1")["messages"], {"role": "mystery", "content": ""}]},
+        chat('<tool_call>\n{"name": "zeta", "arguments": {"a": 1}\n</tool_call>\n<tool_call>\n{"name": '),
+    ],
+    ids=["result of another id", "half of a surrogate pair", "unknown role", "broken call"],
+)
+def test_no_tool_is_inferred_from_a_row_that_is_rejected(bad: dict[str, Any], tmp_path: Path) -> None:
+    good = answered(structured("search", query="tea"), "1")
+    rows, said = run([good, bad, chat("So.")], tmp_path)
+    assert "3 rows = 2 converted + 1 rejected" in said
+    assert [[tool["function"]["name"] for tool in row["tools"]] for row in rows] == [["search"]] * 2
+    review = (tmp_path / "out" / "tools_review.md").read_text()
+    assert "1 call of 1 tool, in 1 of 2 rows, come" in review
+    assert "Left out: 1 row that the conversion rejects." in review
+    assert "zeta" not in review
+
+
+def test_a_type_is_not_inferred_from_a_row_that_is_rejected(tmp_path: Path) -> None:
+    nan = json.loads(json.dumps(structured("f")).replace('"{}"', '"{\\"a\\": NaN}"'))
+    rows, _ = run([chat(render_calls([ToolCall("f", {"a": 1})], "hermes")), nan], tmp_path)
+    (tool,) = rows[0]["tools"]
+    assert tool["function"]["parameters"]["properties"] == {"a": {"type": "integer"}}
+
+
+@pytest.mark.parametrize("fixes", [("tools",), ("json",)])
+def test_what_is_rejected_is_what_the_arm_rejects(fixes: tuple[Any, ...], tmp_path: Path) -> None:
+    """A text that is kept as it is has no results to go with calls."""
+    trial = ConvertContext(SETUP, fixes).try_rows()
+    bad = answered(structured("zeta", a="1"), "zzz")
+    if fixes == ("json",):
+        with pytest.raises(ValueError, match="answers 'zzz'"):
+            convert_row(bad, trial)
+    else:
+        assert convert_row(bad, trial).row["messages"][-1]["role"] == "tool"
