@@ -14,6 +14,7 @@ RESULT_ALONE = "tool result without a call before it"
 RESULT_RENAMED = "name of a tool result made that of its call"
 UNANSWERED_AMONG, UNANSWERED_LAST = "before the next answer", "at the end of a row"
 CALL_REPEATED = "calls written a second time in the text dropped"
+NO_QUESTION = "kept without a question: no turn of a user"
 AS_CODE = "written as Code Mode"
 HAD_NONE, HAD_LINE, HAD_OTHER = "no system turn", "the preset's line alone", "another text"
 

@@ -19,6 +19,7 @@ from stages.convert_data.converted import (
     HAD_LINE,
     HAD_NONE,
     HAD_OTHER,
+    NO_QUESTION,
     RESULT_ALONE,
     RESULT_MADE,
     RESULT_RENAMED,
@@ -320,6 +321,8 @@ class Draft:
             self._order_results()
         if self.waiting:
             self.unanswered += [UNANSWERED_LAST] * len(self.waiting)
+        if not self.questions:
+            self.changes.append(NO_QUESTION)
         turns = self.turns
         if self.context.setup.tool_response == "user" and any(m["role"] == "tool" for m in turns):
             turns = [as_user_turn(m) if m["role"] == "tool" else m for m in turns]

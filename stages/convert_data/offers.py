@@ -90,7 +90,7 @@ class ConvertContext:
 
     @property
     def _added_system(self) -> str | None:
-        return self.setup.system if "tools" in self.fixes else None
+        return (self.setup.system or None) if "tools" in self.fixes else None
 
     def _drop_untyped(self, typed: dict[str, frozenset[str]]) -> dict[str, frozenset[str]]:
         return {

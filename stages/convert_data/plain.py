@@ -53,7 +53,7 @@ def convert_plain(raw: Any, context: ConvertContext) -> Converted | None:
     turns: list[dict[str, Any]] = []
     questions: list[str] = []
     forms = _write_turns(parts, offer.box, turns, questions)
-    if not forms:
+    if not (forms and questions):
         return None
     try:
         body = orjson.dumps(turns)

@@ -8,15 +8,18 @@ from typing import Any
 
 import pytest
 
+from stages.convert_data.converted import NO_QUESTION
 from stages.convert_data.offers import ConvertContext
 from stages.convert_data.plain import convert_plain
 from stages.convert_data.request import Request
 from stages.convert_data.stage import convert_data
 from stages.core.chat import Tool, ToolCall
+from stages.core.chatml import Turn, join_chatml
 from stages.core.cli import Options
 from stages.core.dialects import render_calls
-from stages.core.fixes import FAIR
+from stages.core.fixes import FAIR, FixSet
 from stages.core.preset import load_preset
+from stages.core.prompts import query_row
 from tests.tool_rows import PLAIN, SEARCH, SETUP, TOOLS, chat, convert
 
 
@@ -92,3 +95,32 @@ def test_what_is_right_is_not_spoken_of(tmp_path: Path) -> None:
     outcome = convert_data(options, Request(valid_share=0))
     assert len(outcome.lines) == 1
     assert "definition says" not in (tmp_path / "out" / "card.md").read_text()
+
+
+# What is kept though it is odd
+
+
+@pytest.mark.parametrize("fixes", [FAIR, ("json",)])
+def test_a_row_that_asks_nothing_is_counted(fixes: FixSet) -> None:
+    context = ConvertContext(SETUP, fixes)
+    asked = chat("So.")
+    silent = {"text": asked["text"].partition("<|im_end|>\n")[2]}
+    code = render_calls([ToolCall("execute_code", {"code": "x"})], "hermes")
+    turns = [("assistant", code), ("user", "<tool_response>\nx\n</tool_response>"), ("assistant", "So.")]
+    results = {"text": join_chatml([Turn(role, text) for role, text in turns])}
+    for raw, count in ((asked, 0), (silent, 1), (results, 1)):
+        assert convert(raw, context).kind.changes.count(NO_QUESTION) == count
+
+
+def test_without_a_line_no_system_turn_is_written() -> None:
+    """Code Mode's instructions are a text of their own."""
+    nothing = SETUP.model_copy(update={"system": ""})
+    shop = [ConvertContext(nothing, FAIR, tools) for tools in ((), (SEARCH,))]
+    for context in (*shop, ConvertContext(nothing, ("tools",), ())):
+        row = convert(chat("So."), context).row
+        assert [turn["role"] for turn in row["messages"]] == ["user", "assistant"]
+        kept = convert(chat("So.", "Mine."), context).row
+        assert kept["messages"][0] == {"role": "system", "content": "Mine."}
+    code = convert(chat("So."), ConvertContext(nothing, FAIR)).row
+    assert code["messages"][0] == query_row("q", nothing, FAIR)["messages"][0]
+    assert code["messages"][0]["content"].startswith("To look at")
