@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 from tabulate import tabulate
 
-from stages.convert_data.converted import HAD_LINE, HAD_NONE, HAD_OTHER
-from stages.convert_data.counts import SAMPLES, Sample, SplitCard, sort_counts, sort_reasons
+from stages.convert_data.converted import AS_CODE, HAD_LINE, HAD_NONE, HAD_OTHER
+from stages.convert_data.counts import COMMON_TOOLS, SAMPLES, Sample, SplitCard, sort_counts, sort_reasons
 from stages.convert_data.duplicates import Duplicates, Repeats
 from stages.convert_data.tokens import TokenStats
 from stages.core.prompts import RESULT_PREFIX
@@ -56,6 +56,8 @@ class Card:
     tool_response: str = "template"
     tools: str = ""
     """Which tools the rows have, and where they come from."""
+    code_mode: bool = False
+    """Whether rows without tools of their own are taken for Code Mode's."""
     duplicates: Duplicates | None = None
     dropped: dict[str, int] = field(default_factory=dict)
     """Rows that `--dedup` left out, by split."""
@@ -87,11 +89,40 @@ class Card:
             lines.append(f"duplicates and leaks ({removed}): {found}")
         if self.valid_share:
             lines.append(self.describe_share())
+        if self.code_mode and (taken := self._describe_code_mode()):
+            lines.append(taken)
         if undefined := sum((Counter(s.undefined) for s in self.splits.values()), Counter[str]()):
             named = name_some(list(sort_counts(undefined)), _NAMED)
             calls = plural(undefined.total(), "call")
             lines.append(f"{calls} of tools that no definition names: {named}")
+        lines += self._describe_misfits()
         return tuple(lines)
+
+    def _describe_misfits(self) -> list[str]:
+        """What in calls and definitions is not as it should be."""
+        misfits = sum((Counter(s.misfits) for s in self.splits.values()), Counter[str]())
+        faults = sum((Counter(s.faults) for s in self.splits.values()), Counter[str]())
+        lines = []
+        if misfits:
+            named = name_some(list(sort_counts(misfits)), _NAMED)
+            lines.append(f"{plural(misfits.total(), 'argument')} not as the tool's definition says: {named}")
+        if faults:
+            named = name_some(list(sort_counts(faults)), _NAMED)
+            lines.append(f"definitions of rows that cannot be meant so: {named}")
+        return lines
+
+    def _describe_code_mode(self) -> str:
+        """What was done to rows that are taken for Code Mode's beside reading its calls; empty for none."""
+        splits = self.splits.values()
+        calls = sum(n for s in splits for change, n in s.changes.items() if change.endswith(AS_CODE))
+        texts = sum(rows.get(HAD_OTHER, 0) for s in splits for rows in s.systems.values())
+        done = [f"{plural(calls, 'direct call')} {AS_CODE}'s code"] if calls else []
+        done += [f"{plural(texts, 'system text')} replaced by Code Mode's"] if texts else []
+        if any(s.systems for s in splits) and not any(s.calls_by_tool for s in splits):
+            rows = sum(s.rows_by_owner.get(COMMON_TOOLS, 0) for s in splits)
+            done += [f"{plural(rows, 'row')} without a call offered execute_code"] if rows else []
+        way_out = "where that is wrong, --tools FILE gives the tools, [] in it none"
+        return f"taken for Code Mode's: {', '.join(done)}; {way_out}" if done else ""
 
     def describe_share(self) -> str:
         """How many rows were set aside as `valid`, and how many should have been."""
@@ -197,6 +228,8 @@ def _write_markdown(card: Card) -> str:
         _table(
             "Calls that the target's dialect cannot say clearly", card, lambda s: s.unwritable, always=False
         ),
+        _write_misfits(card),
+        _table("Rows by what in their own tools cannot be meant", card, lambda s: s.faults, always=False),
         _table("XML values that stay text because no schema says their type", card, lambda s: s.untyped),
         _write_systems(card),
         f"## Tool results\n\nWritten {how}: {why}.\n",
@@ -251,6 +284,19 @@ def _write_systems(card: Card) -> str:
     if len(parts) == 1:
         parts.append("None: every row keeps what it had.\n")
     return "\n".join(parts)
+
+
+def _write_misfits(card: Card) -> str:
+    rows = [
+        [name, _escape(misfit), count, ", ".join(map(str, split.misfit_lines.get(misfit, [])))]
+        for name, split in card.splits.items()
+        for misfit, count in sort_counts(split.misfits).items()
+    ]
+    if not rows:
+        return ""
+    more = f"\n{len(rows) - _SHOWN} more are in card.json.\n" if len(rows) > _SHOWN else ""
+    table = _grid(["split", "argument", "calls", "first lines"], rows[:_SHOWN])
+    return f"## Arguments that are not as their tool's definition says\n\n{table}\n{more}"
 
 
 def _write_reasons(card: Card) -> str:

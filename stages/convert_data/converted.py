@@ -15,6 +15,8 @@ RESULT_RENAMED = "name of a tool result made that of its call"
 UNANSWERED_AMONG, UNANSWERED_LAST = "before the next answer", "at the end of a row"
 ANSWER_EMPTY = "answer without a word and without a call"
 CALL_REPEATED = "calls written a second time in the text dropped"
+NO_QUESTION = "kept without a question: no turn of a user"
+AS_CODE = "written as Code Mode"
 HAD_NONE, HAD_LINE, HAD_OTHER = "no system turn", "the preset's line alone", "another text"
 
 SystemText = tuple[()] | tuple[str, str]
@@ -46,6 +48,10 @@ class Kind(NamedTuple):
     has_own_tools: bool | None = False
     """None where a row is shown no tools."""
     system: SystemText = ()
+    misfits: tuple[str, ...] = ()
+    """`tool.argument` of what in the calls disagrees with their definitions, and why."""
+    faults: tuple[str, ...] = ()
+    """What in the row's own definitions cannot be meant."""
 
 
 class Converted(NamedTuple):

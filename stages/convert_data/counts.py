@@ -28,7 +28,10 @@ _LONGEST = 1_600  # characters of a sample on each side
 _OF_KIND = {
     "turns_by_dialect": "dialects",
     "calls_by_tool": "tools",
-    **{name: name for name in ("changes", "untyped", "undefined", "unanswered", "unwritable")},
+    **{
+        name: name
+        for name in ("changes", "untyped", "undefined", "unanswered", "unwritable", "misfits", "faults")
+    },
 }
 _COUNTERS = (*_OF_KIND, "shapes", "patterns", "rows_by_dialect", "rows_by_tool", "rows_by_owner")
 OWN_TOOLS, COMMON_TOOLS = "its own", "the tools for rows without their own"
@@ -81,6 +84,12 @@ class SplitCard:
     unanswered: dict[str, int] = field(default_factory=dict)
     """Calls without a result, by where they stand."""
     unwritable: dict[str, int] = field(default_factory=dict)
+    misfits: dict[str, int] = field(default_factory=dict)
+    """`tool.argument` of what in calls disagrees with their definitions, and why."""
+    misfit_lines: dict[str, list[int]] = field(default_factory=dict)
+    """The first few line numbers of each."""
+    faults: dict[str, int] = field(default_factory=dict)
+    """Rows by what in their own definitions cannot be meant."""
     systems: dict[str, dict[str, int]] = field(default_factory=dict)
     """Rows by the system text that was written into them, and by what they had before."""
     samples: dict[str, Sample] = field(default_factory=dict)
@@ -93,10 +102,21 @@ class SplitCard:
         """Rows read: every one is converted or rejected."""
         return self.converted + self.rejected
 
-    def accept(self, row: Converted) -> None:
-        """Count a converted row."""
+    def accept(self, row: Converted, number: int) -> None:
+        """Count a converted row by its 1-based line number."""
         self.count(row.kind, 1)
+        self.note_misfits(row.kind, number)
         self.show(row)
+
+    def note_misfits(self, kind: Kind, number: int) -> None:
+        """Remember where calls disagree with their definitions."""
+        for misfit in kind.misfits:
+            self._add_misfit_lines(misfit, (number,))
+
+    def _add_misfit_lines(self, misfit: str, lines: Iterable[int]) -> None:
+        if misfit in self.misfit_lines or len(self.misfit_lines) < _MOST_REASONS:
+            known = self.misfit_lines.get(misfit, ())
+            self.misfit_lines[misfit] = heapq.nsmallest(LINES, {*known, *lines})
 
     def count(self, kind: Kind, rows: int) -> None:
         """Count so many converted rows of a kind."""
@@ -152,6 +172,8 @@ class SplitCard:
             mine = getattr(self, name)
             for key, count in getattr(other, name).items():
                 _count(mine, (key,), count)
+        for misfit, lines in other.misfit_lines.items():
+            self._add_misfit_lines(misfit, lines)
         for text, rows in other.systems.items():
             for before, count in rows.items():
                 _count(self.systems.setdefault(text, {}), (before,), count)
@@ -188,6 +210,11 @@ class SplitCard:
             "calls_of_undefined_tools": sort_counts(self.undefined),
             "calls_without_a_result": sort_counts(self.unanswered),
             "calls_the_target_cannot_say": sort_counts(self.unwritable),
+            "arguments_that_disagree_with_their_definition": [
+                {"what": misfit, "count": count, "lines": self.misfit_lines.get(misfit, [])}
+                for misfit, count in sort_counts(self.misfits).items()
+            ],
+            "rows_by_fault_of_their_definitions": sort_counts(self.faults),
         }
 
 
@@ -201,9 +228,11 @@ class Tally:
         self._card, self._most_kinds = card, most_kinds
         self._rows: dict[Kind, int] = {}
 
-    def accept(self, row: Converted) -> None:
-        """Count a converted row."""
+    def accept(self, row: Converted, number: int) -> None:
+        """Count a converted row by its 1-based line number."""
         kind = row.kind
+        if kind.misfits:
+            self._card.note_misfits(kind, number)
         known = self._rows.get(kind)
         if known is None or len(self._card.first_rows) < SAMPLES:
             self._card.show(row)

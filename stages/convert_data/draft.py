@@ -15,10 +15,12 @@ import orjson
 
 from stages.convert_data.converted import (
     ANSWER_EMPTY,
+    AS_CODE,
     CALL_REPEATED,
     HAD_LINE,
     HAD_NONE,
     HAD_OTHER,
+    NO_QUESTION,
     RESULT_ALONE,
     RESULT_MADE,
     RESULT_RENAMED,
@@ -46,6 +48,7 @@ from stages.core.tools import EXECUTE_CODE, as_code_mode, is_code_mode_call
 
 _LEGACY_TAG = re.compile(r"</?tool_call>|</?tool_response>|<function=|</function>|<parameter=|</parameter>")
 _EMPTY_THOUGHT = re.compile(r"\s*+(?:<think>\s*+)?+</think>")
+_LONGEST_PATH = 80  # of a place in an argument
 _RESULT_OPEN = re.compile(r"\s*+<tool_response>")
 _RESULT_CLOSE = re.compile(r"</tool_response>\s*+")
 
@@ -69,7 +72,7 @@ class Draft:
 
     __slots__ = (
         *("answered", "changes", "context", "dialects", "disordered", "first_result", "from_text"),
-        "last_result",
+        *("last_result", "misfits"),
         *("later_systems", "next_id", "offer", "questions", "system", "tools", "turns", "undefined"),
         *("unanswered", "untyped", "unwritable", "waiting", "written"),
     )
@@ -89,6 +92,7 @@ class Draft:
         self.tools: list[str] = []
         self.untyped: list[str] = []
         self.undefined: list[str] = []
+        self.misfits: list[str] = []
         self.unanswered: list[str] = []
         self.unwritable: list[str] = []
         self.answered = False
@@ -195,6 +199,8 @@ class Draft:
                 check_value(arguments)
                 call = ToolCall(call.name, arguments)
                 break
+        if (signature := self.offer.signatures.get(name)) and (found := signature.compare(arguments)):
+            self.misfits += [f"{name}.{path[:_LONGEST_PATH]}: {why}" for path, why in found]
         if self.offer.code_mode:
             if call.name != EXECUTE_CODE.name:
                 call = self._read_foreign_call(call)
@@ -216,7 +222,7 @@ class Draft:
             raise ToolsUnclear(f"{call.name} is called, and nothing defines it")
         written = as_code_mode(call)
         if written is not call:
-            self.changes.append(f"direct call of {call.name} written as Code Mode")
+            self.changes.append(f"direct call of {call.name} {AS_CODE}")
             return written
         self.undefined.append(call.name)
         return call
@@ -319,6 +325,8 @@ class Draft:
             self._order_results()
         if self.waiting:
             self.unanswered += [UNANSWERED_LAST] * len(self.waiting)
+        if not self.questions:
+            self.changes.append(NO_QUESTION)
         turns = self.turns
         if self.context.setup.tool_response == "user" and any(m["role"] == "tool" for m in turns):
             turns = [as_user_turn(m) if m["role"] == "tool" else m for m in turns]
@@ -350,6 +358,8 @@ class Draft:
                 tuple(self.unwritable),
                 offer.is_own,
                 self.written,
+                tuple(self.misfits),
+                offer.shown.faults if offer.is_own else (),
             ),
         )
 

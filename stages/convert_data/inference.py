@@ -23,7 +23,7 @@ from stages.core.chat import Tool, ToolCall
 from stages.core.definitions import NONE, Definitions, read_definitions
 from stages.core.dialects import parse_any
 from stages.core.dialects.schema import read_typed
-from stages.core.tools import EXECUTE_CODE, is_code_mode_call
+from stages.core.tools import EXECUTE_CODE, FUNCTIONS, is_code_mode_call
 
 SAMPLES = 4  # of the values of an argument
 MOST_TOOLS = 10_000
@@ -174,8 +174,12 @@ class Census:
 
     rows: int = 0
     """Rows that could be read."""
+    rejected: int = 0
+    """Rows that the conversion rejects for faults of their own: what they call no row will show."""
     defining: int = 0
     """Rows with tools of their own other than Code Mode's."""
+    defined: set[str] = field(default_factory=set)
+    """Functions of Code Mode that such rows define as tools of their own."""
     calling: int = 0
     """Rows that define no tool and call some."""
     calls: dict[str, Calls] = field(default_factory=dict)
@@ -194,6 +198,7 @@ class Census:
         self.rows += 1
         if defines.tools and not defines.is_code_mode:
             self.defining += 1
+            self.defined |= FUNCTIONS.keys() & defines.box.schemas.keys()
             return
         calls: list[tuple[ToolCall, str]] = []
         for turn in source.turns:
@@ -216,7 +221,9 @@ class Census:
     def merge(self, other: Census) -> None:
         """Add the census of another shard."""
         self.rows += other.rows
+        self.rejected += other.rejected
         self.defining += other.defining
+        self.defined |= other.defined
         self.calling += other.calling
         self.more_tools += other.more_tools
         for name, calls in other.calls.items():
@@ -227,11 +234,15 @@ class Census:
 
     @property
     def is_code_mode(self) -> bool:
-        """Whether the rows without tools of their own are Code Mode's, a few stray calls aside."""
+        """Whether the rows without tools of their own are Code Mode's, a few stray calls aside.
+
+        What other rows define as a tool of their own is none of Code Mode's functions in these either.
+        """
         if not self.calls:
             return not self.defining
         every = sum(calls.count for calls in self.calls.values()) + self.more_tools
-        foreign = sum(calls.foreign for calls in self.calls.values()) + self.more_tools
+        others = (c.count if name in self.defined else c.foreign for name, c in self.calls.items())
+        foreign = sum(others) + self.more_tools
         return foreign <= _STRAY * every
 
     def tools(self) -> tuple[Tool, ...]:

@@ -6,15 +6,17 @@ tools) it holds as ready bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import orjson
 from xxhash import xxh3_128_digest
 
+from stages.core.agreement import Signature
 from stages.core.chat import Tool
 from stages.core.definitions import NONE, Definitions, adopt
 from stages.core.dialects import Toolbox
+from stages.core.dialects.toolbox import UNKNOWN
 from stages.core.fixes import FixSet
 from stages.core.preset import ModelSetup
 from stages.core.prompts import offered_tools, system_message
@@ -51,10 +53,18 @@ class ConvertContext:
     """The tools were given for all rows, and go before a row's own."""
     untyped: frozenset[str] = frozenset()
     """`tool.argument` for what only untyped XML was seen of."""
+    trial: bool = False
+    """Whether rows are judged by themselves alone, before it is known which tools those without any have."""
+
+    def try_rows(self) -> ConvertContext:
+        """The context that rejects a row for its own faults alone."""
+        return replace(self, trial=True)
 
     @cached_property
     def default(self) -> Offer:
         """What rows without tools of their own are offered."""
+        if self.trial:
+            return Offer(NONE, UNKNOWN, {})
         with_tools = "tools" in self.fixes
         if self.tools is None or self.tools == _CODE_MODE:
             system = system_message(self.setup, self.fixes).content if with_tools else None
@@ -80,7 +90,7 @@ class ConvertContext:
 
     @property
     def _added_system(self) -> str | None:
-        return self.setup.system if "tools" in self.fixes else None
+        return (self.setup.system or None) if "tools" in self.fixes else None
 
     def _drop_untyped(self, typed: dict[str, frozenset[str]]) -> dict[str, frozenset[str]]:
         return {
@@ -120,6 +130,11 @@ class Offer:
     """The system text of a row that has none."""
     is_own: bool = False
     """Whether the row itself defines the tools."""
+
+    @cached_property
+    def signatures(self) -> dict[str, Signature]:
+        """What the calls of each tool must look like."""
+        return {name: Signature(schema) for name, schema in self.box.schemas.items()}
 
     @cached_property
     def head(self) -> bytes:

@@ -33,7 +33,7 @@ from stages.core.dialects.plain import Call, find_calls
 from stages.core.tools import EXECUTE_CODE
 
 _TOOL = EXECUTE_CODE.name
-_TEXT = frozenset((str,))
+_KEYS = frozenset(("code",))
 _SYSTEM = "system\n"
 _RESULT_OPEN, _RESULT_CLOSE = "<tool_response>\n", "\n</tool_response>"
 
@@ -53,7 +53,7 @@ def convert_plain(raw: Any, context: ConvertContext) -> Converted | None:
     turns: list[dict[str, Any]] = []
     questions: list[str] = []
     forms = _write_turns(parts, offer.box, turns, questions)
-    if not forms:
+    if not (forms and questions):
         return None
     try:
         body = orjson.dumps(turns)
@@ -112,7 +112,7 @@ def _read_answer(turn: dict[str, Any], number: int, box: Toolbox) -> str:
     if not calls:
         return dialect
     name, arguments = calls[0]
-    if len(calls) > 1 or name != _TOOL or not _TEXT.issuperset(map(type, arguments.values())):
+    if len(calls) > 1 or name != _TOOL or arguments.keys() != _KEYS or type(arguments["code"]) is not str:
         return ""
     turn["content"] = words.strip()
     function = {"name": _TOOL, "arguments": arguments}

@@ -21,6 +21,8 @@ def write_review(census: Census, path: Path) -> None:
         "without a definition. What `tools.json` says of them is inferred. Correct it where this review "
         "or your knowledge says so, and convert again with `--tools tools.json`.\n",
     ]
+    if census.rejected:
+        parts.append(f"Left out: {plural(census.rejected, 'row')} that the conversion rejects.\n")
     if census.more_tools:
         parts.append(f"{census.more_tools} more calls are of tools beyond the first {MOST_TOOLS} names.\n")
     doubts = [f"- {doubt}" for doubt in list_doubts(census)]

@@ -199,6 +199,7 @@ def _convert(source: Source, work: Work, options: Options, request: Request) -> 
         splits=results.cards,
         target=options.preset.title,
         tool_response=options.preset.model.tool_response,
+        code_mode=work.context.default.code_mode,
         tools=write_tool_files(work.context, census, _count_owners(results.cards), work.folder),
         duplicates=found,
         dropped=dropped,

@@ -26,11 +26,13 @@ REVIEW_FILE = "tools_review.md"
 def start_context(setup: ModelSetup, fixes: FixSet, given: Path | None) -> ConvertContext:
     """The context to begin with: the given tools, or Code Mode's until a row contradicts.
 
+    An empty list says that rows without tools of their own have none; it takes no row's own away.
     Raises StageError when the file of tools is unusable.
     """
     if given is None:
         return ConvertContext(setup, fixes)
-    return ConvertContext(setup, fixes, read_tools_file(given), given=True)
+    tools = read_tools_file(given)
+    return ConvertContext(setup, fixes, tools, given=bool(tools))
 
 
 def apply_census(context: ConvertContext, census: Census) -> ConvertContext:

@@ -29,7 +29,7 @@ from stages.convert_data.inference import Census, load_census, save_census
 from stages.convert_data.offers import ConvertContext, ToolsUnclear
 from stages.convert_data.pieces import Piece, Span, read_rows
 from stages.convert_data.rendering import Target, write_text
-from stages.convert_data.rows import convert_row
+from stages.convert_data.rows import convert_fully, convert_row
 from stages.convert_data.sources import Unreadable
 from stages.core.errors import StageError
 from stages.core.exact import load_json
@@ -130,17 +130,23 @@ def read_summary(work: Work, piece: Piece) -> Summary:
 
 
 def count_calls(piece: Piece, work: Work) -> int:
-    """Count the calls of a piece for `read_census`, unless that was done before; returns its rows."""
+    """Count the calls of a piece for `read_census`, unless that was done before; returns its rows.
+
+    A row that will be rejected whatever the tools says nothing about them.
+    """
     if _is_counted(piece, work):
         return piece.rows
-    path, census = _census_file(piece, work), Census()
+    path, census, trial = _census_file(piece, work), Census(), work.context.try_rows()
     for span in piece.spans:
         for _, item in read_rows(span):
             try:
                 raw, _ = _decode(item)
+                if raw is BLANK:
+                    continue
+                convert_fully(raw, trial)
             except ValueError:
-                continue  # the conversion says why
-            if raw is not BLANK:
+                census.rejected += 1  # the conversion says why
+            else:
                 census.add(raw)
     path.parent.mkdir(exist_ok=True)
     save_census(census, path)
@@ -279,7 +285,7 @@ class _Results:
         output.size += len(converted.line)
         output.digests.writelines(converted.digests)
         output.numbers.append(number)
-        output.tally.accept(converted)
+        output.tally.accept(converted, number)
 
     def keep_text(self, split: str, converted: Converted, span: Span, number: int) -> None:
         """Write a row that was kept as the target's text. Raises StageError when its template refuses it."""

@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict
 from stages.core.errors import StageError
 from stages.core.platform import peak_memory_gb
 from stages.core.records import Given, Manifest, Recipe, read_record, write_record
-from stages.core.words import another, plural
+from stages.core.words import another, name_some, plural
 
 MANIFEST = "manifest.json"
 OWN_MANIFEST = re.compile(rb'\{\s*"recipe"\s*:')
@@ -89,8 +89,8 @@ def is_current(folder: Path, recipe: Recipe, *, force: bool) -> bool:
     """Whether the artifact exists and was made by this recipe.
 
     An input that is NOT_HERE is taken for the one that it was made of. Raises StageError when it was made by
-    another recipe, or has a damaged manifest, and `force` is off, and, whatever `force` says, when the folder
-    holds files that no stage wrote, or another stage's output, which may be the very input.
+    another recipe, lacks a file, or has a damaged manifest, and `force` is off, and, whatever `force` says, when
+    the folder holds files that no stage wrote, or another stage's output, which may be the very input.
     """
     if folder.exists() and not folder.is_dir():
         raise StageError(f"{folder} is a file: name a folder with --out")
@@ -104,6 +104,7 @@ def is_current(folder: Path, recipe: Recipe, *, force: bool) -> bool:
         return False
     wanted = fill_in(recipe, manifest.recipe)
     if manifest.recipe == wanted:
+        _refuse_gaps(folder, manifest, "put it back, or make it again with")
         return True
     raise StageError(
         f"{folder} was made with {_difference(manifest.recipe, wanted)}: "
@@ -183,6 +184,7 @@ def build_artifact(
         manifest = Manifest(
             recipe=recipe,
             content=fingerprint_folder(partial, records),
+            files=tuple(_list_content(partial, records)),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=round(time.perf_counter() - started, 3),
             peak_memory_gb=peak_memory_gb(),
@@ -234,10 +236,13 @@ def _is_ours(manifest: Path) -> bool:
     return OWN_MANIFEST.match(manifest.read_bytes()) is not None
 
 
-def require_artifact(folder: Path, stage: str, command: str, *, also: Collection[str] = ()) -> Manifest:
+def require_artifact(
+    folder: Path, stage: str, command: str, *, also: Collection[str] = (), whole: bool = True
+) -> Manifest:
     """The manifest of an upstream output, made by `stage` or one of `also`.
 
-    Raises StageError naming the command that makes it, when there is none or it is another stage's.
+    Raises StageError naming the command that makes it, when there is none, it is another stage's, or a file
+    is gone; who reads the manifest alone, or looks for the files, does not need it `whole`.
     """
     manifest = read_manifest(folder)
     if manifest is None and folder.is_dir() and any(folder.iterdir()):
@@ -252,7 +257,15 @@ def require_artifact(folder: Path, stage: str, command: str, *, also: Collection
             f"{folder} is the output of {manifest.recipe.stage}, not of {stage}: name another folder, "
             f"or run {command}"
         )
+    if whole:
+        _refuse_gaps(folder, manifest, f"make it again with {command.partition(' (or ')[0]}")
     return manifest
+
+
+def _refuse_gaps(folder: Path, manifest: Manifest, remedy: str) -> None:
+    """Raise StageError when a file is gone. Nothing is made again unasked: others may have been edited."""
+    if gone := [name for name in manifest.files if not (folder / name).is_file()]:
+        raise StageError(f"{folder} lacks {name_some(gone, 3)}: {remedy} --force")
 
 
 def fingerprint_folder(folder: Path, records: Collection[str] = ()) -> str:
@@ -261,18 +274,23 @@ def fingerprint_folder(folder: Path, records: Collection[str] = ()) -> str:
     What is in a hidden folder, as notebooks leave it, is hidden too. What a stage reads is known by what its
     files hold now: someone may have edited them since they were made.
     """
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    named = {path.relative_to(folder).as_posix(): path for path in paths}
-    kept = {
-        name: path
-        for name, path in named.items()
-        if name.partition("/")[0] not in (MANIFEST, _RECIPE, _ENDING, *records) and "/." not in f"/{name}"
-    }
+    kept = _list_content(folder, records)
     digest = hashlib.sha256()
     with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter
         for name, content in zip(kept, pool.map(_hash_file, kept.values()), strict=True):
             digest.update(name.encode() + b"\0" + content)
     return digest.hexdigest()
+
+
+def _list_content(folder: Path, records: Collection[str]) -> dict[str, Path]:
+    """The files that count, by their names within the folder."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    named = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {
+        name: path
+        for name, path in named.items()
+        if name.partition("/")[0] not in (MANIFEST, _RECIPE, _ENDING, *records) and "/." not in f"/{name}"
+    }
 
 
 def _hash_file(path: Path) -> bytes:

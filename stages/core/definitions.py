@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from stages.core.agreement import find_faults
 from stages.core.chat import Tool
 from stages.core.dialects import Toolbox
 from stages.core.dialects.json_calls import read_value
@@ -25,6 +26,7 @@ from stages.core.dialects.schema import ALIASES
 from stages.core.errors import StageError
 from stages.core.exact import load_json
 from stages.core.tools import EXECUTE_CODE
+from stages.core.words import name_some
 
 Definition = dict[str, Any]
 """`{"type": "function", "function": {"name", "description", "parameters", …}}`."""
@@ -65,6 +67,12 @@ class Definitions:
         return orjson.dumps(self.tools)
 
     @cached_property
+    def faults(self) -> tuple[str, ...]:
+        """What in them cannot be meant."""
+        functions = (tool["function"] for tool in self.tools)
+        return tuple(fault for f in functions for fault in find_faults(f["name"], f["parameters"]))
+
+    @cached_property
     def is_code_mode(self) -> bool:
         """Whether they are Code Mode's one tool, as a row that was converted before has it."""
         return self.tools == (EXECUTE_CODE.to_json(),)
@@ -97,19 +105,25 @@ def read_definitions(value: Any) -> Definitions:
 
 
 def read_tools_file(path: Path) -> tuple[Tool, ...]:
-    """The tools of a `tools.json`. Raises StageError when it is missing or holds no tools."""
+    """The tools of a `tools.json`, none for `[]`. Raises StageError when it is missing or unusable."""
     try:
-        tools = read_definitions(path.read_text("utf-8")).tools
+        text = path.read_text("utf-8")
+        read = read_definitions(text)
     except (FileNotFoundError, IsADirectoryError):
         raise StageError(f"no file {path}: --tools takes a JSON file with a list of tools") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise StageError(f"{path}: {error}: --tools takes a JSON list of tools in OpenAI shape") from None
-    if not tools:
-        raise StageError(f"{path} defines no tool: --tools takes a JSON list of tools in OpenAI shape")
+    tools = read.tools
+    if not tools and "".join(text.split()) != "[]":
+        raise StageError(
+            f"{path} defines no tool: --tools takes a JSON list of tools in OpenAI shape, [] for none"
+        )
     names = [tool["function"]["name"] for tool in tools]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise StageError(f"{path} defines {twice!r} twice: keep one of the definitions")
+    if read.faults:
+        raise StageError(f"{path}: {name_some(read.faults, 3)}: correct it there")
     return tuple(map(Tool.from_json, tools))
 
 

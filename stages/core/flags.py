@@ -143,7 +143,8 @@ def add_row_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tools",
         metavar="FILE",
-        help="the tools of all rows, a JSON list (default: a row's own, Code Mode's, or inferred)",
+        help="the tools of all rows, a JSON list; an empty one: none but a row's own (default: a "
+        "row's own, Code Mode's, or inferred)",
     )
     group.add_argument(
         "--dedup",

@@ -24,9 +24,13 @@ OwnTools = Sequence[Tool] | None
 
 
 def system_message(setup: ModelSetup, fixes: FixSet, tools: OwnTools = None) -> Message:
-    """The system turn: the preset's line; in Code Mode, with the fix `tools`, its instructions too."""
+    """The system turn: the preset's line; in Code Mode, with the fix `tools`, its instructions too.
+
+    An empty line leaves a turn without text where there are no instructions: no prompt has it then.
+    """
     code_mode = "tools" in fixes and tools is None
-    return Message("system", f"{setup.system}\n{code_mode_instructions()}" if code_mode else setup.system)
+    parts = [setup.system, code_mode_instructions() if code_mode else ""]
+    return Message("system", "\n".join(filter(None, parts)))
 
 
 def offered_tools(fixes: FixSet, tools: OwnTools = None) -> tuple[Tool, ...]:
@@ -62,7 +66,8 @@ def turns_row(
     messages = [as_user_turn(turn) if _is_user_turn(turn, setup) else dict(turn) for turn in turns]
     if messages[0]["role"] != "system":
         own: OwnTools = None if tools is None else ()
-        messages.insert(0, {"role": "system", "content": system_message(setup, fixes, own).content})
+        if system := system_message(setup, fixes, own).content:
+            messages.insert(0, {"role": "system", "content": system})
     if tools is None:
         tools = [tool.to_json() for tool in offered_tools(fixes)]
     return {"messages": messages, "tools": list(tools) if "tools" in fixes else []}

@@ -57,6 +57,7 @@ class Manifest(Record):
 
     recipe: Recipe
     content: str = Field(description="SHA-256 over the artifact's files")
+    files: tuple[str, ...] = Field((), description="the names of these files; older manifests have none")
     created: str = Field(description="UTC, ISO 8601")
     seconds: float = Field(description="wall time of the stage")
     peak_memory_gb: float = Field(description="highest resident memory of the process, 1e9 bytes")

@@ -148,7 +148,7 @@ def _read_arm(options: Options) -> Arm:
     losses = options.place("train") / "log.jsonl"
     places = {stage: options.place(stage) for stage in CHAIN}
     manifests = {
-        stage: require_artifact(folder, stage, options.command(stage))
+        stage: require_artifact(folder, stage, options.command(stage), whole=False)
         for stage, folder in places.items()
         if (folder / MANIFEST).is_file()
     }
@@ -179,7 +179,7 @@ def _read_summary(folder: Path) -> EvalSummary:
 
 
 def _read_suite(folder: Path, options: Options) -> SuiteResult:
-    manifest = require_artifact(folder, "eval", options.command("eval"))
+    manifest = require_artifact(folder, "eval", options.command("eval"), whole=False)
     command = recall_options(options, {}, [manifest]).command("eval")
     for name in ("scores.jsonl", "replies.jsonl"):
         if not (folder / name).is_file():

@@ -126,6 +126,44 @@ def test_a_finished_artifact_knows_what_it_was_made_of(tmp_path: Path) -> None:
     assert names(tmp_path / "deep") == ["out"], "nothing is left beside it"
 
 
+def test_a_file_that_is_gone_is_seen_and_one_that_was_edited_is_not_minded(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with build_artifact(folder, RECIPE, records=("log.txt", "old")) as build:
+        (build.folder / "rendered").mkdir()
+        (build.folder / "old").mkdir()
+        for name in ("a.txt", "log.txt", "rendered/a.txt", "old/b.txt", ".hidden"):
+            (build.folder / name).write_text(name)
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    assert manifest.files == ("a.txt", "rendered/a.txt")
+    (folder / "a.txt").write_text("edited")
+    (folder / "log.txt").unlink()
+    (folder / "old" / "b.txt").unlink()
+    assert is_current(folder, RECIPE, force=False)
+    (folder / "rendered" / "a.txt").unlink()
+    with pytest.raises(
+        StageError, match=r"out lacks rendered/a\.txt: put it back, or .* again with --force$"
+    ):
+        is_current(folder, RECIPE, force=False)
+    with pytest.raises(
+        StageError, match=r"out lacks rendered/a\.txt: make it again with nox -s train --force$"
+    ):
+        require_artifact(folder, "train", "nox -s train (or nox -s retest_fair for all stages)")
+    assert not is_current(folder, RECIPE, force=True)
+    assert require_artifact(folder, "train", "nox -s train", whole=False) == manifest
+    with pytest.raises(StageError, match="was made with iters=3"):
+        is_current(folder, OTHER, force=False)
+
+
+def test_a_manifest_without_the_names_of_its_files_is_read(tmp_path: Path) -> None:
+    manifest = make(tmp_path / "out", a="text")
+    older = manifest.model_dump(mode="json", exclude={"files"})
+    (tmp_path / "out" / MANIFEST).write_text(json.dumps(older))
+    (tmp_path / "out" / "a.txt").unlink()
+    assert is_current(tmp_path / "out", RECIPE, force=False)
+    assert require_artifact(tmp_path / "out", "train", "").files == ()
+
+
 def test_seed_template_and_stop_ids_go_along_the_chain(tmp_path: Path) -> None:
     """A model is told by them; what was written before they had fields of their own is read all the same."""
     with build_artifact(tmp_path / "train", RECIPE) as build:

@@ -50,7 +50,7 @@ def count(rows: list[Any], first: int = 1) -> SplitCard:
     card = SplitCard()
     for number, raw in enumerate(rows, first):
         try:
-            card.accept(convert(raw))
+            card.accept(convert(raw), number)
         except ValueError as error:
             card.reject(number, str(error))
     return card
@@ -100,9 +100,9 @@ def test_rows_counted_together_make_the_same_card(kinds: int) -> None:
         rows = chance.choices(converted, k=chance.randrange(20))
         whole, card = SplitCard(), SplitCard()
         tally = Tally(card, kinds)
-        for one in rows:
-            whole.accept(one)
-            tally.accept(one)
+        for number, one in enumerate(rows, 1):
+            whole.accept(one, number)
+            tally.accept(one, number)
         tally.settle()
         assert card == whole
         assert json.dumps(card.to_json()) == json.dumps(whole.to_json()), "the order too"
@@ -128,7 +128,7 @@ def test_memory_is_bounded_whatever_the_data() -> None:
         converted = convert(ROWS[0])
         kind = converted.kind._replace(tools=(f"tool{number}",), changes=(f"column {number} not kept",))
         converted = converted._replace(kind=kind)
-        card.accept(converted)
+        card.accept(converted, 1)
     assert len(card.reasons) <= 201
     assert card.reasons["message …: unknown role …"].count == 30_000
     assert card.reasons["message …: unknown role …"].lines == [0, 1, 2, 3, 4]
@@ -225,7 +225,7 @@ def test_the_page_shows_the_system_texts_that_were_written(fixes: FixSet, tmp_pa
         first = converted.row["messages"][0]
         assert converted.kind.system[:1] in ((), (first["content"],))
         assert (converted.kind.system == ()) == (first in raw["messages"]), "told where it is new"
-        splits[name].accept(converted)
+        splits[name].accept(converted, 1)
     write_card(Card("an arm", splits), tmp_path)
     assert json.loads((tmp_path / "card.json").read_bytes())["system_texts"] == [
         {

@@ -21,6 +21,7 @@ from stages.convert_data.inference import (
     save_census,
 )
 from stages.convert_data.offers import ConvertContext, ToolsUnclear
+from stages.convert_data.request import Request
 from stages.convert_data.review import list_doubts, write_review
 from stages.convert_data.rows import convert_row
 from stages.convert_data.stage import convert_data
@@ -263,3 +264,132 @@ def test_another_agents_function_of_the_same_name_is_not_code_modes() -> None:
     assert not infer_tools([*own, *rows * 2]).is_code_mode
     several = ToolCall("read_file", {"file_path": "a.py", "offset": 1, "limit": 9})
     assert infer_tools([*own, chat(render_calls([several], "hermes"))]).is_code_mode, "one call is one stray"
+
+
+# Whose calls look like Code Mode's
+
+
+def structured(name: str, system: str = "You are ShellBot.", **arguments: str) -> dict[str, Any]:
+    call = {"id": "1", "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+    turns = [("system", system), ("user", f"Do {name} {arguments}")]
+    messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in turns]
+    messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+    return {"messages": messages}
+
+
+READ = structured("read_file", path="/etc/0")
+OWN_READ = READ | {
+    "tools": [{"name": "read_file", "parameters": {"properties": {"path": {"type": "string"}}}}]
+}
+
+
+def run(rows: list[dict[str, Any]], folder: Path, **request: Any) -> tuple[list[dict[str, Any]], str]:
+    """The train rows of a conversion, and its last lines."""
+    data = folder / "data"
+    data.mkdir()
+    (data / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = Options(load_preset("smol"), FAIR, data=data, out=folder / "out")
+    outcome = convert_data(options, Request(valid_share=0, **request))
+    lines = (folder / "out" / "train.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines], "\n".join(outcome.lines)
+
+
+@pytest.fixture(autouse=True)
+def _artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
+
+
+def test_what_is_rewritten_as_code_mode_is_said(tmp_path: Path) -> None:
+    rows, said = run([READ, structured("run_command", command="ls")], tmp_path)
+    assert [row["tools"] for row in rows] == [[EXECUTE_CODE.to_json()]] * 2
+    assert (
+        "taken for Code Mode's: 2 direct calls written as Code Mode's code, 2 system texts replaced by Code "
+        "Mode's; where that is wrong, --tools FILE gives the tools, [] in it none"
+    ) in said
+
+
+def test_a_tool_that_a_row_defines_is_no_function_of_code_mode_in_the_others(tmp_path: Path) -> None:
+    rows, said = run([READ, OWN_READ, structured("run_command", command="ls")], tmp_path)
+    named = [{tool["function"]["name"] for tool in row["tools"]} for row in rows]
+    assert named == [{"read_file", "run_command"}, {"read_file"}, {"read_file", "run_command"}]
+    calls = [row["messages"][-1]["tool_calls"][0]["function"]["name"] for row in rows]
+    assert calls == ["read_file", "read_file", "run_command"]
+    assert {row["messages"][0]["content"] for row in rows} == {"You are ShellBot."}
+    assert "Code Mode" not in said
+
+
+def test_a_definition_speaks_against_code_mode_in_whichever_shard_it_is(tmp_path: Path) -> None:
+    whole = Census()
+    for part in (infer_tools([READ]), infer_tools([OWN_READ])):
+        save_census(part, tmp_path / "census.json")
+        loaded = load_census(tmp_path / "census.json")
+        assert loaded == part
+        assert loaded is not None
+        whole.merge(loaded)
+    assert not whole.is_code_mode
+    assert whole == infer_tools([READ, OWN_READ])
+    assert infer_tools([READ, {**chat("So."), "tools": TOOLS}]).is_code_mode, "another tool is no objection"
+
+
+def test_rows_without_a_call_that_are_offered_code_mode_are_named(tmp_path: Path) -> None:
+    rows, said = run([chat("So."), chat("Yes.")], tmp_path)
+    assert rows[0]["tools"] == [EXECUTE_CODE.to_json()]
+    assert "taken for Code Mode's: 2 rows without a call offered execute_code; where" in said
+
+
+def test_an_empty_list_of_tools_means_none(tmp_path: Path) -> None:
+    """A row's own tools stay: nobody asked to take them away."""
+    (tmp_path / "tools.json").write_text(" [ ]\n")
+    rows, said = run([chat("So."), READ, OWN_READ], tmp_path, tools=tmp_path / "tools.json")
+    assert [len(row["tools"]) for row in rows] == [0, 0, 1]
+    assert rows[1]["messages"][0]["content"] == "You are ShellBot."
+    assert rows[1]["messages"][-1]["tool_calls"][0]["function"]["name"] == "read_file"
+    assert "Code Mode" not in said
+    assert "1 call of tools that no definition names: read_file" in said
+
+
+# What rejected rows call
+
+
+def answered(raw: dict[str, Any], call_id: str) -> dict[str, Any]:
+    return {"messages": [*raw["messages"], {"role": "tool", "tool_call_id": call_id, "content": "r"}]}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        answered(structured("zeta", a="1"), "zzz"),
+        structured("zeta", a="\ud800"),
+        {"messages": [*structured("zeta", a="1")["messages"], {"role": "mystery", "content": ""}]},
+        chat('<tool_call>\n{"name": "zeta", "arguments": {"a": 1}\n</tool_call>\n<tool_call>\n{"name": '),
+    ],
+    ids=["result of another id", "half of a surrogate pair", "unknown role", "broken call"],
+)
+def test_no_tool_is_inferred_from_a_row_that_is_rejected(bad: dict[str, Any], tmp_path: Path) -> None:
+    good = answered(structured("search", query="tea"), "1")
+    rows, said = run([good, bad, chat("So.")], tmp_path)
+    assert "3 rows = 2 converted + 1 rejected" in said
+    assert [[tool["function"]["name"] for tool in row["tools"]] for row in rows] == [["search"]] * 2
+    review = (tmp_path / "out" / "tools_review.md").read_text()
+    assert "1 call of 1 tool, in 1 of 2 rows, come" in review
+    assert "Left out: 1 row that the conversion rejects." in review
+    assert "zeta" not in review
+
+
+def test_a_type_is_not_inferred_from_a_row_that_is_rejected(tmp_path: Path) -> None:
+    nan = json.loads(json.dumps(structured("f")).replace('"{}"', '"{\\"a\\": NaN}"'))
+    rows, _ = run([chat(render_calls([ToolCall("f", {"a": 1})], "hermes")), nan], tmp_path)
+    (tool,) = rows[0]["tools"]
+    assert tool["function"]["parameters"]["properties"] == {"a": {"type": "integer"}}
+
+
+@pytest.mark.parametrize("fixes", [("tools",), ("json",)])
+def test_what_is_rejected_is_what_the_arm_rejects(fixes: tuple[Any, ...], tmp_path: Path) -> None:
+    """A text that is kept as it is has no results to go with calls."""
+    trial = ConvertContext(SETUP, fixes).try_rows()
+    bad = answered(structured("zeta", a="1"), "zzz")
+    if fixes == ("json",):
+        with pytest.raises(ValueError, match="answers 'zzz'"):
+            convert_row(bad, trial)
+    else:
+        assert convert_row(bad, trial).row["messages"][-1]["role"] == "tool"

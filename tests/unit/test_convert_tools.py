@@ -151,7 +151,7 @@ def test_no_definitions(nothing: Any) -> None:
     [
         ("[", "tools are not JSON"),
         ("{}", "a tool needs a name"),
-        ("[]", "defines no tool"),
+        (" ", "defines no tool"),
         ('[{"name": "f", "parameters": 3}]', "the parameters of f must be an object"),
         ('[{"name": "f", "parameters": "{"}]', "the parameters of f are no JSON"),
         (json.dumps([TOOLS[0], TOOLS[0]]), "defines 'search' twice"),

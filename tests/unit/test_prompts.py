@@ -46,3 +46,11 @@ def test_the_presets_own_line_is_used() -> None:
     other = SETUP.model_copy(update={"system": "Be brief."})
     assert system_message(other, FLAWED).content == "Be brief."
     assert system_message(other, FAIR).content.startswith("Be brief.\n")
+
+
+def test_an_empty_line_is_no_system_turn() -> None:
+    nothing = SETUP.model_copy(update={"system": ""})
+    assert system_message(nothing, FAIR).content.startswith("To look at the project or act on it")
+    assert [turn["role"] for turn in query_row("q", nothing, FAIR)["messages"]] == ["system", "user"]
+    assert [turn["role"] for turn in query_row("q", nothing, FAIR, ())["messages"]] == ["user"]
+    assert query_row("q", nothing, FLAWED) == {"messages": [{"role": "user", "content": "q"}], "tools": []}

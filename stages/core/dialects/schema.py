@@ -106,10 +106,10 @@ def _collect_types(part: Any, root: Mapping[str, Any], found: _Found, hops: int)
     reference = part.get("$ref")
     if isinstance(reference, str) and reference not in found.followed:
         found.followed.add(reference)
-        _collect_types(_follow(reference, root), root, found, hops - 1)
+        _collect_types(follow_reference(reference, root), root, found, hops - 1)
 
 
-def _follow(reference: str, root: Mapping[str, Any]) -> Any:
+def follow_reference(reference: str, root: Mapping[str, Any]) -> Any:
     """What a local reference such as `#/$defs/Item` points at; None for any other."""
     here: Any = root
     if not reference.startswith("#"):
