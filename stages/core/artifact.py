@@ -267,11 +267,15 @@ def _hash_file(path: Path) -> bytes:
 def fingerprint_model(folder: Path) -> str:
     """A fingerprint of a model folder that does not read all of its gigabytes.
 
-    Of a weight file its size and a sample of every 16 MiB count, every other file counts whole.
+    Of a weight file its size and a sample of every 16 MiB count, of a stage's manifest the content that it
+    names and not the date, every other file counts whole. Raises StageError for a damaged manifest.
     """
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
         if path.suffix not in (".json", ".jinja", ".safetensors", ".txt", ".model"):
+            continue
+        if path.name == MANIFEST and _is_ours(path) and (made := read_manifest(folder)):
+            digest.update(made.content.encode())
             continue
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())

@@ -39,6 +39,7 @@ class Run:
         """The summary of a suite, evaluated unless its output is current, and whether it was."""
         recipe = make_recipe(self._options, self._model, suite, cell)
         if self.is_current(suite, cell, target):
+            self._replies.say_doubt(suite, cell)
             return _read_summary(target), True
         require_disk(target, 0.01, "keeping the replies")
         if needs_scores_alone(target, recipe) and not self._ask_again:

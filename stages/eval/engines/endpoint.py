@@ -7,9 +7,11 @@ the calls: what is measured is the model as it is served.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -17,8 +19,9 @@ import orjson
 from pydantic import ValidationError
 
 from stages.core import progress
-from stages.core.artifact import fingerprint_json
+from stages.core.artifact import fingerprint_json, fingerprint_model
 from stages.core.errors import StageError
+from stages.core.weights import WEIGHTS
 from stages.core.words import plural
 from stages.eval.clock import WorkClock
 from stages.eval.engines import Costs, EngineName, Keep, Question, Sampling
@@ -94,8 +97,13 @@ class Endpoint:
         return {"engine": self.name, "url": self.transport.url, "served_model": self.served_model}
 
     def served_as(self) -> dict[str, Any]:
-        """What the server's list tells of the model beside its name; empty where nobody can be asked."""
-        return asyncio.run(self._describe_model())
+        """What the server's list tells of the model beside its name, empty where nobody can be asked.
+
+        Where the model is a folder of this machine its weights tell it, whatever the server says.
+        """
+        told = asyncio.run(self._describe_model())
+        weights = _fingerprint_weights(str(self.served_model), str(told.get("root")))
+        return told | ({"weights": weights} if weights else {})
 
     def load(self) -> None:
         """See that the server has the model. Raises StageError when it has not, or does not answer."""
@@ -269,6 +277,14 @@ class Endpoint:
             raise ServerError(f"{completion.model} answered, not {self.served_model}: see --served-model")
         read: dict[str, Any] = orjson.loads(answer)
         return read
+
+
+def _fingerprint_weights(*names: str) -> str | None:
+    """A fingerprint of the first name that is a model folder here; None where none is."""
+    for name in names:
+        if os.path.isdir(name) and any(Path(name).glob(WEIGHTS)):  # any text may be a name
+            return fingerprint_model(Path(name))[:16]
+    return None
 
 
 def check_address(url: str) -> str:
