@@ -51,7 +51,7 @@ class Replies:
         return self._store(cell).find_change(asked, cell.sampling.sample, self._served_as)
 
     def say_doubt(self, suite: Suite, cell: Cell) -> None:
-        """Say, once, that kept replies are used of which nobody can tell that the server's model gave them."""
+        """Say, once, that nobody can tell whether the server's model gave the kept replies that are used."""
         if self._doubt_is_said or self._engine.name != "endpoint":
             return
         asked = write_questions(self._options, suite, cell)

@@ -23,7 +23,6 @@ from stages.core.errors import StageError
 from stages.core.records import RawReply, Record, read_record, write_record
 from stages.eval.engines import Costs, Question
 
-
 TELLING = {"created", "weights"}  # what is another one for every other model; a size or a path need not be
 
 

@@ -207,6 +207,11 @@ def test_other_weights_in_a_folder_of_this_machine_are_another_model(
     assert DOUBT in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["", "tiny", "a\0b", "x" * 5000, "org/model:latest", "."])
+def test_a_name_that_is_no_model_folder_has_no_weights(name: str, server: ChatServer) -> None:
+    assert Endpoint(Transport(server.url), "hermes", name).served_as() == {}
+
+
 def test_where_a_server_knows_only_names_the_doubt_is_said_once(
     options: Options, server: ChatServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,6 @@ the calls: what is measured is the model as it is served.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -282,7 +281,11 @@ class Endpoint:
 def _fingerprint_weights(*names: str) -> str | None:
     """A fingerprint of the first name that is a model folder here; None where none is."""
     for name in names:
-        if os.path.isdir(name) and any(Path(name).glob(WEIGHTS)):  # any text may be a name
+        try:
+            holds_model = any(Path(name).glob(WEIGHTS))
+        except (OSError, ValueError):  # any text may be a name
+            continue
+        if holds_model:
             return fingerprint_model(Path(name))[:16]
     return None
 
