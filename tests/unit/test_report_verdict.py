@@ -217,6 +217,20 @@ def test_other_suites_and_versions_are_not_compared(world: World, changed: dict[
     assert why in world.page()
 
 
+def test_where_no_suite_decides_each_one_says_why(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.evaluate(FAIR, answer_right, suite_version=2)
+    world.evaluate(FAIR, answer_right, suite="extended")
+    world.audit(FAIR)
+    verdict = world.write()["smol"]
+    assert (verdict.cause, verdict.suite) == ("no comparable reference", "extended")
+    why = f"recorded: suite core20 version 2 against {load_suite('core20').version}."
+    assert any(reason.endswith(why) for reason in verdict.reasons)
+    assert why in world.page().split("## Decision matrix")[0]
+    assert f"  smol: No comparable result of 30B on suite core20: none was measured here; {why}\n" in (
+        capsys.readouterr().out
+    )
+
+
 @pytest.mark.parametrize("source", ["recorded", "measured"])
 def test_an_own_suite_of_a_shipped_name_is_another_one(world: World, tmp_path: Path, source: str) -> None:
     own = write_suite(tmp_path / "mine.json")
