@@ -34,7 +34,7 @@ from stages.core.tools import EXECUTE_CODE
 from stages.eval.__main__ import main
 from stages.eval.engines import Question, Sampling
 from stages.eval.engines.completions import Function, read_completion, write_request, write_served_call
-from stages.eval.engines.endpoint import Endpoint
+from stages.eval.engines.endpoint import STOPPING, Endpoint
 from stages.eval.engines.transport import KEY_VARIABLE, Transport
 from stages.eval.score import SCORER_VERSION, score_reply
 from stages.eval.stage import evaluate_engine
@@ -806,6 +806,41 @@ def test_a_wrong_command_is_one_line(
 
 
 # Runs that are stopped
+
+
+def test_answers_that_come_soon_are_kept_when_a_run_is_stopped(options: Options, tmp_path: Path) -> None:
+    hold = threading.Event()
+
+    def reply(_question: str, _number: int) -> tuple[int, Any]:
+        hold.wait(60)
+        return 200, complete()
+
+    words = ["--suites", *options.preset.eval.suites, "--out", str(tmp_path / "out"), "--concurrency", "2"]
+    with serving(ChatServer(reply)) as server:
+        stopped = start_stage("eval", [*words, "--endpoint", server.url], tmp_path / "artifacts")
+        while len(server.asked) < 2:
+            assert stopped.poll() is None, stopped.communicate()
+            time.sleep(0.02)
+        stopped.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        hold.set()
+        out, error = stopped.communicate(timeout=60)
+        assert (stopped.returncode, error) == (130, f"eval: {INTERRUPTED}\n")
+        assert STOPPING in out
+        run(replace(options, out=tmp_path / "out"), make_endpoint(server))
+        assert server.times() == {TYPES: 1, TESTS: 1, DIRECT: 1}
+
+
+def test_a_server_that_says_nothing_for_long_is_told_of(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = f"no answer of {server.url} for"
+    ask_one(server)
+    assert told not in capsys.readouterr().out
+    server.pause = 1.0
+    monkeypatch.setattr("stages.eval.engines.patience.LONG", 0.3)
+    ask_one(server)
+    assert 1 <= capsys.readouterr().out.count(told) <= 2, "each word waits twice as long as the one before"
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
