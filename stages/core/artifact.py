@@ -89,8 +89,8 @@ def is_current(folder: Path, recipe: Recipe, *, force: bool) -> bool:
     """Whether the artifact exists and was made by this recipe.
 
     An input that is NOT_HERE is taken for the one that it was made of. Raises StageError when it was made by
-    another recipe, lacks a file, or has a damaged manifest, and `force` is off, and, whatever `force` says, when
-    the folder holds files that no stage wrote, or another stage's output, which may be the very input.
+    another recipe, lacks a file, or has a damaged manifest, and `force` is off, and, whatever `force` says,
+    when the folder holds files that no stage wrote, or another stage's output, which may be the very input.
     """
     if folder.exists() and not folder.is_dir():
         raise StageError(f"{folder} is a file: name a folder with --out")
@@ -301,11 +301,15 @@ def _hash_file(path: Path) -> bytes:
 def fingerprint_model(folder: Path) -> str:
     """A fingerprint of a model folder that does not read all of its gigabytes.
 
-    Of a weight file its size and a sample of every 16 MiB count, every other file counts whole.
+    Of a weight file its size and a sample of every 16 MiB count, of a stage's manifest the content that it
+    names and not the date, every other file counts whole. Raises StageError for a damaged manifest.
     """
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
         if path.suffix not in (".json", ".jinja", ".safetensors", ".txt", ".model"):
+            continue
+        if path.name == MANIFEST and _is_ours(path) and (made := read_manifest(folder)):
+            digest.update(made.content.encode())
             continue
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())

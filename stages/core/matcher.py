@@ -191,7 +191,7 @@ def _bare(text: str) -> str:
 
 
 def _same_path(wanted: str, value: Any) -> bool:
-    return isinstance(value, str) and posixpath.normpath(value.strip()) == posixpath.normpath(wanted)
+    return isinstance(value, str) and posixpath.normpath(value) == posixpath.normpath(wanted)
 
 
 def _contains(wanted: Sequence[Any], value: Any) -> bool:

@@ -61,5 +61,6 @@ class Problem:
 def first_problem(error: ValidationError) -> Problem:
     """The first of the mistakes that a validation found; a misspelt key before what is missing for it."""
     first = min(error.errors(), key=lambda mistake: mistake["type"] != "extra_forbidden")
-    words = _WORDS.get(first["type"], first["msg"])
-    return Problem(first["loc"], first["type"], first["input"], words.format(**first.get("ctx", {})))
+    ours = _WORDS.get(first["type"])  # the validator's own words may hold braces
+    reason = first["msg"] if ours is None else ours.format(**first.get("ctx", {}))
+    return Problem(first["loc"], first["type"], first["input"], reason)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from stages.core.chat import ToolCall
 from stages.core.dialects import Reply
-from stages.core.query import Query
+from stages.core.query import Calls, Query
 from stages.core.records import Cause, RawReply
-from stages.core.tools import EXECUTE_CODE
+from stages.core.tools import EXECUTE_CODE, FUNCTIONS
 from stages.eval.behaviour import Behaviour
 from stages.eval.code import code_of, parse_code
 from stages.eval.cutoff import breaks_off
@@ -39,6 +39,7 @@ _NAMED = re.compile(
 )
 _ALONE = re.compile(r"\s*(?:```\w*\s*)?[{\[].*[}\]]\s*(?:```\s*)?", re.DOTALL)  # nothing but JSON
 _ARGUMENTS = re.compile(r"""["'](?:arguments|parameters)["']\s*:""")
+_CALLED = re.compile(rf"(?<![\w.])({'|'.join(FUNCTIONS)})\s*\(")
 _FENCED_CODE = re.compile(r"```(?:python|py|tool_code)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
@@ -166,7 +167,7 @@ def _find_wrong_call(query: Query, calls: Sequence[ToolCall], code: Behaviour) -
     match = match_calls(query, calls, code)
     if not query.code_mode and not match.arguments and _only_repeats(query, calls):
         return "repeated itself"
-    if query.code_mode and not match.tool and (cause := _find_unusable(calls)):
+    if query.code_mode and not match.tool and (cause := _find_unusable(query, calls)):
         return cause
     if not match.tool:
         return "wrong tool"
@@ -177,16 +178,27 @@ def _find_wrong_call(query: Query, calls: Sequence[ToolCall], code: Behaviour) -
     return "repeated itself" if query.code_mode and len(_distinct(calls)) < len(calls) else None
 
 
-def _find_unusable(calls: Sequence[ToolCall]) -> Cause | None:
-    """What keeps calls that are all of `execute_code` from calling a function at all."""
+def _find_unusable(query: Query, calls: Sequence[ToolCall]) -> Cause | None:
+    """What keeps calls that are all of `execute_code` from calling a function at all.
+
+    Code that does not parse has chosen a tool nevertheless: one that is wrong where it names functions, and
+    none that is accepted.
+    """
     codes = [code_of(call) for call in calls]
     if any(call.name != EXECUTE_CODE.name for call in calls):
         return None
     if all(code is None for code in codes):
         return "wrong arguments"
-    if all(code is None or parse_code(code) is None for code in codes):
-        return "code fails"
-    return None
+    if any(code is not None and parse_code(code) is not None for code in codes):
+        return None
+    named = {name for code in codes if code is not None for name in _CALLED.findall(code)}
+    return "wrong tool" if named and named.isdisjoint(_accepted_functions(query)) else "code fails"
+
+
+def _accepted_functions(query: Query) -> set[str]:
+    """The functions that any accepted answer calls."""
+    answers = [one.calls if isinstance(one, Calls) else (one,) for one in query.accept]
+    return {expected.function for answer in answers for expected in answer}
 
 
 def _only_repeats(query: Query, calls: Sequence[ToolCall]) -> bool:

@@ -27,6 +27,7 @@ class Replies:
     def __init__(self, options: Options, engine: Engine, model: str) -> None:
         self._options, self._engine, self._model = options, engine, model
         self._stores: dict[Sampling, ReplyStore] = {}
+        self._doubt_is_said = False
 
     def collect(self, suite: Suite, cell: Cell) -> tuple[list[RawReply], Timing]:
         """The reply to every query of a suite, and what they took. Only what is not kept is asked."""
@@ -37,6 +38,7 @@ class Replies:
         left = {question.key: question for question in questions if store.find(question, draw) is None}
         if kept := sum(question.key not in left for question in questions):
             progress.say(f"  {suite.name}: {plural(kept, 'reply')} of an earlier run used again")
+            self.say_doubt(suite, cell)
         if left:
             self._ask([*left.values()], cell.sampling, store, suite.name)
         found = [store.find(question, draw) for question in questions]
@@ -47,6 +49,18 @@ class Replies:
         """What the server tells otherwise of its model than when it gave the kept replies; else empty."""
         asked = write_questions(self._options, suite, cell)
         return self._store(cell).find_change(asked, cell.sampling.sample, self._served_as)
+
+    def say_doubt(self, suite: Suite, cell: Cell) -> None:
+        """Say, once, that nobody can tell whether the server's model gave the kept replies that are used."""
+        if self._doubt_is_said or self._engine.name != "endpoint":
+            return
+        asked = write_questions(self._options, suite, cell)
+        if not self._store(cell).tells_apart(asked, cell.sampling.sample, self._served_as):
+            self._doubt_is_said = True
+            progress.say(
+                "  nothing tells whether the server's model is still the one that gave the kept replies: "
+                "--ask-again asks every query anew"
+            )
 
     def has_forgotten(self, suite: Suite, cell: Cell) -> bool:
         """Whether a query had a reply and is to be asked again."""

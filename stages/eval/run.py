@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from stages.core.artifact import build_artifact, is_current, read_manifest, refuse_busy
+from stages.core.artifact import build_artifact, is_current, read_manifest, refuse_busy, require_artifact
 from stages.core.cli import Options
 from stages.core.errors import StageError
+from stages.core.evaluation import REPLIES, SCORES, SUMMARY, Evaluation, read_evaluation
 from stages.core.platform import require_disk
-from stages.core.records import EvalSummary, read_record, write_lines, write_record
+from stages.core.records import EvalSummary, write_lines, write_record
 from stages.core.suite import Suite
 from stages.eval.cells import Cell
 from stages.eval.engines import Engine
@@ -39,7 +40,8 @@ class Run:
         """The summary of a suite, evaluated unless its output is current, and whether it was."""
         recipe = make_recipe(self._options, self._model, suite, cell)
         if self.is_current(suite, cell, target):
-            return _read_summary(target), True
+            self._replies.say_doubt(suite, cell)
+            return _read_output(target).summary, True
         require_disk(target, 0.01, "keeping the replies")
         if needs_scores_alone(target, recipe) and not self._ask_again:
             self._replies.adopt(suite, cell, target)
@@ -53,8 +55,8 @@ class Run:
     def is_current(self, suite: Suite, cell: Cell, target: Path) -> bool:
         """Whether an output needs nothing.
 
-        Raises StageError where it is another evaluation's, where another process is writing it, or where a
-        server has another model by now.
+        Raises StageError where it is another evaluation's, where another process is writing it, where a
+        server has another model by now, or where its files are not as they were written.
         """
         recipe = make_recipe(self._options, self._model, suite, cell)
         replaced = self._options.force or self._ask_again or needs_scores_alone(target, recipe)
@@ -65,6 +67,7 @@ class Run:
                 "--ask-again asks every query anew"
             )
         if current and not self._replies.has_forgotten(suite, cell):
+            _read_output(target)
             return True
         refuse_busy(target, recipe, force=True)  # what is unfinished is not gone on with
         return False
@@ -76,15 +79,15 @@ class Run:
             run_code = CodeRunner(sandbox)
             scores = score_replies(suite, replies, self._options.parser, run_code)
         summary = summarize_scores(suite, scores, self._options, self._engine.name, timing)
-        write_lines(folder / "replies.jsonl", replies)
-        write_lines(folder / "scores.jsonl", scores)
+        write_lines(folder / REPLIES, replies)
+        write_lines(folder / SCORES, scores)
         write_lines(folder / "codes.jsonl", run_code.runs)
-        write_record(folder / "summary.json", summary)
+        write_record(folder / SUMMARY, summary)
         return summary
 
 
-def _read_summary(folder: Path) -> EvalSummary:
+def _read_output(folder: Path) -> Evaluation:
     try:
-        return read_record(folder / "summary.json", EvalSummary)
+        return read_evaluation(folder, require_artifact(folder, "eval", "nox -s eval"))
     except StageError as error:
         raise StageError(f"{error}: --force makes the output anew of the kept replies") from None

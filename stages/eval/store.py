@@ -23,6 +23,8 @@ from stages.core.errors import StageError
 from stages.core.records import RawReply, Record, read_record, write_record
 from stages.eval.engines import Costs, Question
 
+TELLING = {"created", "weights"}  # what is another one for every other model; a size or a path need not be
+
 
 class StoredReply(Record):
     """One line of the store."""
@@ -103,6 +105,11 @@ class ReplyStore:
             if changed:
                 return ", ".join(f"{key}={served_as[key]!r}, before {before[key]!r}" for key in changed)
         return ""
+
+    def tells_apart(self, questions: Sequence[Question], sample: int, served_as: Mapping[str, Any]) -> bool:
+        """Whether of each kept reply's model something is known that would be otherwise of any other one."""
+        kept = (stored for stored in self._look_up(questions, sample) if stored.reply)
+        return all(TELLING & stored.served_as.keys() & served_as.keys() for stored in kept)
 
     def has_forgotten(self, questions: Sequence[Question], sample: int) -> bool:
         """Whether a prompt had a reply and is to be asked again."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 
 from stages.core.fixes import FIXES
@@ -53,6 +53,16 @@ def describe_arms(arms: Sequence[Arm]) -> str:
         ]
         parts.append(f"{plain(suite)} " + ", ".join(f"{label} {rate_cell(rate)}" for label, rate in decided))
     return f"Arms, decided right: {'; '.join(parts)}."
+
+
+def list_refusals(arms: Sequence[Arm]) -> list[str]:
+    """Which arms cannot be compared on which suite, and why, a line each."""
+    suites = sorted({name for arm in arms for name in arm.suites})
+    return [
+        f"on {suite} {line}"
+        for suite in suites
+        for line in _list_refused(suite, [arm for arm in arms if suite in arm.suites])
+    ]
 
 
 def describe_calls(arm: Arm) -> str:
@@ -107,21 +117,35 @@ def _write_suite(suite: str, arms: Sequence[Arm], match: Match | None, chosen: A
 
 def _write_pairs(suite: str, arms: Sequence[Arm]) -> str:
     """Exact McNemar tests of the least repaired arm of a seed against each other arm of that seed."""
-    rows, refused = [], []
-    for first, second in combinations(arms, 2):
-        seed = first.options.seed
-        if second.options.seed != seed or first is not next(a for a in arms if a.options.seed == seed):
-            continue
+    rows = []
+    for first, second in _pair_arms(arms):
         a, b = first.suites[suite], second.suites[suite]
-        if problem := refuse_pairing(a, b):
-            refused.append(f"- {first.label} and {second.label} are not compared: {problem}.")
+        if refuse_pairing(a, b):
             continue
         for name, right in _PAIRED.items():
             pairing = pair_scores(a.scores, b.scores, right)
             counts = [str(pairing.only_first), str(pairing.only_second), f"{pairing.p_value:.2g}"]
             rows.append([f"{first.label} → {second.label}", name, *counts])
     heads = ["arms", "paired by query", "only the first right", "only the second right", "p (exact McNemar)"]
+    refused = [f"- {line}." for line in _list_refused(suite, arms)]
     return "\n\n".join([*([table(heads, rows)] if rows else []), *refused])
+
+
+def _pair_arms(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Arm]]:
+    """The least repaired arm of each seed with every other one of that seed."""
+    for first, second in combinations(arms, 2):
+        seed = first.options.seed
+        if second.options.seed == seed and first is next(a for a in arms if a.options.seed == seed):
+            yield first, second
+
+
+def _list_refused(suite: str, arms: Sequence[Arm]) -> list[str]:
+    """Which arms are not compared on a suite that they all have, and why."""
+    return [
+        f"{first.label} and {second.label} are not compared: {problem}"
+        for first, second in _pair_arms(arms)
+        if (problem := refuse_pairing(first.suites[suite], second.suites[suite]))
+    ]
 
 
 def _idle_fixes(arms: Sequence[Arm]) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from stages.core.artifact import MANIFEST, require_artifact
 from stages.core.cli import Options, artifacts_root
 from stages.core.errors import StageError
+from stages.core.evaluation import read_evaluation
 from stages.core.fixes import FAIR, FIXES, FixSet, arm_name, parse_fixes
 from stages.core.preset import Preset, load_preset
 from stages.core.records import (
@@ -181,18 +182,11 @@ def _read_summary(folder: Path) -> EvalSummary:
 def _read_suite(folder: Path, options: Options) -> SuiteResult:
     manifest = require_artifact(folder, "eval", options.command("eval"), whole=False)
     command = recall_options(options, {}, [manifest]).command("eval")
-    for name in ("scores.jsonl", "replies.jsonl"):
-        if not (folder / name).is_file():
-            raise StageError(f"{folder} has no {name}: run {command} --force")
-    summary = _read_summary(folder)
-    scores = read_lines(folder / "scores.jsonl", Score)
-    replies = read_lines(folder / "replies.jsonl", RawReply)
-    right = sum(score.strict.decision for score in scores)
-    if (right, len(scores)) != (summary.tool_or_direct.k, summary.tool_or_direct.n):
-        raise StageError(
-            f"{folder}: the summary says {summary.tool_or_direct.k} of {summary.tool_or_direct.n}, "
-            f"the scores say {right} of {len(scores)}: run {command} --force"
-        )
+    try:
+        found = read_evaluation(folder, manifest)
+    except StageError as error:
+        raise StageError(f"{error}: run {command} --force") from None
+    summary = found.summary
     if arm_name(parse_fixes(summary.arm)) != options.arm or summary.seed != options.seed:
         raise StageError(f"{folder} holds arm {summary.arm}, seed {summary.seed}: run {command} --force")
-    return SuiteResult(summary, scores, replies, manifest)
+    return SuiteResult(summary, found.scores, found.replies, manifest)

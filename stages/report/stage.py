@@ -14,7 +14,14 @@ from stages.core.fixes import FAIR
 from stages.core.pages import ForeignFiles, plot_name, sign_verdict
 from stages.core.preset import Preset, preset_names
 from stages.core.records import Verdict
-from stages.report.arms import describe_arms, describe_calls, write_findings, write_fixes, write_suites
+from stages.report.arms import (
+    describe_arms,
+    describe_calls,
+    list_refusals,
+    write_findings,
+    write_fixes,
+    write_suites,
+)
 from stages.report.cells import cut, plain, short_model, table
 from stages.report.commands import retest_command
 from stages.report.comparison import describe_costs, write_categories, write_results
@@ -96,11 +103,14 @@ def report_model(preset: Preset, request: Request) -> Verdict:
     matches = {match.candidate.suite: match, **found}  # the one that decides comes first
     suite = match.candidate.suite
 
+    # Without any reference no suite decides: each one's reason counts.
+    passed_over = [] if match.reference else [m.problem for m in found.values() if m is not match]
+
     def reach(seed: Arm) -> Verdict:
         theirs = match_result(seed, suite, reference, recorded, large_preset.name)
         problems = [*find_flaws(seed), *find_faults(reference, theirs)]
         caveats = [*find_constants(seed, reference, theirs), *find_unaudited(seed, suite)]
-        caveats += find_caveats(theirs)
+        caveats += [*find_caveats(theirs), *passed_over]
         return reach_verdict(preset.name, theirs, problems, seed.options.seed, caveats)
 
     same, _ = sort_seeds(arm, arms, suite)
@@ -129,7 +139,10 @@ def report_model(preset: Preset, request: Request) -> Verdict:
     ]
     losses = list_losses(arms)
     plot = draw_losses(losses) if losses else None
-    return save_report(request, verdict, page, short_model(large_preset.name), plot)
+    saved = save_report(request, verdict, page, short_model(large_preset.name), plot)
+    for line in [*passed_over, *list_refusals(arms)]:
+        progress.say(f"  {verdict.report}: {line}")
+    return saved
 
 
 def _repair(reference: Arm, match: Match, request: Request) -> str:

@@ -346,7 +346,8 @@ def test_replies_are_kept_when_only_their_scores_change(
     elif change == "version":
         changed["version"] = 2
     else:
-        monkeypatch.setattr("stages.eval.recipe.SCORER_VERSION", SCORER_VERSION + 1)
+        for module in ("recipe", "summary"):
+            monkeypatch.setattr(f"stages.eval.{module}.SCORER_VERSION", SCORER_VERSION + 1)
     Path(options.preset.eval.suites[0]).write_text(json.dumps(changed), "utf-8")
     monkeypatch.setattr(Generator, "load", None)  # a model that is gone cannot be asked again
     path = first.folder / "three" / "summary.json"

@@ -522,6 +522,17 @@ def test_model_fingerprints(tmp_path: Path) -> None:
     assert fingerprint_model(tmp_path) != first
 
 
+def test_a_made_model_is_known_by_what_its_manifest_says_of_its_content(tmp_path: Path) -> None:
+    """A sample of the weights may miss a small change; the day on which it was made says nothing."""
+    prints = []
+    for content, x in ((b"1", "a"), (b"1", "b"), (b"2", "b")):
+        recipe = Recipe(stage="fuse", settings={"x": x}, inputs={})
+        with build_artifact(tmp_path / "out", recipe, force=True) as build:
+            (build.folder / "unsampled.bin").write_bytes(content)
+        prints.append(fingerprint_model(tmp_path / "out"))
+    assert prints[0] == prints[1] != prints[2]
+
+
 def test_json_fingerprints_ignore_the_order_of_keys() -> None:
     assert fingerprint_json({"a": 1, "b": [1, 2]}) == fingerprint_json({"b": [1, 2], "a": 1})
     assert fingerprint_json({"b": [1, 2]}) != fingerprint_json({"b": [2, 1]})

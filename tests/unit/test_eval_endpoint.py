@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,9 @@ from stages.core.tools import EXECUTE_CODE
 from stages.eval.__main__ import main
 from stages.eval.engines import Question, Sampling
 from stages.eval.engines.completions import Function, read_completion, write_request, write_served_call
-from stages.eval.engines.endpoint import Endpoint
+from stages.eval.engines.endpoint import STOPPING, Endpoint
 from stages.eval.engines.transport import KEY_VARIABLE, Transport
-from stages.eval.score import score_reply
+from stages.eval.score import SCORER_VERSION, score_reply
 from stages.eval.stage import evaluate_engine
 from tests.chat_server import DROPPED, PROBE, ChatServer, call, complete, serving
 from tests.pipeline import start_stage
@@ -569,15 +570,53 @@ def test_a_model_that_is_listed_twice_is_one_and_a_name_that_is_empty_is_none(
     assert len(read_lines(run(options, make_endpoint(server)) / "replies.jsonl", RawReply)) == 3
 
 
-def test_an_output_whose_summary_is_gone_says_how_to_make_it_anew(
-    server: ChatServer, options: Options
-) -> None:
-    folder = run(options, make_endpoint(server))
-    (folder / "summary.json").unlink()
-    with pytest.raises(StageError, match=r"no file .*summary\.json: --force makes the output anew of"):
-        run(options, make_endpoint(server))
-    run(replace(options, force=True), make_endpoint(server))
-    assert (folder / "summary.json").is_file()
+def drop_a_reply(folder: Path) -> None:
+    replies = folder / "replies.jsonl"
+    write_lines(replies, read_lines(replies, RawReply)[:2])
+
+
+def edit(name: str, old: bytes, new: bytes) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        assert old in content
+        (folder / name).write_bytes(content.replace(old, new, 1))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        *((lambda folder, name=name: (folder / name).unlink(), f"has no {name}")
+          for name in ("summary.json", "scores.jsonl", "replies.jsonl")),
+        (lambda folder: (folder / "codes.jsonl").unlink(), "its files are not as eval wrote them"),
+        (lambda folder: (folder / "summary.json").write_text("{"), "summary.json is not a valid "),
+        (drop_a_reply, "scores.jsonl and replies.jsonl are about other queries"),
+        (edit("summary.json", b'"k": 1', b'"k": 3'), "the summary says 3 of 3, the scores say 1 of 3"),
+        (edit("summary.json", f'"scorer_version": {SCORER_VERSION}'.encode(), b'"scorer_version": 6'),
+         f"the summary says scorer version 6, the manifest {SCORER_VERSION}"),
+        (edit("summary.json", b'"suite_version": 1', b'"suite_version": 2'),
+         "the summary says suite version 2, the manifest 1"),
+        (edit("replies.jsonl", b"Hello.", b"Hello!"), "its files are not as eval wrote them"),
+    ],
+)  # fmt: skip
+def test_an_output_that_someone_has_damaged_is_not_up_to_date(
+    damage: Callable[[Path], None], told: str, server: ChatServer, options: Options,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    assert main_words(options, server) == 0
+    folder = (options.out or Path()) / "three"
+    (folder / "notes.txt").write_text("Mine.")
+    assert main_words(options, server, "--check") == 0, "a file of the user's own is no damage"
+    damage(folder)
+    for more in ([], ["--check"]):
+        capsys.readouterr()
+        assert main_words(options, server, *more) == 2
+        error = capsys.readouterr().err
+        assert told in error
+        assert error.endswith(": --force makes the output anew of the kept replies\n")
+        assert error.count("\n") == 1
+    assert main_words(options, server, "--force") == 0
     assert len(server.asked) == 3
 
 
@@ -767,6 +806,41 @@ def test_a_wrong_command_is_one_line(
 
 
 # Runs that are stopped
+
+
+def test_answers_that_come_soon_are_kept_when_a_run_is_stopped(options: Options, tmp_path: Path) -> None:
+    hold = threading.Event()
+
+    def reply(_question: str, _number: int) -> tuple[int, Any]:
+        hold.wait(60)
+        return 200, complete()
+
+    words = ["--suites", *options.preset.eval.suites, "--out", str(tmp_path / "out"), "--concurrency", "2"]
+    with serving(ChatServer(reply)) as server:
+        stopped = start_stage("eval", [*words, "--endpoint", server.url], tmp_path / "artifacts")
+        while len(server.asked) < 2:
+            assert stopped.poll() is None, stopped.communicate()
+            time.sleep(0.02)
+        stopped.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        hold.set()
+        out, error = stopped.communicate(timeout=60)
+        assert (stopped.returncode, error) == (130, f"eval: {INTERRUPTED}\n")
+        assert STOPPING in out
+        run(replace(options, out=tmp_path / "out"), make_endpoint(server))
+        assert server.times() == {TYPES: 1, TESTS: 1, DIRECT: 1}
+
+
+def test_a_server_that_says_nothing_for_long_is_told_of(
+    server: ChatServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = f"no answer of {server.url} for"
+    ask_one(server)
+    assert told not in capsys.readouterr().out
+    server.pause = 1.0
+    monkeypatch.setattr("stages.eval.engines.patience.LONG", 0.3)
+    ask_one(server)
+    assert 1 <= capsys.readouterr().out.count(told) <= 2, "each word waits twice as long as the one before"
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])

@@ -34,9 +34,16 @@ def server() -> Iterator[ChatServer]:
         yield running
 
 
-def run(options: Options, server: ChatServer, *, force: bool = False, ask_again: bool = False) -> list[str]:
+def run(
+    options: Options,
+    server: ChatServer,
+    *,
+    name: str = "tiny",
+    force: bool = False,
+    ask_again: bool = False,
+) -> list[str]:
     """Evaluate, one question at a time, and return the texts of the replies in the output."""
-    endpoint = Endpoint(Transport(server.url, attempts=2, first_wait=0.005), "hermes", "tiny", 1)
+    endpoint = Endpoint(Transport(server.url, attempts=2, first_wait=0.005), "hermes", name, 1)
     given = Options(options.preset, options.fixes, out=options.out, force=force)
     suites = load_suites(options.preset.eval.suites)
     folder = evaluate_engine(given, endpoint, suites, ask_again=ask_again).folder / "three"
@@ -164,6 +171,59 @@ def test_a_half_that_another_model_answered_is_not_gone_on_with(options: Options
         run(options, server)
     server.reply = lambda *_: (200, complete("New."))
     assert run(options, server, ask_again=True) == ["New."] * 3
+
+
+def write_model(folder: Path, weights: bytes) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text("{}", "utf-8")
+    (folder / "model.safetensors").write_bytes(weights)
+
+
+DOUBT = "nothing tells whether the server's model is still the one that gave the kept replies: --ask-again"
+
+
+@pytest.mark.parametrize("named_by", ["id", "root"])
+def test_other_weights_in_a_folder_of_this_machine_are_another_model(
+    named_by: str, options: Options, server: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "served"
+    write_model(folder, b"fair")
+    name = str(folder) if named_by == "id" else "tiny"
+    server.models = 200, {"data": [{"id": name, "root": str(folder)}]}
+    server.reply = lambda *_: (200, complete("Old.", model=name))
+    server.probe = lambda _: (200, complete("H", model=name))
+    assert run(options, server, name=name) == ["Old."] * 3
+    assert run(options, server, name=name, force=True) == ["Old."] * 3
+    assert DOUBT not in capsys.readouterr().out, "the weights tell it"
+    write_model(folder, b"flawed")
+    server.reply = lambda *_: (200, complete("New.", model=name))
+    for force in (False, True):
+        with pytest.raises(StageError, match=r"another model under this name \(weights=.*--ask-again asks"):
+            run(options, server, name=name, force=force)
+    assert run(options, server, name=name, ask_again=True) == ["New."] * 3
+    assert server.times() == {TYPES: 2, TESTS: 2, DIRECT: 2}
+    shutil.rmtree(folder)
+    assert run(options, server, name=name, force=True) == ["New."] * 3, "replies outlive their model"
+    assert DOUBT in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["", "tiny", "a\0b", "x" * 5000, "org/model:latest", "."])
+def test_a_name_that_is_no_model_folder_has_no_weights(name: str, server: ChatServer) -> None:
+    assert Endpoint(Transport(server.url), "hermes", name).served_as() == {}
+
+
+def test_where_a_server_knows_only_names_the_doubt_is_said_once(
+    options: Options, server: ChatServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(options, server)
+    assert DOUBT not in capsys.readouterr().out, "nothing was used again"
+    for force in (False, True):
+        run(options, server, force=force)
+        assert capsys.readouterr().out.count(DOUBT) == 1, f"force={force}"
+    server.models = serve(created=1_600_000_000)
+    run(options, server, ask_again=True)
+    run(options, server)
+    assert DOUBT not in capsys.readouterr().out, "the day on which it was made tells it"
 
 
 @pytest.mark.parametrize(

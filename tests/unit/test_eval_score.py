@@ -412,8 +412,8 @@ def test_how_a_direct_answer_reads() -> None:
         (Matcher(exact="a b"), ["a b"], ["a b ", "A b", "", "xa b"]),
         (
             Matcher(path="src/a"),
-            ["src/a", "./src/a", "src/a/", " src//a", "src/b/../a"],
-            ["src", "/src/a", "src/ab", ""],
+            ["src/a", "./src/a", "src/a/", "src//a", "src/b/../a"],
+            ["src", "/src/a", "src/ab", "", " src/a", "src/a "],
         ),
         (Matcher(path="."), [".", "./", ""], ["..", "src", "/"]),
         (Matcher(contains=("wc", "-l")), ["wc -l x", "-l wc"], ["wc", "grep -l"]),

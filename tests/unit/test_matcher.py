@@ -58,7 +58,7 @@ def rule(**fields: Any) -> Matcher:
         ),
         (rule(any_of=[{"exact": 1}, {"type": "string"}]), [1, "x"], [2, None]),
         (rule(all_of=[{"type": "integer"}, {"exact": 5}]), [5], [5.0, 4]),
-        (rule(path="a/b"), ["./a/b/"], [1, ["a/b"], None]),
+        (rule(path="a/b"), ["./a/b/"], [1, ["a/b"], None, " a/b", "a/b "]),
     ],
     ids=lambda value: str(value.model_dump()) if isinstance(value, Matcher) else "",
 )  # fmt: skip

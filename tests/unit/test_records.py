@@ -79,6 +79,7 @@ def test_nothing_is_left_beside_a_record(tmp_path: Path) -> None:
         (b'{"k": -1, "n": 2}', "at k: "),
         (b'{"k": 0, "n": 0}', "at n: "),
         (b'{"k": 1, "n"', "valid: "),
+        (b'{"k": 1 "n": 2}', "valid: Invalid JSON: expected `,` or `}`"),
         (b"\xff\xfe", "valid: "),
         (b"", "valid: "),
     ],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from stages.core.fixes import FAIR, FLAWED
 from stages.eval.score import SCORER_VERSION
 from tests.report_world import DIRECT, World, answer_right, check_tables, table_rows, write_suite
@@ -22,12 +24,15 @@ def test_arms_stand_beside_each_other_with_a_paired_test(two_arms: World) -> Non
     assert "`parser` has no effect" not in page
 
 
-def test_arms_of_different_scorers_are_not_paired(two_arms: World) -> None:
+def test_arms_of_different_scorers_are_not_paired(
+    two_arms: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.rmtree(two_arms.artifacts / "smol" / "eval" / "none")
     two_arms.evaluate(FLAWED, lambda _: DIRECT, scorer_version=SCORER_VERSION + 1)
     two_arms.write()
     versions = f"scorer version {SCORER_VERSION + 1} against {SCORER_VERSION}"
-    assert f"flawed and fair are not compared: {versions}" in two_arms.page()
+    assert f"- flawed and fair are not compared: {versions}" in two_arms.page()
+    assert f"  smol: on core20 flawed and fair are not compared: {versions}" in capsys.readouterr().out
     assert "exact McNemar" not in two_arms.page()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from stages.core.artifact import MANIFEST
 from stages.core.fixes import FAIR
-from stages.core.records import EvalSummary, Given, Manifest, Rate, Verdict, read_record, write_record
+from stages.core.records import Given, Manifest, Rate, Verdict, read_record, write_record
 from stages.core.suite import load_suite
 from stages.eval.score import SCORER_VERSION
 from stages.report.recorded import load_recorded
@@ -146,11 +146,10 @@ def test_a_reference_that_was_scored_otherwise_is_passed_over_and_that_is_said(
     two_arms.audit(FAIR, model="30b")
     place = two_arms.evaluate(FAIR, answer_right, suite=suite, model="30b")
     assert two_arms.write()["smol"].reference_source == "measured"
-    summary = read_record(place / "summary.json", EvalSummary)
-    older = {"scorer_version": summary.scorer_version - 1}
-    write_record(place / "summary.json", summary.model_copy(update=older))
+    older: dict[str, Any] = {"scorer_version": SCORER_VERSION - 1}
+    two_arms.evaluate(FAIR, answer_right, suite=suite, model="30b", **older)
     check_passed_over(two_arms, suite, f"scorer version {SCORER_VERSION} against {SCORER_VERSION - 1}")
-    write_record(place / "summary.json", summary)
+    two_arms.evaluate(FAIR, answer_right, suite=suite, model="30b")
     for model, version in (("smol", "monty 2"), ("30b", "monty 1")):
         path = Path(str(place).replace("30b", model)) / MANIFEST
         made = read_record(path, Manifest)
@@ -173,14 +172,14 @@ def check_passed_over(world: World, suite: str, why: str) -> None:
 )
 def test_what_no_audit_knows_of_a_reference_is_told(two_arms: World, engine: str, told: str) -> None:
     two_arms.evaluate(FAIR, answer_right, suite="extended")
-    place = two_arms.evaluate(FAIR, answer_right, suite="extended", model="30b", engine=engine)
+    two_arms.evaluate(FAIR, answer_right, suite="extended", model="30b", engine=engine)
     verdict = two_arms.write()["smol"]
     assert (verdict.supported_answer, verdict.cause) == ("use small", None)
     assert told in verdict.reasons[-1]
     assert "no audit here knows" in two_arms.page()
     # Half the replies ran away: that is a set-up that does not work, whoever serves it.
-    summary = read_record(place / "summary.json", EvalSummary)
-    write_record(place / "summary.json", summary.model_copy(update={"runaway": Rate(k=100, n=200)}))
+    ran: dict[str, Any] = {"engine": engine, "runaway": Rate(k=100, n=200)}
+    two_arms.evaluate(FAIR, answer_right, suite="extended", model="30b", **ran)
     verdict = two_arms.write()["smol"]
     assert (verdict.supported_answer, verdict.cause) == ("inconclusive", "flawed set-up")
     assert verdict.reasons[0].startswith("reference, fair: 100 of 200 replies on extended ran into the token")
@@ -216,6 +215,20 @@ def test_other_suites_and_versions_are_not_compared(world: World, changed: dict[
     assert (verdict.cause, verdict.ratio, verdict.point_answer) == ("no comparable reference", None, None)
     assert why in verdict.reasons[0]
     assert why in world.page()
+
+
+def test_where_no_suite_decides_each_one_says_why(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.evaluate(FAIR, answer_right, suite_version=2)
+    world.evaluate(FAIR, answer_right, suite="extended")
+    world.audit(FAIR)
+    verdict = world.write()["smol"]
+    assert (verdict.cause, verdict.suite) == ("no comparable reference", "extended")
+    why = f"recorded: suite core20 version 2 against {load_suite('core20').version}."
+    assert any(reason.endswith(why) for reason in verdict.reasons)
+    assert why in world.page().split("## Decision matrix")[0]
+    assert f"  smol: No comparable result of 30B on suite core20: none was measured here; {why}\n" in (
+        capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("source", ["recorded", "measured"])

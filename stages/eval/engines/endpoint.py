@@ -9,7 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx2
@@ -17,8 +20,11 @@ import orjson
 from pydantic import ValidationError
 
 from stages.core import progress
-from stages.core.artifact import fingerprint_json
+from stages.core.artifact import fingerprint_json, fingerprint_model
 from stages.core.errors import StageError
+from stages.core.interrupts import deferred_interrupts
+from stages.core.records import RawReply
+from stages.core.weights import WEIGHTS
 from stages.core.words import plural
 from stages.eval.clock import WorkClock
 from stages.eval.engines import Costs, EngineName, Keep, Question, Sampling
@@ -30,6 +36,7 @@ from stages.eval.engines.completions import (
     read_refusal,
     write_request,
 )
+from stages.eval.engines.patience import Patience
 from stages.eval.engines.refusals import OTHER, list_controls
 from stages.eval.engines.transport import (
     KEY_VARIABLE,
@@ -50,6 +57,9 @@ HIGHEST_PORT = 65535
 LONGEST_LABEL = 63  # characters between two dots of a host's name, by RFC 1035
 NOT_FOUND = 404  # how servers answer a request for a model that they do not have
 WHICH_NAME = "for mlx_lm.server the folder given to its --model"
+GLANCE = 0.2  # seconds between two looks whether to stop
+GRACE = 5.0  # seconds that answers in work have to come, when a run is stopped
+STOPPING = f"stops; answers that come within {GRACE:g} s are kept"
 MOMENT = 1.1  # seconds: a clock that counts whole ones has moved on
 
 
@@ -94,8 +104,13 @@ class Endpoint:
         return {"engine": self.name, "url": self.transport.url, "served_model": self.served_model}
 
     def served_as(self) -> dict[str, Any]:
-        """What the server's list tells of the model beside its name; empty where nobody can be asked."""
-        return asyncio.run(self._describe_model())
+        """What the server's list tells of the model beside its name, empty where nobody can be asked.
+
+        Where the model is a folder of this machine its weights tell it, whatever the server says.
+        """
+        told = asyncio.run(self._describe_model())
+        weights = _fingerprint_weights(str(self.served_model), str(told.get("root")))
+        return told | ({"weights": weights} if weights else {})
 
     def load(self) -> None:
         """See that the server has the model. Raises StageError when it has not, or does not answer."""
@@ -120,9 +135,13 @@ class Endpoint:
     def answer(self, questions: Sequence[Question], sampling: Sampling, keep: Keep, label: str) -> None:
         """Ask the questions, `concurrency` at the same time.
 
-        Raises StageError when the server gives up, refuses a question or another model answers.
+        Raises StageError when the server gives up, refuses a question or another model answers. A signal to
+        stop asks nothing more; what the server is at work on is kept if it comes within `GRACE` seconds.
         """
-        asyncio.run(self._answer_all(questions, sampling, keep, label))
+        with deferred_interrupts(STOPPING) as wanted:
+            asyncio.run(self._answer_until(wanted, questions, sampling, keep, label))
+        if wanted.is_set():
+            raise KeyboardInterrupt
 
     def costs(self) -> Costs:
         """The time to the first token; what else the server costs is not seen from here."""
@@ -160,8 +179,34 @@ class Endpoint:
             except ServerError:
                 return {}
 
+    async def _answer_until(
+        self,
+        wanted: Event,
+        questions: Sequence[Question],
+        sampling: Sampling,
+        keep: Keep,
+        label: str,
+    ) -> None:
+        """Answer all, with a word when nothing comes for long; when a stop is wanted, what comes soon."""
+        patience = Patience(self.transport.url)
+
+        def keep_and_note(question: Question, reply: RawReply) -> None:
+            keep(question, reply)
+            patience.renew()
+
+        work = asyncio.create_task(self._answer_all(wanted, questions, sampling, keep_and_note, label))
+        while not work.done() and not wanted.is_set():
+            await asyncio.wait({work}, timeout=GLANCE)
+            patience.speak()
+        if not wanted.is_set():
+            return await work
+        await asyncio.wait({work}, timeout=GRACE)
+        work.cancel()
+        with suppress(asyncio.CancelledError, StageError):  # the signal may have stopped the server as well
+            await work
+
     async def _answer_all(
-        self, questions: Sequence[Question], sampling: Sampling, keep: Keep, label: str
+        self, wanted: Event, questions: Sequence[Question], sampling: Sampling, keep: Keep, label: str
     ) -> None:
         waiting, in_work, failures = [*reversed(questions)], set[str](), list[str]()
         unread = list[str]()
@@ -170,7 +215,7 @@ class Endpoint:
             bar.begin()  # the first answer may take minutes
 
             async def work(client: httpx2.AsyncClient) -> None:
-                while waiting and not failures:
+                while waiting and not failures and not wanted.is_set():
                     question = waiting.pop()
                     clock.tick(in_work)
                     in_work.add(question.id)
@@ -269,6 +314,18 @@ class Endpoint:
             raise ServerError(f"{completion.model} answered, not {self.served_model}: see --served-model")
         read: dict[str, Any] = orjson.loads(answer)
         return read
+
+
+def _fingerprint_weights(*names: str) -> str | None:
+    """A fingerprint of the first name that is a model folder here; None where none is."""
+    for name in names:
+        try:
+            holds_model = any(Path(name).glob(WEIGHTS))
+        except (OSError, ValueError):  # any text may be a name
+            continue
+        if holds_model:
+            return fingerprint_model(Path(name))[:16]
+    return None
 
 
 def check_address(url: str) -> str:
