@@ -9,6 +9,6 @@ JSON lines, JSON arrays (both also as gz or zst) or Parquet; rows are ChatML or 
 messages, ShareGPT conversations, prompt and completion, instruction and output, or query and answers.
 Writes: `train.jsonl` and the others (in shards where they are long) with rows `{"messages", "tools"}` in
 OpenAI shape (without the fix `json`: the legacy text as it is), `rejected.jsonl` with line numbers and
-reasons, `duplicates.jsonl` with `--dedup`, `card.json`, `card.md`, `tools.json` and `tools_review.md` where
-tools were given or inferred, `rendered/` with `--render`, `manifest.json`.
+reasons, `duplicates.jsonl` with `--dedup`, `card.json`, `card.md`, `tools.json` where tools were given or
+inferred, `tools_review.md` where they were inferred, `rendered/` with `--render`, `manifest.json`.
 """

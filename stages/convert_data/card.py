@@ -13,7 +13,7 @@ import orjson
 from tabulate import tabulate
 
 from stages.convert_data.converted import AS_CODE, HAD_LINE, HAD_NONE, HAD_OTHER
-from stages.convert_data.counts import COMMON_TOOLS, SAMPLES, Sample, SplitCard, sort_counts, sort_reasons
+from stages.convert_data.counts import COMMON_TOOLS, SAMPLES, Sample, SplitCard, sort_counts, sort_noted
 from stages.convert_data.duplicates import Duplicates, Repeats
 from stages.convert_data.tokens import TokenStats
 from stages.core.prompts import RESULT_PREFIX
@@ -96,11 +96,15 @@ class Card:
             calls = plural(undefined.total(), "call")
             lines.append(f"{calls} of tools that no definition names: {named}")
         lines += self._describe_misfits()
+        if alike := self._describe_lookalikes():
+            lines.append(alike)
         return tuple(lines)
 
     def _describe_misfits(self) -> list[str]:
         """What in calls and definitions is not as it should be."""
-        misfits = sum((Counter(s.misfits) for s in self.splits.values()), Counter[str]())
+        misfits = Counter[str]()
+        for split in self.splits.values():
+            misfits.update({what: seen.count for what, seen in split.misfits.items()})
         faults = sum((Counter(s.faults) for s in self.splits.values()), Counter[str]())
         lines = []
         if misfits:
@@ -132,6 +136,15 @@ class Card:
             f"valid was cut out of train: {got} of {plural(total, 'row')} ({got / max(total, 1):.1%}), "
             f"asked for {self.valid_share:.1%}; rows with the same question stay together"
         )
+
+    def _describe_lookalikes(self) -> str:
+        """Turns without a call that look like one, by format, with the first rows; empty without any."""
+        found = [
+            f"{family} {seen.count} ({name} {', '.join(map(str, seen.lines))})"
+            for name, split in self.splits.items()
+            for family, seen in sort_noted(split.lookalikes)
+        ]
+        return f"turns without a call that look like one: {name_some(found, _NAMED)}" if found else ""
 
     def systems(self) -> dict[str, dict[str, dict[str, int]]]:
         """By system text that the conversion wrote, and by split: rows by what they had before.
@@ -235,6 +248,7 @@ def _write_markdown(card: Card) -> str:
         f"## Tool results\n\nWritten {how}: {why}.\n",
         _table("Rows by their order of roles", card, lambda s: s.patterns),
         _table("What changed", card, lambda s: s.changes),
+        _write_lookalikes(card),
         _write_reasons(card),
         _write_duplicates(card),
         _write_tokens(card),
@@ -288,9 +302,9 @@ def _write_systems(card: Card) -> str:
 
 def _write_misfits(card: Card) -> str:
     rows = [
-        [name, _escape(misfit), count, ", ".join(map(str, split.misfit_lines.get(misfit, [])))]
+        [name, _escape(misfit), seen.count, ", ".join(map(str, seen.lines))]
         for name, split in card.splits.items()
-        for misfit, count in sort_counts(split.misfits).items()
+        for misfit, seen in sort_noted(split.misfits)
     ]
     if not rows:
         return ""
@@ -299,11 +313,24 @@ def _write_misfits(card: Card) -> str:
     return f"## Arguments that are not as their tool's definition says\n\n{table}\n{more}"
 
 
+def _write_lookalikes(card: Card) -> str:
+    rows = [
+        [name, family, seen.count, ", ".join(map(str, seen.lines))]
+        for name, split in card.splits.items()
+        for family, seen in sort_noted(split.lookalikes)
+    ]
+    if not rows:
+        return ""
+    table = _grid(["split", "format", "turns", "first rows"], rows[:_SHOWN])
+    why = "Kept as words: such marks stand in code, or no offered tool is named behind them."
+    return f"## Turns without a call that look like one\n\n{table}\n\n{why}\n"
+
+
 def _write_reasons(card: Card) -> str:
     rows = [
         [name, reason.count, ", ".join(map(str, reason.lines)), _escape(reason.example[:200])]
         for name, split in card.splits.items()
-        for _, reason in sort_reasons(split.reasons)
+        for _, reason in sort_noted(split.reasons)
     ]
     if not rows:
         return "## Rejected rows by reason\n\nNone.\n"

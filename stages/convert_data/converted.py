@@ -45,6 +45,8 @@ class Kind(NamedTuple):
     """Of each call without a result: where, UNANSWERED_AMONG or UNANSWERED_LAST."""
     unwritable: tuple[str, ...] = ()
     """Why the target's dialect cannot say a turn's calls so that they are read back unchanged."""
+    lookalikes: tuple[str, ...] = ()
+    """Of each turn without a call that looks like one: in whose format."""
     has_own_tools: bool | None = False
     """None where a row is shown no tools."""
     system: SystemText = ()

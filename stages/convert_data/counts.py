@@ -15,24 +15,23 @@ from typing import Any
 import orjson
 
 from stages.convert_data.converted import Converted, Kind
+from stages.core.words import plural
 
 SAMPLES = 5
 LINES = 5  # line numbers that are kept of each reason
 OTHERS = "(others)"
 
 _MOST_KEYS = 10_000
-_MOST_REASONS = 200
+_MOST_NOTED = 200
 _MOST_KINDS = 2_000
 _LONGEST = 1_600  # characters of a sample on each side
 
 _OF_KIND = {
     "turns_by_dialect": "dialects",
     "calls_by_tool": "tools",
-    **{
-        name: name
-        for name in ("changes", "untyped", "undefined", "unanswered", "unwritable", "misfits", "faults")
-    },
+    **{name: name for name in ("changes", "untyped", "undefined", "unanswered", "unwritable", "faults")},
 }
+_NOTED = ("misfits", "lookalikes")  # of a kind, counted with the rows that have them
 _COUNTERS = (*_OF_KIND, "shapes", "patterns", "rows_by_dialect", "rows_by_tool", "rows_by_owner")
 OWN_TOOLS, COMMON_TOOLS = "its own", "the tools for rows without their own"
 NO_CALL = "no call"
@@ -41,14 +40,14 @@ _PARTICULARS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d+")
 
 
 @dataclass
-class Reason:
-    """Why rows were rejected: reasons that differ in numbers and quotations alone are one."""
+class Noted:
+    """How often something was met, and in which rows."""
 
     count: int = 0
     lines: list[int] = field(default_factory=list)
     """The first few line numbers."""
     example: str = ""
-    """The reason of the first of them in full."""
+    """What it was in the first of them, where several such things count as one."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class SplitCard:
 
     converted: int = 0
     rejected: int = 0
-    reasons: dict[str, Reason] = field(default_factory=dict)
+    reasons: dict[str, Noted] = field(default_factory=dict)
     shapes: dict[str, int] = field(default_factory=dict)
     rows_by_dialect: dict[str, int] = field(default_factory=dict)
     """Rows by each dialect that they have a call in, NO_CALL for those without."""
@@ -84,12 +83,12 @@ class SplitCard:
     unanswered: dict[str, int] = field(default_factory=dict)
     """Calls without a result, by where they stand."""
     unwritable: dict[str, int] = field(default_factory=dict)
-    misfits: dict[str, int] = field(default_factory=dict)
+    misfits: dict[str, Noted] = field(default_factory=dict)
     """`tool.argument` of what in calls disagrees with their definitions, and why."""
-    misfit_lines: dict[str, list[int]] = field(default_factory=dict)
-    """The first few line numbers of each."""
     faults: dict[str, int] = field(default_factory=dict)
     """Rows by what in their own definitions cannot be meant."""
+    lookalikes: dict[str, Noted] = field(default_factory=dict)
+    """Turns without a call that look like one, by the format; no turn is in `reasons` as well."""
     systems: dict[str, dict[str, int]] = field(default_factory=dict)
     """Rows by the system text that was written into them, and by what they had before."""
     samples: dict[str, Sample] = field(default_factory=dict)
@@ -105,18 +104,14 @@ class SplitCard:
     def accept(self, row: Converted, number: int) -> None:
         """Count a converted row by its 1-based line number."""
         self.count(row.kind, 1)
-        self.note_misfits(row.kind, number)
+        self.note(row.kind, number)
         self.show(row)
 
-    def note_misfits(self, kind: Kind, number: int) -> None:
-        """Remember where calls disagree with their definitions."""
-        for misfit in kind.misfits:
-            self._add_misfit_lines(misfit, (number,))
-
-    def _add_misfit_lines(self, misfit: str, lines: Iterable[int]) -> None:
-        if misfit in self.misfit_lines or len(self.misfit_lines) < _MOST_REASONS:
-            known = self.misfit_lines.get(misfit, ())
-            self.misfit_lines[misfit] = heapq.nsmallest(LINES, {*known, *lines})
+    def note(self, kind: Kind, number: int) -> None:
+        """Count what is told with the rows that have it."""
+        for name in _NOTED:
+            for what in getattr(kind, name):
+                _note(getattr(self, name), what, Noted(1, [number]))
 
     def count(self, kind: Kind, rows: int) -> None:
         """Count so many converted rows of a kind."""
@@ -151,29 +146,19 @@ class SplitCard:
     def reject(self, number: int, reason: str) -> None:
         """Count a rejected row by its 1-based line number."""
         self.rejected += 1
-        self._add_reason(_PARTICULARS.sub("…", reason), Reason(1, [number], reason))
-
-    def _add_reason(self, general: str, more: Reason) -> None:
-        if general not in self.reasons and len(self.reasons) >= _MOST_REASONS:
-            general = OTHERS
-        known = self.reasons.setdefault(general, Reason())
-        if not known.lines or more.lines[0] < known.lines[0]:
-            known.example = more.example
-        known.count += more.count
-        known.lines = heapq.nsmallest(LINES, (*known.lines, *more.lines))
+        _note(self.reasons, _PARTICULARS.sub("…", reason), Noted(1, [number], reason))
 
     def merge(self, other: SplitCard) -> None:
         """Add the counts of rows that come behind these."""
         self.converted += other.converted
         self.rejected += other.rejected
-        for general, reason in other.reasons.items():
-            self._add_reason(general, reason)
+        for name in ("reasons", *_NOTED):
+            for what, seen in getattr(other, name).items():
+                _note(getattr(self, name), what, seen)
         for name in _COUNTERS:
-            mine = getattr(self, name)
+            counter = getattr(self, name)
             for key, count in getattr(other, name).items():
-                _count(mine, (key,), count)
-        for misfit, lines in other.misfit_lines.items():
-            self._add_misfit_lines(misfit, lines)
+                _count(counter, (key,), count)
         for text, rows in other.systems.items():
             for before, count in rows.items():
                 _count(self.systems.setdefault(text, {}), (before,), count)
@@ -189,6 +174,15 @@ class SplitCard:
             return "it has none"
         return max(self.reasons.values(), key=lambda reason: reason.count).example
 
+    def list_reasons(self, most: int = 3) -> str:
+        """The commonest reasons, each with the rows that it rejected and the first of them."""
+        found = [
+            f"{seen.example} ({plural(seen.count, 'row')}, first {seen.lines[0]})"
+            for _, seen in sort_noted(self.reasons)
+        ]
+        more = [f"and {plural(len(found) - most, 'more reason')}"] if found[most:] else []
+        return "; ".join([*found[:most], *more]) or "it has none"
+
     def to_json(self) -> dict[str, Any]:
         """The counts as plain JSON."""
         return {
@@ -196,7 +190,7 @@ class SplitCard:
             "converted": self.converted,
             "rejected": self.rejected,
             "rejected_by_reason": [
-                {"reason": general, **asdict(reason)} for general, reason in sort_reasons(self.reasons)
+                {"reason": general, **asdict(reason)} for general, reason in sort_noted(self.reasons)
             ],
             "rows_by_shape": sort_counts(self.shapes),
             "rows_by_dialect": sort_counts(self.rows_by_dialect),
@@ -211,10 +205,14 @@ class SplitCard:
             "calls_without_a_result": sort_counts(self.unanswered),
             "calls_the_target_cannot_say": sort_counts(self.unwritable),
             "arguments_that_disagree_with_their_definition": [
-                {"what": misfit, "count": count, "lines": self.misfit_lines.get(misfit, [])}
-                for misfit, count in sort_counts(self.misfits).items()
+                {"what": misfit, "count": seen.count, "lines": seen.lines}
+                for misfit, seen in sort_noted(self.misfits)
             ],
             "rows_by_fault_of_their_definitions": sort_counts(self.faults),
+            "turns_that_look_like_a_call": {
+                family: {"count": seen.count, "lines": seen.lines}
+                for family, seen in sort_noted(self.lookalikes)
+            },
         }
 
 
@@ -231,8 +229,8 @@ class Tally:
     def accept(self, row: Converted, number: int) -> None:
         """Count a converted row by its 1-based line number."""
         kind = row.kind
-        if kind.misfits:
-            self._card.note_misfits(kind, number)
+        if kind.misfits or kind.lookalikes:
+            self._card.note(kind, number)
         known = self._rows.get(kind)
         if known is None or len(self._card.first_rows) < SAMPLES:
             self._card.show(row)
@@ -245,6 +243,16 @@ class Tally:
         for kind, rows in self._rows.items():
             self._card.count(kind, rows)
         self._rows.clear()
+
+
+def _note(noted: dict[str, Noted], what: str, more: Noted) -> None:
+    if what not in noted and len(noted) >= _MOST_NOTED:
+        what = OTHERS
+    known = noted.setdefault(what, Noted())
+    if not known.lines or more.lines[0] < known.lines[0]:
+        known.example = more.example
+    known.count += more.count
+    known.lines = heapq.nsmallest(LINES, {*known.lines, *more.lines})
 
 
 def _count(counter: dict[str, int], keys: Iterable[str], count: int = 1) -> None:
@@ -262,9 +270,9 @@ def sort_counts(counter: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(counter.items(), key=lambda item: -item[1]))
 
 
-def sort_reasons(reasons: Mapping[str, Reason]) -> list[tuple[str, Reason]]:
-    """The reasons with what is general about them, the commonest first."""
-    return sorted(reasons.items(), key=lambda item: -item[1].count)
+def sort_noted(noted: Mapping[str, Noted]) -> list[tuple[str, Noted]]:
+    """What was noted, the commonest first."""
+    return sorted(noted.items(), key=lambda item: -item[1].count)
 
 
 def take_sample(kind: str, row: Converted) -> Sample:

@@ -40,7 +40,9 @@ from stages.convert_data.messages import SourceTurn
 from stages.convert_data.offers import ConvertContext, Offer, ToolsUnclear, encode_system
 from stages.convert_data.shapes import SourceRow, holds_turns
 from stages.core.chat import ToolCall
-from stages.core.dialects import Recovered, Reply, parse_any, render_calls
+from stages.core.dialects import Recovered, Reply, Toolbox, parse_any, render_calls
+from stages.core.dialects.foreign import Sighting, find_foreign
+from stages.core.dialects.problems import shorten
 from stages.core.dialects.scanning import unwrap
 from stages.core.prompts import as_user_turn
 from stages.core.records import DEEPEST
@@ -49,6 +51,7 @@ from stages.core.tools import EXECUTE_CODE, as_code_mode, is_code_mode_call
 _LEGACY_TAG = re.compile(r"</?tool_call>|</?tool_response>|<function=|</function>|<parameter=|</parameter>")
 _EMPTY_THOUGHT = re.compile(r"\s*+(?:<think>\s*+)?+</think>")
 _LONGEST_PATH = 80  # of a place in an argument
+_NO_TOOLS = Toolbox()
 _RESULT_OPEN = re.compile(r"\s*+<tool_response>")
 _RESULT_CLOSE = re.compile(r"</tool_response>\s*+")
 
@@ -72,7 +75,7 @@ class Draft:
 
     __slots__ = (
         *("answered", "changes", "context", "dialects", "disordered", "first_result", "from_text"),
-        *("last_result", "misfits"),
+        *("last_result", "lookalikes", "misfits"),
         *("later_systems", "next_id", "offer", "questions", "system", "tools", "turns", "undefined"),
         *("unanswered", "untyped", "unwritable", "waiting", "written"),
     )
@@ -95,6 +98,7 @@ class Draft:
         self.misfits: list[str] = []
         self.unanswered: list[str] = []
         self.unwritable: list[str] = []
+        self.lookalikes: list[str] = []
         self.answered = False
         self.next_id = 0
         self.waiting: list[tuple[int, str, str, str | None]] = []
@@ -121,11 +125,13 @@ class Draft:
             self.unanswered += [UNANSWERED_AMONG] * len(self.waiting)
             self.waiting = []
         text, given = turn[1], turn[2]
+        said = text
         message: dict[str, Any] = {"role": "assistant", "content": text}
         self.turns.append(message)
         read: list[ToolCall] = []
         if "<" in text or "{" in text or "[" in text:  # no dialect writes a call without one of them
             reply = self._parse(text)
+            said = reply.content
             if reply.calls:
                 read = self._take_calls(reply, given)
                 message["content"] = text = words_beside(reply, text)
@@ -133,14 +139,24 @@ class Draft:
                     self.changes.append("prose behind a call moved before it")
             elif given:
                 self.dialects.append("messages")
-            if "<" in text:
-                _refuse_legacy_tags(text, "assistant")
         elif given:
             self.dialects.append("messages")
+        self._look_for_foreign(said, has_calls=bool(given or read))
+        _refuse_legacy_tags(text, "assistant")
         if given or read:
             message["tool_calls"] = self._write_calls(given, turn[3], read)
         elif not text or text.isspace():
             self.changes.append(ANSWER_EMPTY)
+
+    def _look_for_foreign(self, said: str, *, has_calls: bool) -> None:
+        """Note what looks like a call in a turn without any. Raises ValueError where it certainly is one."""
+        seen = find_foreign(said, self.offer.box)
+        if seen is None:
+            return
+        if seen.certain:
+            raise ValueError(describe_foreign(said, seen))
+        if not has_calls:
+            self.lookalikes.append(seen.family)
 
     def _take_calls(self, reply: Reply, given: tuple[ToolCall, ...]) -> list[ToolCall]:
         """The calls that a text has beside those given as structure."""
@@ -173,6 +189,8 @@ class Draft:
                 raise ToolsUnclear(f"{foreign[0]} is called, and nothing defines it")
         for problem in reply.problems:
             if not (reply.calls and isinstance(problem, Recovered)):
+                if (seen := find_foreign(text, _NO_TOOLS)) is not None and seen.certain:
+                    raise ValueError(describe_foreign(text, seen))
                 raise ValueError(f"assistant turn: {problem}")
             self.changes.append(name_mended(problem.kind))
         return reply
@@ -356,6 +374,7 @@ class Draft:
                 tuple(self.undefined),
                 tuple(self.unanswered),
                 tuple(self.unwritable),
+                tuple(self.lookalikes),
                 offer.is_own,
                 self.written,
                 tuple(self.misfits),
@@ -435,6 +454,12 @@ def _join_pieces(reply: Reply) -> str:
         glued = words and piece and not (words[-1].isspace() or piece[0].isspace())
         words += f"\n{piece}" if glued else piece
     return words.strip()
+
+
+def describe_foreign(text: str, seen: Sighting) -> str:
+    """Why a row with a call in another format is rejected."""
+    written = shorten(text[seen.start : seen.start + 100])
+    return f"assistant turn: a tool call in a format that is not read ({seen.family}): {written}"
 
 
 def find_legacy_tag(text: str) -> str:

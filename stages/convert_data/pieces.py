@@ -145,7 +145,10 @@ def _read_lines(span: Span) -> Iterator[tuple[int, object]]:
                 rest = _skip_line(file)
                 left -= rest
                 end = span.end - left - 1  # before its newline; the last line of a file may have none
-                reason = f"a row of {end - start} bytes, more than {LONGEST_ROW}"
+                reason = (
+                    f"a row of {end - start} bytes, more than the {LONGEST_ROW} that are read: cut it into "
+                    "shorter rows, each on a line of its own"
+                )
                 yield number, Unreadable(reason, _read_range(span.path, start, end))
             elif number == 1 and line.startswith(b"\xef\xbb\xbf"):
                 yield number, line[3:]

@@ -28,6 +28,7 @@ from stages.convert_data.instructions import may_define
 from stages.convert_data.offers import ConvertContext
 from stages.core.chatml import cut_plainly
 from stages.core.dialects import Toolbox
+from stages.core.dialects.foreign import find_foreign
 from stages.core.dialects.lenient import read_weighing
 from stages.core.dialects.plain import Call, find_calls
 from stages.core.tools import EXECUTE_CODE
@@ -84,7 +85,7 @@ def _write_turns(
                     return ()
                 if waiting := form != _ANSWER:
                     calls += 1
-            elif not words or words.isspace():  # the full way counts it
+            elif not words or words.isspace() or find_foreign(words, box) is not None:  # the full way tells
                 return ()
         elif role != "user" or not newline:
             return ()
@@ -107,7 +108,7 @@ def _read_answer(turn: dict[str, Any], number: int, box: Toolbox) -> str:
     if found is None:
         return ""
     words, calls, dialect = found
-    if "<" in words and find_legacy_tag(words):
+    if ("<" in words and find_legacy_tag(words)) or find_foreign(words, box) is not None:
         return ""
     if not calls:
         return dialect

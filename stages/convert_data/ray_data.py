@@ -32,7 +32,9 @@ def run_on_ray(task: Task, pieces: Sequence[Piece], work: Work, workers: int) ->
         import ray.data
         from ray.exceptions import RayError
     except ImportError:
-        raise StageError("--engine ray needs the dependency group ray: run nox -s convert_data") from None
+        raise StageError(
+            "--engine ray needs the dependency group ray: run nox -s convert_data -- --engine ray"
+        ) from None
     _connect(workers)
     nodes = set()
 

@@ -79,6 +79,9 @@ def read_row(raw: Any) -> SourceRow:
     if raw.get("chosen") is not None and raw.get("rejected") is not None:
         raise ValueError("a row of preferences (chosen, rejected): give the chosen answers as messages")
     seen = ", ".join(str(key)[:40] for key in list(raw)[:12]) or "none"
+    for first, second, *_ in SHAPES:
+        if second is not None and raw.get(first) and second in raw:
+            raise ValueError(f"{second} is null, and {first} alone is no conversation")
     raise ValueError(f"no conversation in its columns ({seen}): understood are {UNDERSTOOD}")
 
 

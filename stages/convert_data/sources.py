@@ -110,8 +110,8 @@ def find_source(data: Path) -> Source:
 
         return find_hub_source(hub_id["name"], hub_id["config"], hub_id["revision"])
     raise StageError(
-        f"no data folder {data}: give one with {', '.join(f'{split}.jsonl' for split in SPLITS)} as --data, "
-        "a file, or ORG/NAME of the hub (ORG/NAME:CONFIGURATION@REVISION)"
+        f"no data folder or file {data}: give one with {', '.join(f'{split}.jsonl' for split in SPLITS)} as "
+        "--data, a file, or ORG/NAME of the hub (ORG/NAME:CONFIGURATION@REVISION)"
     )
 
 

@@ -345,7 +345,7 @@ def _require_rows(results: _Results, request: Request) -> None:
     for split in ("train", "valid"):
         if split in files and not cards[split].converted:
             names = ", ".join(str(file.path) for file in files[split][:3])
-            raise StageError(f"no row of {names} could be converted: {cards[split].commonest_reason()}")
+            raise StageError(f"no row of {names} could be converted: {cards[split].list_reasons()}")
     if request.valid_share and ("valid" not in cards or not cards["train"].converted):
         raise StageError(
             f"--valid-share {request.valid_share} leaves a split without a row: take another share or --seed"

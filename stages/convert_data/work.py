@@ -219,7 +219,8 @@ def _describe_mistake(line: bytes, error: ValueError) -> str:
         line.decode()
     except UnicodeDecodeError as wrong:
         return f"not UTF-8 text: byte 0x{line[wrong.start]:02x} at position {wrong.start + 1} of the row"
-    return _PLACE.sub(lambda place: f" at character {int(place[1]) + 1} of the row", str(error))
+    said = _PLACE.sub(lambda place: f" at character {int(place[1]) + 1} of the row", str(error))
+    return f"not valid JSON: {said}" if isinstance(error, json.JSONDecodeError) else said
 
 
 class _Choice:

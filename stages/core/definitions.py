@@ -107,7 +107,7 @@ def read_definitions(value: Any) -> Definitions:
 def read_tools_file(path: Path) -> tuple[Tool, ...]:
     """The tools of a `tools.json`, none for `[]`. Raises StageError when it is missing or unusable."""
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
         read = read_definitions(text)
     except (FileNotFoundError, IsADirectoryError):
         raise StageError(f"no file {path}: --tools takes a JSON file with a list of tools") from None

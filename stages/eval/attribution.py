@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from stages.core.chat import ToolCall
 from stages.core.dialects import Reply
+from stages.core.dialects.foreign import BRACKETED, MARKED, NAME_IN_JSON
 from stages.core.query import Calls, Query
 from stages.core.records import Cause, RawReply
 from stages.core.tools import EXECUTE_CODE, FUNCTIONS
@@ -28,15 +29,8 @@ BEFORE_A_LOOP = 20  # characters before a loop that say nothing yet
 AS_CODE = "python"  # no dialect: the functions are called in a code block, or in bare code
 _TAGGED = re.compile(r"<tool_call>\s*(?:```\w*\s*)?(<function|[{\[])?")
 _XML = re.compile(r"<function(?:=| name=)")
-_MARKED = re.compile(
-    r"<tools?>\s*[{\[]|<(?:tool_calls|function_?call|TOOLCALL|\|tool_call\|)>|\[TOOL_CALLS\]"
-)
 _SPOKEN_OF = re.compile(r"`(?:<[/|]?[\w|= .-]{1,40}>|\[TOOL_CALLS\])`")  # a mark alone, as code
-_BRACKETED = re.compile(r"<\|python_tag\|>|<\|tool_call_start\|>")
 _LISTED = re.compile(r"^[ \t]*\[\s*([\w.]+)\(", re.MULTILINE)
-_NAMED = re.compile(
-    r"""[{,]\s*["'](?:name|function|tool|tool_name|function_name|action)["']\s*:\s*["']([\w.-]+)["']"""
-)
 _ALONE = re.compile(r"\s*(?:```\w*\s*)?[{\[].*[}\]]\s*(?:```\s*)?", re.DOTALL)  # nothing but JSON
 _ARGUMENTS = re.compile(r"""["'](?:arguments|parameters)["']\s*:""")
 _CALLED = re.compile(rf"(?<![\w.])({'|'.join(FUNCTIONS)})\s*\(")
@@ -110,16 +104,16 @@ def find_attempt(text: str, query: Query, dialect: str) -> str | None:
         return dialect
     names = {*query.parameters, *query.toolbox.schemas}
     guess = query.kind == "tool" or _ALONE.fullmatch(text) is not None
-    if _MARKED.search(text) or _names_a_tool(text, names, guess=guess):
+    if MARKED.search(text) or _names_a_tool(text, names, guess=guess):
         return "fenced_json"
-    if _BRACKETED.search(text) or any(name in names for name in _LISTED.findall(text)):
+    if BRACKETED.search(text) or any(name in names for name in _LISTED.findall(text)):
         return "pythonic"
     return AS_CODE if query.kind == "tool" and _calls_in_code(text, names) else None
 
 
 def _names_a_tool(text: str, names: set[str], *, guess: bool) -> bool:
     """Whether JSON names an offered tool, or with `guess` any one beside its arguments."""
-    found = _NAMED.findall(text)
+    found = NAME_IN_JSON.findall(text)
     return bool(names.intersection(found)) or bool(guess and found and _ARGUMENTS.search(text))
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.convert_data.card import Card, write_card
-from stages.convert_data.converted import HAD_LINE, HAD_NONE, HAD_OTHER, Converted
+from stages.convert_data.converted import HAD_LINE, HAD_NONE, HAD_OTHER, Converted, Kind
 from stages.convert_data.counts import OTHERS, SAMPLES, SplitCard, Tally
 from stages.convert_data.duplicates import find, pack
 from stages.convert_data.offers import ConvertContext
@@ -203,6 +203,29 @@ def test_the_page_has_all_a_reader_must_know(tmp_path: Path) -> None:
     assert "duplicates and leaks (removed): 1 row of train also in valid" in leaks
     assert share.startswith("valid was cut out of train: 1 of 7 rows (14.3%), asked for 10.0%")
     assert undefined == "4 calls of tools that no definition names: f"
+
+
+def test_turns_that_look_like_a_call_are_shown_with_their_rows(tmp_path: Path) -> None:
+    train, valid = SplitCard(), SplitCard()
+    for number in (900, *range(3, 12)):
+        families = ("ReAct", "ReAct", "XML") if number == 5 else ("ReAct",)
+        train.note(Kind("messages", "user", lookalikes=families), number)
+    later = SplitCard()
+    later.note(Kind("messages", "user", lookalikes=("ReAct",)), 2)
+    train.merge(later)
+    card = Card("fair", {"train": train, "valid": valid})
+    assert card.lines()[-1] == (
+        "turns without a call that look like one: ReAct 12 (train 2, 3, 4, 5, 6), XML 1 (train 5)"
+    )
+    write_card(card, tmp_path)
+    text = (tmp_path / "card.md").read_text("utf-8")
+    assert "## Turns without a call that look like one\n" in text
+    assert "| train   | ReAct    |      12 | 2, 3, 4, 5, 6 |" in text
+    data = json.loads((tmp_path / "card.json").read_bytes())["splits"]
+    assert data["train"]["turns_that_look_like_a_call"]["XML"] == {"count": 1, "lines": [5]}
+    assert data["valid"]["turns_that_look_like_a_call"] == {}
+    write_card(Card("fair", {"train": valid}), tmp_path)
+    assert "look like one" not in (tmp_path / "card.md").read_text("utf-8")
 
 
 def chat(*systems: str, **columns: Any) -> dict[str, Any]:

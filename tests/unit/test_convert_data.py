@@ -184,9 +184,15 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
         ({"train": None}, "has no train.jsonl: training needs"),
         ({"train": "\n\n \n"}, "no row of"),
         ({"valid": "\n"}, "no row of"),
-        ({"train": f"{BROKEN}\n{BROKEN}\n3"}, "could be converted: unexpected end"),
-        ({"train": "\n" * 14 + '{"text": "\\ud800"}'}, "low surrogate in string at character 11 of the row"),
-        ({"valid": "[]\n{}\n[]"}, "could be converted: not a JSON object"),
+        ({"train": f"{BROKEN}\n{BROKEN}\n3"}, "could be converted: not valid JSON: unexpected end"),
+        (
+            {"train": "\n" * 14 + '{"text": "\\ud800"}'},
+            "not valid JSON: no low surrogate in string at character 11 of the row (1 row, first 15)",
+        ),
+        (
+            {"valid": "[]\n{}\n[]"},
+            "could be converted: not a JSON object (2 rows, first 1); no conversation in",
+        ),
     ],
 )
 def test_unusable_data_is_said_in_one_line(
@@ -213,7 +219,9 @@ def test_utf_16_is_said(name: str, coding: str, tmp_path: Path) -> None:
 
 
 def test_no_data_folder(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"no data folder .*none: give one with train\.jsonl, valid\.jsonl"):
+    with pytest.raises(
+        StageError, match=r"no data folder or file .*none: give one with train\.jsonl, valid\.jsonl"
+    ):
         convert(tmp_path / "none", tmp_path / "out")
 
 

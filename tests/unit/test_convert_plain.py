@@ -35,6 +35,7 @@ PIECES = (
     *("<function=execute_code>", "</function>", "<parameter=code>", "</parameter>", "<think>", "</think>"),
     *("following functions", "\r", "\n", " ", "[", "{", "```json", "system", "assistant", "user", "tool"),
     *("read_file(path='x')", '{"name": "execute_code", "arguments": {"code": "x()"}}', "<|endoftext|>"),
+    *("✿FUNCTION✿: f", "`<tool_use>`", "<TOOL_CALL>", "</TOOL_CALL>", "Action: read_file\nAction Input: x"),
     *("\ud800", "\u2028", ""),
 )
 

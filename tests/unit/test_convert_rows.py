@@ -222,10 +222,18 @@ def test_with_tools_alone_structured_calls_are_not_lost() -> None:
         ([], "not a JSON object"),
         ({}, "no conversation in its columns (none): understood are text | messages"),
         ({"question": "a", "answer": "b"}, "no conversation in its columns (question, answer)"),
+        ({"prompt": "q", "completion": None}, "completion is null, and prompt alone is no conversation"),
         ({"text": 3}, "text is a number and not text"),
         ({"text": "hello"}, "text without marks of turns ('hello')"),
         ({"messages": []}, "no messages"),
         (text_row(("user", "hi")), "no assistant turn"),
+        (
+            {
+                "messages": [{"role": "assistant", "content": "<tool_call>\nprint(1)\n</tool_call>"}],
+                "tools": [{"type": "function", "function": {"name": "f"}}],
+            },
+            "neither JSON nor XML nor a call of an offered tool in Python: '<tool_call>",
+        ),
         (answer("<tool_call>\n{\"name\": \"exe\n</tool_call>"), "assistant turn: "),
         (answer("<tool_call>\n{\"name\": \"execute_code\""), "assistant turn: "),
         (answer("It ends with </parameter> there."), "</parameter> is left in a turn of the assistant"),
@@ -241,6 +249,55 @@ def test_with_tools_alone_structured_calls_are_not_lost() -> None:
 )  # fmt: skip
 def test_reasons(raw: Any, why: str) -> None:
     assert why in reason(raw)
+
+
+OF_F = [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {}}}}}]
+
+
+def offered(said: str, **more: Any) -> dict[str, Any]:
+    """A row of messages with the tool f."""
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": said, **more}]
+    return {"messages": turns, "tools": OF_F}
+
+
+@pytest.mark.parametrize(
+    ("said", "family"),
+    [
+        ("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f", "DeepSeek"),
+        ("<tool_call>f\n<arg_key>a</arg_key>\n<arg_value>1</arg_value>\n</tool_call>", "GLM"),
+        ("Thought: x\nAction: f\nAction Input: 1", "ReAct (Action: …)"),
+        ("✿FUNCTION✿: f\n✿ARGS✿: 1", "Qwen-Agent (✿FUNCTION✿)"),
+        ("```tool_code\nf(a=1)\n```", "Gemma (```tool_code)"),
+        ("<TOOL_CALL><function=f><parameter=a>1</parameter></function></TOOL_CALL>", "<tool_call>"),
+    ],
+)
+def test_a_call_that_no_dialect_reads_is_refused_by_its_format(said: str, family: str) -> None:
+    why = reason(offered(said))
+    assert why.startswith("assistant turn: a tool call in a format that is not read (")
+    assert f"{family}): '" in why
+
+
+def test_a_token_of_another_model_in_code_mode_is_refused_too() -> None:
+    assert "(Qwen-Agent (✿FUNCTION✿))" in reason(answer("✿FUNCTION✿: f"))
+    assert "(Kimi)" in reason(answer("<|tool_call_begin|>functions.f:0"))
+
+
+def test_words_about_calls_stay_and_are_counted() -> None:
+    said = "Its calls begin with `<tool_use>`, and DeepSeek's with `<｜tool▁call▁begin｜>`."
+    converted = convert(offered(said))
+    assert converted.row["messages"][-1] == {"role": "assistant", "content": said}
+    assert converted.kind.lookalikes == ("Anthropic (XML)",)
+    assert convert(answer("&lt;tool_call&gt; opens it.")).kind.lookalikes == ("escaped tags",)
+    calling = convert(offered(said, tool_calls=[{"function": {"name": "f", "arguments": {}}}]))
+    assert calling.kind.lookalikes == ()
+
+
+def test_a_call_in_another_spelling_leaves_nothing_behind() -> None:
+    said = '<TOOL_CALL>\n{"name": "f", "arguments": {"a": 1}}\n</TOOL_CALL>'
+    converted = convert(offered(said))
+    turn = converted.row["messages"][-1]
+    assert (turn["content"], turn["tool_calls"][0]["function"]["arguments"]) == ("", {"a": 1})
+    assert "mended: another spelling of <tool_call>" in converted.kind.changes
 
 
 TAGS = "a </function> b <tool_response> c </tool_call>"

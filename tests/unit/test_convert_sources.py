@@ -126,7 +126,9 @@ def test_the_splits_that_training_needs(
 
 
 def test_what_is_neither_file_nor_hub_id(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"no data folder .*/none: give one with train\.jsonl, valid\.jsonl"):
+    with pytest.raises(
+        StageError, match=r"no data folder or file .*/none: give one with train\.jsonl, valid\.jsonl"
+    ):
         find_source(tmp_path / "none")
     with pytest.raises(
         StageError, match=r"rows\.csv is neither \.jsonl, \.json .* nor \.parquet: write its rows"

@@ -146,6 +146,12 @@ def test_no_definitions(nothing: Any) -> None:
     assert read_definitions(nothing).tools == ()
 
 
+def test_a_tools_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "tools.json"
+    path.write_text(json.dumps(TOOLS), "utf-8-sig")
+    assert len(read_tools_file(path)) == len(TOOLS)
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

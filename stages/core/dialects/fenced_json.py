@@ -206,6 +206,11 @@ def needs_offer(mark: str) -> bool:
     return mark in _OTHER_MARKS
 
 
+def is_quoted(text: str, start: int) -> bool:
+    """Whether what is at `start` is a result in its tag."""
+    return text[max(0, start - 40) : start].rstrip().endswith(_RESULT_OPEN)
+
+
 def _read_marked(source: Source, mark: re.Match[str]) -> Block | None:
     text, place, closing = source.text, f"{NAME}, character {mark.start()}", _CLOSINGS.get(mark[0], "")
     pos = source.skip_space(mark.end())
@@ -239,11 +244,13 @@ def _read_marked(source: Source, mark: re.Match[str]) -> Block | None:
 def _read_bare(source: Source, start: int) -> Block | None:
     text, place = source.text, f"{NAME}, character {start}"
     begin = source.skip_space(start)
-    if text[max(0, start - 40) : start].rstrip().endswith(_RESULT_OPEN):
+    if is_quoted(text, start):
         close = source.find(_RESULT_CLOSE, begin)
         return Block(close, NAME) if close != -1 else None
     problems: list[str] = []
     inline = _INLINE.match(text, start)
+    if inline is None and _LOOKS_LIKE_CALL.match(text, begin) is None:
+        return None  # opened for another reading
     if inline is not None:
         if inline[1] not in source.tools.schemas:
             return None  # answers show all kinds of JSON in their sentences

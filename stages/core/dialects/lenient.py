@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from stages.core.dialects import bare_python, fenced_json, hermes, pythonic, qwen3_coder
+from stages.core.dialects import bare_python, fenced_json, hermes, pythonic, qwen3_coder, variants
 from stages.core.dialects.literals import NotLiteral
 from stages.core.dialects.plain import read_plain
 from stages.core.dialects.problems import Recovered, shorten
@@ -26,10 +26,14 @@ from stages.core.dialects.scanning import (
 from stages.core.dialects.toolbox import Toolbox, Tools, open_toolbox
 
 _TAGS = "|".join(
-    (CALL_OPEN, qwen3_coder.FUNCTION_START, fenced_json.MARK_START, pythonic.WRAPPER_START, THINK_TAGS)
+    (
+        *(CALL_OPEN, qwen3_coder.FUNCTION_START, fenced_json.MARK_START, pythonic.WRAPPER_START),
+        *(variants.TAG_START, THINK_TAGS),
+    )
 )
 _TAGS_ONLY = re.compile(_TAGS)
-_ALL = re.compile(f"{_TAGS}|{fenced_json.FENCE}|{fenced_json.BARE_START}|{pythonic.LIST_START}", re.MULTILINE)
+_JSON_STARTS = f"{fenced_json.FENCE}|{fenced_json.BARE_START}|{variants.BARE_START}"
+_ALL = re.compile(f"{_TAGS}|{_JSON_STARTS}|{pythonic.LIST_START}", re.MULTILINE)
 _CALL = re.compile(r"\w\(")
 
 
@@ -54,11 +58,19 @@ def _read_block(source: Source, start: int) -> Block | None:
         block = fenced_json.read_block(source, start)
         return _keep_offered(source, block, start) if fenced_json.needs_offer(mark) else block
     if text.startswith(fenced_json.FENCE, start):
-        return _keep_offered(source, fenced_json.read_block(source, start), start)
+        return _read_json(source, start)
     if text.startswith("<", start):
-        return pythonic.read_block(source, start)
+        read = variants.read_tag if variants.starts_tag(text, start) else pythonic.read_block
+        return read(source, start)
     if pythonic.starts_list(text, start):
         return _keep_offered(source, pythonic.read_block(source, start), start)
+    return _read_json(source, start)
+
+
+def _read_json(source: Source, start: int) -> Block | None:
+    """Read a fence or bare JSON, under the usual keys or others."""
+    if (block := variants.read_other_keys(source, start)) is not None:
+        return block
     return _keep_offered(source, fenced_json.read_block(source, start), start)
 
 
@@ -90,7 +102,10 @@ def _read_tagged(source: Source, start: int) -> Block:
         return block
     end = source.end_of_block(start)
     found = shorten(source.text[start : min(end, start + 100)])
-    return Block(end, hermes.NAME, problems=[f"character {start}: neither JSON nor XML nor Python: {found}"])
+    takes_code = not source.tools or bare_python.TOOL in source.tools.schemas
+    last = "Python" if takes_code else "a call of an offered tool in Python"
+    what = f"neither JSON nor XML nor {last}"
+    return Block(end, hermes.NAME, problems=[f"character {start}: {what}: {found}"])
 
 
 def _read_python_calls(source: Source, start: int, body: int) -> Block | None:
