@@ -31,7 +31,7 @@ def read_evaluation(folder: Path, manifest: Manifest) -> Evaluation:
     """
     for name in (SUMMARY, SCORES, REPLIES):
         if not (folder / name).is_file():
-            raise StageError(f"{folder} has no {name}")
+            raise StageError(f"{folder} lacks {name}")
     found = Evaluation(
         read_record(folder / SUMMARY, EvalSummary),
         read_lines(folder / SCORES, Score),

@@ -587,10 +587,9 @@ def edit(name: str, old: bytes, new: bytes) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        *((lambda folder, name=name: (folder / name).unlink(), f"has no {name}")
-          for name in ("summary.json", "scores.jsonl", "replies.jsonl")),
-        (lambda folder: (folder / "codes.jsonl").unlink(), "its files are not as eval wrote them"),
-        (lambda folder: (folder / "summary.json").write_text("{"), "summary.json is not a valid "),
+        *((lambda folder, name=name: (folder / name).unlink(), f"lacks {name}")
+          for name in ("summary.json", "scores.jsonl", "replies.jsonl", "codes.jsonl")),
+        (lambda folder: (folder / "summary.json").write_text("{"), "summary.json is not valid: "),
         (drop_a_reply, "scores.jsonl and replies.jsonl are about other queries"),
         (edit("summary.json", b'"k": 1', b'"k": 3'), "the summary says 3 of 3, the scores say 1 of 3"),
         (edit("summary.json", f'"scorer_version": {SCORER_VERSION}'.encode(), b'"scorer_version": 6'),
