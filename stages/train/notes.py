@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+import mlx.core as mx
+
 from stages.core.preset import TrainSetup
 from stages.train.checkpoint import State
+from stages.train.optimizer import make_schedule
+
+
+def warn_of_warmup(setup: TrainSetup) -> list[str]:
+    """A line where no step has the learning rate that was asked for."""
+    if setup.warmup < setup.iters:
+        return []
+    reached = float(make_schedule(setup)(mx.array(setup.iters - 1)).item())
+    return [
+        f"WARNING: --warmup {setup.warmup} leaves no step of {setup.iters} with the learning rate "
+        f"{setup.learning_rate:g}: it gets to {reached:.2g}"
+    ]
 
 
 def describe_end(state: State, setup: TrainSetup) -> list[str]:

@@ -36,7 +36,7 @@ from stages.train.adapter import count_layers, load_trainable, require_layers, w
 from stages.train.checkpoint import LEAST_KEPT, State, save_adapter
 from stages.train.loop import Run, train_adapter
 from stages.train.memory import CACHE_LIMIT, choose_checkpointing
-from stages.train.notes import describe_end
+from stages.train.notes import describe_end, warn_of_warmup
 from stages.train.ranks import Ranks
 from stages.train.recipe import make_recipe
 from stages.train.rows import load_rows, spread
@@ -61,6 +61,8 @@ def train(options: Options) -> Outcome:
     if ranks.leads:
         refuse_busy(target, recipe, force=may_discard(options))
     refuse_sizes(setup, base, data)
+    for line in warn_of_warmup(setup):
+        progress.say(f"  {line}")
     mx.random.seed(options.seed)
     if accelerator() == "cpu":
         mx.set_cache_limit(CACHE_LIMIT)
@@ -83,6 +85,7 @@ def train(options: Options) -> Outcome:
     with build_artifact(
         target, recipe, given=options.given, resume=True, force=force, records=RECORDS
     ) as build:
+        progress.say(f"  until it is done, log.jsonl and checkpoints are in {build.folder}")
         run = run_in(build.folder)
         with start_trackers(setup.report_to, place, recipe.settings) as trackers:
             state = _train(run, trackers)

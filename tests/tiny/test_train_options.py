@@ -33,7 +33,7 @@ from stages.train.checkpoint import State
 from stages.train.loop import Run, draw_seed, is_better, train_adapter
 from stages.train.loss import Losses, count_losses, count_validation, plain_loss, weighted_loss
 from stages.train.memory import choose_checkpointing, estimate_gb
-from stages.train.notes import describe_choice, describe_end, warn_of_ruin
+from stages.train.notes import describe_choice, describe_end, warn_of_ruin, warn_of_warmup
 from stages.train.optimizer import FLOOR, clip_gradient, make_schedule
 from stages.train.prefixes import group_rows, shared_prefix
 from stages.train.ranks import Ranks
@@ -197,6 +197,16 @@ def test_schedules(schedule: str, middle: float, end: float, warmup: int) -> Non
     rates = [float(rate(mx.array(step)).item()) / 0.2 for step in range(warmup + 21)]
     assert rates[:warmup] == pytest.approx([0.25, 0.4375, 0.625, 0.8125][:warmup])
     assert rates[warmup::10] == pytest.approx([1.0, middle, end], abs=1e-6)
+
+
+@pytest.mark.parametrize(("iters", "reached"), [(6, "0.00055"), (10, "0.00091")])
+def test_a_warm_up_that_outlasts_the_run_is_named(iters: int, reached: str) -> None:
+    """As in a first trial of a few steps with a preset's own warm-up."""
+    (line,) = warn_of_warmup(make_setup(iters=iters, warmup=10, learning_rate=1e-3))
+    assert line == (
+        f"WARNING: --warmup 10 leaves no step of {iters} with the learning rate 0.001: it gets to {reached}"
+    )
+    assert not warn_of_warmup(make_setup(iters=iters, warmup=iters - 1))
 
 
 def test_which_adapter_is_kept_is_said() -> None:
@@ -535,7 +545,9 @@ def test_what_is_wrong_is_said_before_the_rows_are_read(qwen2_run: Pipeline, tmp
     refuse_run(options(), place / "other", r"train\.jsonl:14 is not a converted row")
 
 
-def test_a_run_that_saved_nothing_blocks_no_other(qwen2_run: Pipeline, tmp_path: Path) -> None:
+def test_a_run_that_saved_nothing_blocks_no_other(
+    qwen2_run: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = qwen2_run.options("train", learning_rate=1e30, num_layers=1, save_every=100)
     reason = (
         r"in step 2, rows .*: lower --learning-rate or set --clip-norm 1; there is no good checkpoint yet$"
@@ -543,8 +555,15 @@ def test_a_run_that_saved_nothing_blocks_no_other(qwen2_run: Pipeline, tmp_path:
     with pytest.raises(StageError, match=reason):
         run_work("train", type(options)(**vars(options) | {"out": tmp_path / "out"}))
     assert (tmp_path / ".out.partial" / "log.jsonl").is_file()
-    options = qwen2_run.options("train", iters=1, num_layers=1)
+    capsys.readouterr()
+    options = qwen2_run.options("train", iters=1, num_layers=1, warmup=1)
     assert not run_work("train", type(options)(**vars(options) | {"out": tmp_path / "out"})).up_to_date
+    said = capsys.readouterr().out
+    assert f"\n  until it is done, log.jsonl and checkpoints are in {tmp_path}/.out.partial\n" in said
+    assert "  WARNING: --warmup 1 leaves no step of 1 " in said
+    points = read_lines(tmp_path / "out" / "log.jsonl", LossPoint)
+    assert [point.kind for point in points] == ["valid", "train", "valid"]
+    assert all(point.memory_gb for point in points)
 
 
 def test_a_choice_by_calls_needs_calls(qwen2_run: Pipeline, tmp_path: Path) -> None:
