@@ -214,7 +214,7 @@ def train_adapter(run: Run, trackers: Any = None) -> State:
                 run.checkpoints.prune()
             window.add(losses, tokens)
             done = state.step + 1
-            bar.advance(note=f"loss {window.losses.mean:.3f}")
+            bar.advance(note=f"loss {window.losses.mean:.3f}", pauses=count_validations(done, setup))
             if done % REPORT_EVERY == 0 or done == setup.iters:
                 window = _log_window(run, log, done, window)
             state = state.model_copy(update={"step": done, "window": astuple(window.losses)})
@@ -223,6 +223,12 @@ def train_adapter(run: Run, trackers: Any = None) -> State:
     if log and setup.choose_by != "last" and state.best_step is not None:
         run.checkpoints.load_step(run.model, state.best_step)
     return state
+
+
+def count_validations(step: int, setup: TrainSetup) -> int:
+    """How many validations are to come when `step` steps are done, that after this one among them."""
+    last = setup.iters % setup.eval_every != 0
+    return setup.iters // setup.eval_every - (step - 1) // setup.eval_every + last
 
 
 def _is_due(state: State, setup: TrainSetup) -> bool:

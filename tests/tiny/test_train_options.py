@@ -30,7 +30,7 @@ from stages.core.tokenizer import load_tokenizer
 from stages.fuse.stage import fuse_adapter
 from stages.train.adapter import load_trainable, unfreeze_layer
 from stages.train.checkpoint import State
-from stages.train.loop import Run, draw_seed, is_better, train_adapter
+from stages.train.loop import Run, count_validations, draw_seed, is_better, train_adapter
 from stages.train.loss import Losses, count_losses, count_validation, plain_loss, weighted_loss
 from stages.train.memory import choose_checkpointing, estimate_gb
 from stages.train.notes import describe_choice, describe_end, warn_of_ruin, warn_of_warmup
@@ -475,6 +475,13 @@ def test_an_early_end_that_was_killed_is_not_trained_on(qwen2_run: Pipeline, tmp
     assert train_adapter(again) == ended
     assert [(p.step, p.kind) for p in read_lines(log, LossPoint)] == points
     assert all(mx.array_equal(array, trained(again)[name]) for name, array in trained(first).items())
+
+
+def test_validations_to_come() -> None:
+    """That before the first step is over, that of the last step is not."""
+    setup = make_setup(iters=10, eval_every=4)
+    assert [count_validations(step, setup) for step in range(1, 11)] == [3] * 4 + [2] * 4 + [1] * 2
+    assert [count_validations(step, make_setup(iters=4, eval_every=4)) for step in (1, 4)] == [1, 1]
 
 
 @pytest.mark.parametrize(
