@@ -240,19 +240,33 @@ def require_artifact(folder: Path, stage: str, command: str, *, also: Collection
     Raises StageError naming the command that makes it, when there is none or it is another stage's.
     """
     manifest = read_manifest(folder)
+    if manifest is None and (several := _list_outputs(folder, stage)):
+        named = " or ".join(map(str, several))
+        raise StageError(f"{folder} holds {plural(len(several), 'output')} of {stage}: give {named}")
     if manifest is None and folder.is_dir() and any(folder.iterdir()):
         raise StageError(
             f"{folder} holds files that are not an output of {stage}: give a folder that nox -s {stage} wrote"
             + (f"; it reads rows with -- --data {folder} --out FOLDER" if stage == "convert_data" else "")
         )
     if manifest is None:
-        raise StageError(f"no output of {stage} in {folder}: run {command}")
+        absent = "" if folder.exists() else ", which does not exist"
+        raise StageError(f"no output of {stage} in {folder}{absent}: run {command}")
     if manifest.recipe.stage not in (stage, *also):
         raise StageError(
             f"{folder} is the output of {manifest.recipe.stage}, not of {stage}: name another folder, "
             f"or run {command}"
         )
     return manifest
+
+
+def _list_outputs(folder: Path, stage: str) -> list[Path]:
+    """What a stage wrote into a folder of outputs, as with several seeds."""
+    outputs = []
+    for path in sorted(folder.glob(f"*/{MANIFEST}")):
+        with suppress(StageError):  # a damaged one is none
+            manifest = read_manifest(path.parent)
+            outputs += [path.parent] if manifest and manifest.recipe.stage == stage else []
+    return outputs
 
 
 def fingerprint_folder(folder: Path, records: Collection[str] = ()) -> str:

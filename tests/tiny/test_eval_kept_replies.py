@@ -141,5 +141,5 @@ def test_a_model_that_is_gone_is_scored_again(
     with pytest.raises(StageError, match=r"no output of quantize in .*: run .*nox -s quantize"):
         run_work("eval", longer)
     elsewhere = replace(options, data=folder / "none")
-    with pytest.raises(StageError, match=r"no output of quantize in .*none: run"):
+    with pytest.raises(StageError, match=r"no output of quantize in .*none, which does not exist: run"):
         run_work("eval", elsewhere)
