@@ -116,7 +116,9 @@ def warn_of_crowd(launch: Launch, cores: int) -> list[str]:
     """A line where processes here outnumber the `cores`."""
     if launch.hosts or launch.ranks <= cores:
         return []
-    return [f"WARNING: --ranks {launch.ranks} are more than this machine's {cores} cores: they wait for them"]
+    return [
+        f"WARNING: --ranks {launch.ranks} are more than this machine's {cores} cores, and take turns on them"
+    ]
 
 
 def in_group() -> bool:

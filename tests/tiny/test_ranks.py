@@ -309,7 +309,7 @@ def test_launch_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(StageError, match=r"^--hosts a,b,c: a batch of 2 rows has none for each: name fewer"):
         choose("--model", "7b", "--hosts", "a,b,c")
     assert warn_of_crowd(Launch(9, None, "ring"), cores=8) == [
-        "WARNING: --ranks 9 are more than this machine's 8 cores: they wait for them"
+        "WARNING: --ranks 9 are more than this machine's 8 cores, and take turns on them"
     ]
     assert not warn_of_crowd(Launch(8, None, "ring"), cores=8)
     assert not warn_of_crowd(Launch(1, "a,b,c", "ring"), cores=2)
