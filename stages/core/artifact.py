@@ -212,6 +212,16 @@ def build_artifact(
                 folder.parent.rmdir()
 
 
+def _list_outputs(folder: Path, stage: str) -> list[Path]:
+    """What a stage wrote into a folder of outputs, as with several seeds."""
+    outputs = []
+    for path in sorted(folder.glob(f"*/{MANIFEST}")):
+        with suppress(StageError):  # a damaged one is none
+            manifest = read_manifest(path.parent)
+            outputs += [path.parent] if manifest and manifest.recipe.stage == stage else []
+    return outputs
+
+
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a finished artifact, or None when there is none.
 
@@ -257,16 +267,6 @@ def require_artifact(folder: Path, stage: str, command: str, *, also: Collection
             f"or run {command}"
         )
     return manifest
-
-
-def _list_outputs(folder: Path, stage: str) -> list[Path]:
-    """What a stage wrote into a folder of outputs, as with several seeds."""
-    outputs = []
-    for path in sorted(folder.glob(f"*/{MANIFEST}")):
-        with suppress(StageError):  # a damaged one is none
-            manifest = read_manifest(path.parent)
-            outputs += [path.parent] if manifest and manifest.recipe.stage == stage else []
-    return outputs
 
 
 def fingerprint_folder(folder: Path, records: Collection[str] = ()) -> str:
