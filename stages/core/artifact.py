@@ -214,6 +214,16 @@ def build_artifact(
                 folder.parent.rmdir()
 
 
+def _list_outputs(folder: Path, stage: str) -> list[Path]:
+    """What a stage wrote into a folder of outputs, as with several seeds."""
+    outputs = []
+    for path in sorted(folder.glob(f"*/{MANIFEST}")):
+        with suppress(StageError):  # a damaged one is none
+            manifest = read_manifest(path.parent)
+            outputs += [path.parent] if manifest and manifest.recipe.stage == stage else []
+    return outputs
+
+
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a finished artifact, or None when there is none.
 
@@ -245,13 +255,17 @@ def require_artifact(
     is gone; who reads the manifest alone, or looks for the files, does not need it `whole`.
     """
     manifest = read_manifest(folder)
+    if manifest is None and (several := _list_outputs(folder, stage)):
+        named = " or ".join(map(str, several))
+        raise StageError(f"{folder} holds {plural(len(several), 'output')} of {stage}: give {named}")
     if manifest is None and folder.is_dir() and any(folder.iterdir()):
         raise StageError(
             f"{folder} holds files that are not an output of {stage}: give a folder that nox -s {stage} wrote"
             + (f"; it reads rows with -- --data {folder} --out FOLDER" if stage == "convert_data" else "")
         )
     if manifest is None:
-        raise StageError(f"no output of {stage} in {folder}: run {command}")
+        absent = "" if folder.exists() else ", which does not exist"
+        raise StageError(f"no output of {stage} in {folder}{absent}: run {command}")
     if manifest.recipe.stage not in (stage, *also):
         raise StageError(
             f"{folder} is the output of {manifest.recipe.stage}, not of {stage}: name another folder, "

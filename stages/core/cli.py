@@ -191,21 +191,21 @@ def is_finished(
 
 
 def require_usable(
-    stage: str, options: Options, make_recipe: MakeRecipe, *, resumes: bool, renews: Renews
+    stage: str, options: Options, make_recipe: MakeRecipe, *, begun: str, renews: Renews
 ) -> None:
     """Raise StageError for what would stop the stage: an output of another recipe, or a process at it.
 
-    An unfinished output of another recipe too, where the stage `resumes` what it finds; not one that it
-    `renews` without being told.
+    An unfinished output of another recipe too, where the stage goes on with what it has `begun`; not one that
+    it `renews` without being told.
     """
     target, recipe = options.output(stage), make_recipe(options)
     is_current(target, recipe, force=options.force or renews(target, recipe))
-    refuse_busy(target, recipe, force=options.force or not resumes)
+    refuse_busy(target, recipe, force=options.force or not begun)
 
 
-def answer_to_make(stage: str, folder: Path, *, json: bool) -> int:
-    """Say for `--check` that an output is yet to be made; returns the exit code."""
-    progress.say(f"{stage}: yet to be made: {folder}")
+def answer_to_make(stage: str, folder: Path, *, json: bool, begun: str = "") -> int:
+    """Say for `--check` that an output is yet to be made, or how far it is; returns the exit code."""
+    progress.say(f"{stage}: {begun or 'yet to be made'}: {folder}")
     if json:
         print(orjson.dumps({"stage": stage, "folder": str(folder), "up_to_date": False}).decode())
     return TO_MAKE
@@ -225,7 +225,7 @@ def run_stage(
     sections: Sequence[str] = (),
     computes: bool = False,
     refuse: Callable[[Options], None] | None = None,
-    resumes: Callable[[Options], bool] = lambda _: False,
+    begun: Callable[[Options], str] = lambda _: "",
     renews: Renews = renew_nothing,
 ) -> int:
     """Parse, run, and turn a mistake into one line; `refuse` knows options that make no sense together.
@@ -233,8 +233,8 @@ def run_stage(
     A stage that computes says which BLAS runs. Its `work` imports MLX itself: `argv` None is the
     command that a user typed, which is then started again with a fast BLAS if need be. With
     `make_recipe` none of that is done for an output that is up to date: `recall` tells its outcome, by
-    default the manifest does. `resumes` says whether an unfinished output would be gone on with, `renews`
-    whether an output of another recipe is replaced without --force.
+    default the manifest does. `begun` says how far an unfinished output is that it would go on with, if there
+    is one, `renews` whether an output of another recipe is replaced without --force.
     """
 
     def body() -> int:
@@ -249,8 +249,8 @@ def run_stage(
             return run_work(stage, recall or (lambda options: finished(options.output(stage))), options)
         if options.check:
             if known:
-                require_usable(stage, options, known, resumes=resumes(options), renews=renews)
-            return answer_to_make(stage, options.output(stage), json=options.json)
+                require_usable(stage, options, known, begun=begun(options), renews=renews)
+            return answer_to_make(stage, options.output(stage), json=options.json, begun=begun(options))
         if computes and argv is None:
             ensure_fast_blas(blas_folder())
         return run_work(stage, work, options, computes=computes)

@@ -106,7 +106,7 @@ class ShowHelp(argparse.Action):
             dest=argparse.SUPPRESS,
             default=argparse.SUPPRESS,
             nargs=0,
-            help="show this and end; after --model with that model's values in brackets",
+            help="show this and end; the values in brackets are those of smol, or of a --model before it",
         )
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: Any) -> None:

@@ -18,6 +18,7 @@ from stages.core.dialects import DIALECTS
 from stages.core.errors import StageError
 from stages.core.fixes import distinct_arms
 from stages.core.problems import first_problem
+from stages.core.words import plural
 
 PRESETS = Path(__file__).parent / "presets"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -226,9 +227,18 @@ def _refuse_contradictions(setup: TrainSetup) -> None:
         raise StageError("--grad-checkpoint would draw dropout anew in the backward pass: set --dropout 0")
     if setup.patience and setup.choose_by == "last":
         raise StageError(
-            f"--patience {setup.patience} ends a run after its worst validations, and --choose-by last keeps "
-            "what it ends with: add --choose-by loss or calls"
+            f"--patience {setup.patience} ends a run when validations get no better, and --choose-by last "
+            "would keep a worse adapter than the best: add --choose-by loss or calls"
         )
+    if setup.ranks > setup.batch_size:
+        raise StageError(
+            f"--ranks {setup.ranks}: {describe_lack(setup.batch_size)}: lower it or raise --batch-size"
+        )
+
+
+def describe_lack(batch_size: int) -> str:
+    """What is wrong with more processes than a batch has rows."""
+    return f"a batch of {plural(batch_size, 'row')} has none for each"
 
 
 def section_of(option: str) -> str:

@@ -22,6 +22,9 @@ LOG_VARIABLE = "FAIR_RETEST_LOG"  # set for the stages of one retest, so that th
 LABEL_VARIABLE = "FAIR_RETEST_LABEL"  # stands before the lines of a stage that has another beside it
 EARLY = 0.1  # share of the work before which no estimate is shown
 LINE_EVERY = 15.0  # seconds between progress lines where there is no terminal
+SHAPE = (
+    "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"  # our own estimate is in its note
+)
 MEMORY_EVERY = 2.0  # seconds between memory samples
 
 _on_stderr = False
@@ -69,38 +72,46 @@ class Bar:
             file=stream(),
             disable=not self._live,
             leave=False,
+            bar_format=SHAPE,
         )
         self._label, self._total, self._done, self._unit = label, total, done, unit
-        self._first, self._started = done, time.monotonic()
+        self._first, self._started, self._pause = done, time.monotonic(), 0.0
 
     def begin(self) -> None:
         """Say how much there is to do, where no bar shows it."""
         if not self._live:
             say(f"  {self._label} {self._done}/{self._total} {self._unit}")
 
-    def advance(self, by: int = 1, note: str = "") -> None:
-        """Count `by` more units; `note` is shown behind the bar."""
+    def advance(self, by: int = 1, note: str = "", pauses: int = 0) -> None:
+        """Count `by` more units; `note` is shown behind the bar, `pauses` are still to come."""
         self._done += by
+        shown = f"{self._describe_rest(pauses)} {note}".strip()
         if self._live:
-            self._tqdm.set_postfix_str(note, refresh=False)
+            self._tqdm.set_postfix_str(shown, refresh=False)
             self._tqdm.update(by)
         elif time.monotonic() >= self._next_line and self._first < self._done < self._total:
-            done = self._done - self._first
-            left = (self._total - self._done) / done * (time.monotonic() - self._started)
-            # The first of a batch to end says nothing about the others.
-            when = f", {left:.0f} s left" if done >= EARLY * (self._total - self._first) else ""
-            say(f"  {self._label} {self._done}/{self._total} {self._unit}{when} {note}".rstrip())
+            divided = ", " if shown != note else " "
+            say(f"  {self._label} {self._done}/{self._total} {self._unit}{divided}{shown}".rstrip())
             self._next_line = time.monotonic() + LINE_EVERY
+
+    def _describe_rest(self, pauses: int) -> str:
+        """The time that the rest and so many pauses will take; nothing while too little is done to tell."""
+        done, rest = self._done - self._first, self._total - self._done
+        # The first of a batch to end says nothing about the others.
+        if done == 0 or rest == 0 or done < EARLY * (done + rest):
+            return ""
+        left = rest / done * (time.monotonic() - self._started) + pauses * self._pause
+        return f"{left:.0f} s left"
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time of the block out of the estimate of what is left."""
+        """Leave the time of the block out of what a unit takes; a pause to come takes as long as the last."""
         before = time.monotonic()
         yield
-        passed = time.monotonic() - before
-        self._started += passed
+        self._pause = time.monotonic() - before
+        self._started += self._pause
         if self._live:
-            self._tqdm.start_t += passed
+            self._tqdm.start_t += self._pause
 
     def close(self) -> None:
         """Take the bar away."""

@@ -134,9 +134,14 @@ class LossPoint(Record):
     exact_calls: float | None = Field(
         None, description="share of calls that greedy decoding would write exactly, given what stands before"
     )
-    memory_gb: float | None = Field(None, description="highest memory so far, resident or of the device")
+    memory_gb: float | None = Field(
+        None,
+        description="highest memory of the process so far, with the packages and the model, or of the device",
+    )
     learning_rate: float | None = None
-    tokens_per_second: float | None = Field(None, description="tokens of the rows, padding left out")
+    tokens_per_second: float | None = Field(
+        None, description="of training; tokens of the rows, padding left out"
+    )
     seconds: float = Field(description="since the start of the run, earlier parts included")
 
 

@@ -23,7 +23,7 @@ from stages.core.cli import (
 from stages.train.launch import add_place, choose_launch, in_group, launch_ranks, read_place, stay_quiet
 from stages.train.lifeline import watch_launcher
 from stages.train.recipe import make_recipe
-from stages.train.saved import may_discard, refuse_more_steps
+from stages.train.saved import describe_begun, refuse_more_steps
 from stages.train.seeds import add_seeds, read_seeds, train_seeds
 
 
@@ -66,7 +66,7 @@ def _run(argv: Sequence[str] | None) -> int:
             make_recipe=known,
             sections=["train"],
             computes=True,
-            resumes=lambda options: not may_discard(options),
+            begun=describe_begun,
         )
 
 

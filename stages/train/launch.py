@@ -17,9 +17,11 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages.core import progress
 from stages.core.cli import Options, Parser
 from stages.core.cpu.blocks import THREADS, count_cores
 from stages.core.errors import INTERRUPTED_CODE, StageError
+from stages.core.preset import describe_lack
 from stages.core.progress import LOG_VARIABLE
 from stages.train.hosts import launch_there
 from stages.train.lifeline import (
@@ -91,7 +93,7 @@ def choose_launch(options: Options, place: Place, *, on_cpu: bool) -> Launch | N
     """The processes of a run; None for this one alone.
 
     A preset's number of ranks is meant for CPUs: a GPU gets one, unless `--ranks` says otherwise.
-    Raises StageError for `--ranks` together with `--hosts`, and for a single host.
+    Raises StageError for `--ranks` together with `--hosts`, and for one host or more than a batch has rows.
     """
     asked = "ranks" in options.overrides
     if place.hosts and asked:
@@ -100,10 +102,23 @@ def choose_launch(options: Options, place: Place, *, on_cpu: bool) -> Launch | N
         launch = Launch(1, place.hosts, place.backend)
         if launch.size == 1:
             raise StageError(f"--hosts {place.hosts} is one machine: name several, or train there without it")
+        if launch.size > (rows := options.preset.train.batch_size):
+            raise StageError(
+                f"--hosts {place.hosts}: {describe_lack(rows)}: name fewer or raise --batch-size"
+            )
         return launch
     preset = min(options.preset.train.ranks, count_cores()) if on_cpu else 1
     ranks = options.preset.train.ranks if asked else preset
     return Launch(ranks, None, place.backend) if ranks > 1 else None
+
+
+def warn_of_crowd(launch: Launch, cores: int) -> list[str]:
+    """A line where processes here outnumber the `cores`."""
+    if launch.hosts or launch.ranks <= cores:
+        return []
+    return [
+        f"WARNING: --ranks {launch.ranks} are more than this machine's {cores} cores, and take turns on them"
+    ]
 
 
 def in_group() -> bool:
@@ -125,6 +140,8 @@ def stay_quiet() -> Iterator[None]:
 def launch_ranks(launch: Launch, argv: Sequence[str]) -> int:
     """Run this stage in several processes; the exit code of the first that failed, or 0."""
     command = [sys.executable, "-m", "stages.train", *argv]
+    for line in warn_of_crowd(launch, count_cores()):
+        progress.say(f"  {line}")
     if launch.hosts:
         return launch_there(launch.names, launch.backend, command)
     return launch_here(launch.ranks, command)

@@ -46,7 +46,7 @@ class RunLog:
             call_loss=_rounded(losses.call_mean),
             learning_rate=rate,
             tokens_per_second=round(speed, 1),
-            memory_gb=max(peak_memory_gb(), device_peak_gb()),
+            memory_gb=_peak_gb(),
             seconds=self.seconds,
         )
         self._write(point)
@@ -61,6 +61,7 @@ class RunLog:
             loss=round(losses.mean, 5),
             call_loss=_rounded(losses.call_mean),
             exact_calls=_rounded(losses.exact_share, 4),
+            memory_gb=_peak_gb(),
             seconds=self.seconds,
         )
         exact = f", {losses.exact_calls} of {losses.calls} calls exact" if losses.calls else ""
@@ -74,6 +75,10 @@ class RunLog:
             file.write(orjson.dumps(point.model_dump()) + b"\n")
             file.flush()
             os.fsync(file.fileno())  # a checkpoint on the disk says how long the log is
+
+
+def _peak_gb() -> float:
+    return max(peak_memory_gb(), device_peak_gb())
 
 
 def _named(point: LossPoint, loss: str) -> dict[str, Any]:

@@ -197,6 +197,9 @@ def train_adapter(run: Run, trackers: Any = None) -> State:
                 stopped = _is_due(state, setup)  # it was cut short, and is done when the run goes on
                 best = setup.choose_by != "last" and state.best_step == state.step
             ended = _has_ended(state, setup) and not _is_due(state, setup)
+            if ended and window.tokens:  # an early end: what came after the last line would be lost
+                window = _log_window(run, log, state.step, window)
+                state = state.model_copy(update={"window": ()})
             regular = state.step > begun and (state.step % setup.save_every == 0 or ended or stopped)
             if log and (regular or best):
                 reached = {"seconds": log.seconds, "log_bytes": log.size, "ended": ended}
@@ -211,17 +214,21 @@ def train_adapter(run: Run, trackers: Any = None) -> State:
                 run.checkpoints.prune()
             window.add(losses, tokens)
             done = state.step + 1
-            bar.advance(note=f"loss {window.losses.mean:.3f}")
+            bar.advance(note=f"loss {window.losses.mean:.3f}", pauses=count_validations(done, setup))
             if done % REPORT_EVERY == 0 or done == setup.iters:
-                if log:
-                    log.trained(done, window.losses, float(run.optimizer.learning_rate.item()), window.speed)
-                window = _Window(Losses(), 0, time.perf_counter())
+                window = _log_window(run, log, done, window)
             state = state.model_copy(update={"step": done, "window": astuple(window.losses)})
     if log:
         run.checkpoints.prune()
     if log and setup.choose_by != "last" and state.best_step is not None:
         run.checkpoints.load_step(run.model, state.best_step)
     return state
+
+
+def count_validations(step: int, setup: TrainSetup) -> int:
+    """How many validations are to come when `step` steps are done, that after this one among them."""
+    last = setup.iters % setup.eval_every != 0
+    return setup.iters // setup.eval_every - (step - 1) // setup.eval_every + last
 
 
 def _is_due(state: State, setup: TrainSetup) -> bool:
@@ -288,3 +295,10 @@ class _Window:
     @property
     def speed(self) -> float:
         return self.tokens / (time.perf_counter() - self.started)
+
+
+def _log_window(run: Run, log: RunLog | None, step: int, window: _Window) -> _Window:
+    """Write the losses since the last line of the log down; a new window."""
+    if log:
+        log.trained(step, window.losses, float(run.optimizer.learning_rate.item()), window.speed)
+    return _Window(Losses(), 0, time.perf_counter())

@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.tuner.lora import LoRALinear
 
 from stages.core import progress
-from stages.core.compute import Model, free_memory_gb
+from stages.core.compute import Model, free_memory_gb, list_arrays
 from stages.core.cpu.blocks import count_cores
 from stages.core.cpu.head import working_memory
 from stages.core.errors import StageError
@@ -41,9 +41,11 @@ def choose_checkpointing(
     groups = group_rows(rows, part.batch_size)
     plain = estimate_gb(model, part, groups, checkpoint=setup.grad_checkpoint)
     lean = estimate_gb(model, part.model_copy(update={"dropout": 0.0}), groups, checkpoint=True)
+    held = sum(array.nbytes for array in list_arrays(model)) / GB
     each = f", as does each of the {ranks.here} processes" if ranks.here > 1 else ""
     progress.say(
-        f"  needs about {plain:.1f} GB of memory beside the model{each}; {free:.1f} GB is free for it"
+        f"  needs about {plain:.1f} GB of memory beside the model's {held:.1f}{each}; "
+        f"{free:.1f} GB is free for it"
     )
     if plain <= free:
         return setup

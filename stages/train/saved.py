@@ -24,6 +24,14 @@ def may_discard(options: Options) -> bool:
     return options.force or not any(int(folder.name) for folder in saved)
 
 
+def describe_begun(options: Options) -> str:
+    """How far the unfinished run is that the same command goes on with; nothing where there is none."""
+    if may_discard(options):
+        return ""
+    last = list_checkpoints(unfinished_folder(options.output("train")))[-1]
+    return f"unfinished at step {int(last.name)} of {options.preset.train.iters}"
+
+
 def refuse_more_steps(options: Options, make_recipe: Callable[[Options], Recipe]) -> None:
     """Raise StageError for a finished run that is asked for more steps than it has, and nothing else."""
     target = options.output("train")

@@ -36,6 +36,7 @@ from stages.train.adapter import count_layers, load_trainable, require_layers, w
 from stages.train.checkpoint import LEAST_KEPT, State, save_adapter
 from stages.train.loop import Run, train_adapter
 from stages.train.memory import CACHE_LIMIT, choose_checkpointing
+from stages.train.notes import describe_end, warn_of_warmup
 from stages.train.ranks import Ranks
 from stages.train.recipe import make_recipe
 from stages.train.rows import load_rows, spread
@@ -60,6 +61,8 @@ def train(options: Options) -> Outcome:
     if ranks.leads:
         refuse_busy(target, recipe, force=may_discard(options))
     refuse_sizes(setup, base, data)
+    for line in warn_of_warmup(setup):
+        progress.say(f"  {line}")
     mx.random.seed(options.seed)
     if accelerator() == "cpu":
         mx.set_cache_limit(CACHE_LIMIT)
@@ -82,6 +85,7 @@ def train(options: Options) -> Outcome:
     with build_artifact(
         target, recipe, given=options.given, resume=True, force=force, records=RECORDS
     ) as build:
+        progress.say(f"  until it is done, log.jsonl and checkpoints are in {build.folder}")
         run = run_in(build.folder)
         with start_trackers(setup.report_to, place, recipe.settings) as trackers:
             state = _train(run, trackers)
@@ -100,34 +104,7 @@ def train(options: Options) -> Outcome:
         }
         build.seed, build.template = options.seed, template_hash(tokenizer)
         build.stop_ids = turn_end_ids(tokenizer, turns)
-    lines = (describe_choice(state, setup), *warn_of_ruin(state, setup))
-    return Outcome(target, lines=lines, facts=finished(target).facts)
-
-
-def describe_choice(state: State, setup: TrainSetup) -> str:
-    """Which step's adapter is kept, and how its validation loss compares with the lowest."""
-    best = f"{state.best_loss:.4f}"
-    if setup.choose_by == "loss":
-        return f"adapter of step {state.best_step}, which has the lowest validation loss, {best}"
-    if setup.choose_by == "calls":
-        exact = f"{state.best_calls:.0%} of the calls exact"
-        return f"adapter of step {state.best_step}, the best by calls: {exact}, validation loss {best}"
-    if state.best_step == state.step:
-        return f"adapter of the last step {state.step}, which has the lowest validation loss, {best}"
-    own = "" if state.valid_loss is None else f" ({state.valid_loss:.4f})"
-    lowest = f"the lowest validation loss was {best}, at step {state.best_step}"
-    return f"adapter of the last step {state.step}{own}; {lowest}"
-
-
-def warn_of_ruin(state: State, setup: TrainSetup) -> list[str]:
-    """A line where the adapter has a higher validation loss than the model had without it: no step failed."""
-    kept = state.valid_loss if setup.choose_by == "last" else state.best_loss
-    if state.first_loss is None or kept is None or kept <= state.first_loss:
-        return []
-    return [
-        f"WARNING: training made it worse: validation loss {state.first_loss:.4f} before the first step, "
-        f"{kept:.4f} with this adapter: lower --learning-rate or set --clip-norm 1"
-    ]
+    return Outcome(target, lines=tuple(describe_end(state, setup)), facts=finished(target).facts)
 
 
 def refuse_difference(ranks: Ranks, recipe: Recipe) -> None:

@@ -27,7 +27,7 @@ from stages.core.preset import PRESETS
 from stages.core.records import LossPoint, read_lines
 from stages.train.__main__ import main
 from stages.train.hosts import describe_hosts, launch_there
-from stages.train.launch import Launch, _free_ports, choose_launch, read_place
+from stages.train.launch import Launch, _free_ports, choose_launch, read_place, warn_of_crowd
 from stages.train.recipe import make_recipe
 from tests.pipeline import Pipeline, run_work, start_stage
 from tests.tiny.test_train import resumed_step, stop_after, train_arguments
@@ -306,5 +306,12 @@ def test_launch_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         choose("--ranks", "2", "--hosts", "a")
     with pytest.raises(StageError, match=r"^--hosts 10\.0\.0\.1 is one machine: name several"):
         choose("--hosts", "10.0.0.1")
+    with pytest.raises(StageError, match=r"^--hosts a,b,c: a batch of 2 rows has none for each: name fewer"):
+        choose("--model", "7b", "--hosts", "a,b,c")
+    assert warn_of_crowd(Launch(9, None, "ring"), cores=8) == [
+        "WARNING: --ranks 9 are more than this machine's 8 cores, and take turns on them"
+    ]
+    assert not warn_of_crowd(Launch(8, None, "ring"), cores=8)
+    assert not warn_of_crowd(Launch(1, "a,b,c", "ring"), cores=2)
     assert main(["--ranks", "two"]) == 2
     assert "'two' is not a whole number" in capsys.readouterr().err

@@ -405,7 +405,9 @@ def test_a_validation_can_be_cut_short(built: BuiltOnce, qwen2_run: Pipeline, tm
     assert run.validate() == run.validate(bool), "and leaves nothing behind"
 
 
-def test_a_stopped_run_goes_on_exactly(qwen2_run: Pipeline, artifacts: Path, tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on_exactly(
+    qwen2_run: Pipeline, artifacts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Stopped politely, then killed, then let through: the same adapter as without a stop, byte for byte."""
     whole = start_stage("train", train_arguments(qwen2_run, tmp_path / "whole", **LONG), artifacts)
     _, error = whole.communicate(timeout=240)
@@ -425,6 +427,11 @@ def test_a_stopped_run_goes_on_exactly(qwen2_run: Pipeline, artifacts: Path, tmp
     assert code == -signal.SIGKILL
     assert 2 <= resumed_step(out) < 10  # a polite stop saves the step that it was in
     assert not target.exists()
+    capsys.readouterr()
+    assert main([*command, "--check"]) == 3
+    assert re.fullmatch(rf"train: unfinished at step [68] of 10: {target}\n", capsys.readouterr().out)
+    assert main([*command, "--check", "--force", "--rank", "5"]) == 3
+    assert capsys.readouterr().out == f"train: yet to be made: {target}\n", "which would not go on with it"
     last = start_stage("train", command, artifacts)
     out, error = last.communicate(timeout=240)
     assert (last.returncode, error) == (0, "")
@@ -657,7 +664,7 @@ def test_missing_data_names_the_command(
     place = rf"FAIR_RETEST_ARTIFACTS={tmp_path}/artifacts"
     same = rf"-- --model {model} --fixes fair"
     pattern = (
-        rf"no output of convert_data in \S+: run {place} nox -s convert_data {same} "
+        rf"no output of convert_data in \S+, which does not exist: run {place} nox -s convert_data {same} "
         rf"\(or {place} nox -s retest_fair {same} for all stages\)"
     )
     expect_refusal(capsys, arguments, pattern, tmp_path / "out")

@@ -30,15 +30,16 @@ from stages.core.tokenizer import load_tokenizer
 from stages.fuse.stage import fuse_adapter
 from stages.train.adapter import load_trainable, unfreeze_layer
 from stages.train.checkpoint import State
-from stages.train.loop import Run, draw_seed, is_better, train_adapter
+from stages.train.loop import Run, count_validations, draw_seed, is_better, train_adapter
 from stages.train.loss import Losses, count_losses, count_validation, plain_loss, weighted_loss
 from stages.train.memory import choose_checkpointing, estimate_gb
+from stages.train.notes import describe_choice, describe_end, warn_of_ruin, warn_of_warmup
 from stages.train.optimizer import FLOOR, clip_gradient, make_schedule
 from stages.train.prefixes import group_rows, shared_prefix
 from stages.train.ranks import Ranks
 from stages.train.recipe import make_recipe
 from stages.train.rows import make_batch
-from stages.train.stage import checkpoints_gb, describe_beginnings, describe_choice, warn_of_ruin
+from stages.train.stage import checkpoints_gb, describe_beginnings
 from stages.train.trackers import refuse_trackers, start_trackers
 from tests.pipeline import Pipeline, run_work, stock_functions
 from tests.tiny.test_train import encode_pipeline_rows, make_setup
@@ -198,6 +199,16 @@ def test_schedules(schedule: str, middle: float, end: float, warmup: int) -> Non
     assert rates[warmup::10] == pytest.approx([1.0, middle, end], abs=1e-6)
 
 
+@pytest.mark.parametrize(("iters", "reached"), [(6, "0.00055"), (10, "0.00091")])
+def test_a_warm_up_that_outlasts_the_run_is_named(iters: int, reached: str) -> None:
+    """As in a first trial of a few steps with a preset's own warm-up."""
+    (line,) = warn_of_warmup(make_setup(iters=iters, warmup=10, learning_rate=1e-3))
+    assert line == (
+        f"WARNING: --warmup 10 leaves no step of {iters} with the learning rate 0.001: it gets to {reached}"
+    )
+    assert not warn_of_warmup(make_setup(iters=iters, warmup=iters - 1))
+
+
 def test_which_adapter_is_kept_is_said() -> None:
     """With the default the last one, whatever the lowest validation loss was."""
     state = State(step=60, best_step=50, best_loss=0.0861, best_calls=0.78, valid_loss=0.0863)
@@ -205,9 +216,10 @@ def test_which_adapter_is_kept_is_said() -> None:
     assert describe_choice(state, make_setup()) == f"adapter of the last step 60 (0.0863); {lowest}"
     old = state.model_copy(update={"valid_loss": None})
     assert describe_choice(old, make_setup()) == f"adapter of the last step 60; {lowest}"
-    words = "which has the lowest validation loss, 0.0861"
     last = state.model_copy(update={"best_step": 60})
-    assert describe_choice(last, make_setup()) == f"adapter of the last step 60, {words}"
+    own = "adapter of the last step 60; its validation loss, 0.0861, is the lowest"
+    assert describe_choice(last, make_setup()) == own
+    words = "which has the lowest validation loss, 0.0861"
     assert describe_choice(state, make_setup(choose_by="loss")) == f"adapter of step 50, {words}"
     by_calls = describe_choice(state, make_setup(choose_by="calls"))
     assert by_calls == (
@@ -226,6 +238,20 @@ def test_an_adapter_that_is_worse_than_none_is_named() -> None:
     assert warn_of_ruin(state.model_copy(update={"best_loss": 2.1}), make_setup(choose_by="calls"))
     for update in ({"valid_loss": 2.0}, {"first_loss": None}, {"valid_loss": None}):
         assert not warn_of_ruin(state.model_copy(update=update), make_setup())
+
+
+@pytest.mark.parametrize("choose_by", ["loss", "calls"])
+def test_an_adapter_that_changes_nothing_is_named(choose_by: str) -> None:
+    """Chosen by loss, or by calls of which none was ever exact: no step beat the start."""
+    state = State(step=1, best_step=0, best_loss=2.0, valid_loss=2.5, first_loss=2.0, waiting=1)
+    setup = make_setup(choose_by=choose_by, patience=1)
+    choice, early, warning = describe_end(state, setup)
+    assert choice.startswith("adapter of step 0, ")
+    passed = "--patience 1 passed without a better validation than that of step 0"
+    assert early == f"ended early, after step 1 of 4: {passed}"
+    assert warning.startswith("WARNING: no validation was better than the one before the first step: ")
+    later = state.model_copy(update={"step": 4, "best_step": 2, "waiting": 0})
+    assert len(describe_end(later, setup)) == 1
 
 
 def test_the_loss_before_the_first_step_is_known_in_the_end(qwen2_run: Pipeline, tmp_path: Path) -> None:
@@ -309,6 +335,7 @@ def test_the_best_adapter_counts_and_waiting_ends_the_run(qwen2_run: Pipeline, t
     assert points[-1].step == best.step + 4 < 30
     assert outcome.facts["best_step"] == best.step
     assert outcome.lines[0].startswith(f"adapter of step {best.step}, which has the lowest validation loss, ")
+    assert outcome.lines[1].startswith(f"ended early, after step {best.step + 4} of 30: ")
     kept: Any = mx.load(str(outcome.folder / "adapters.safetensors"))
     checkpoints = outcome.folder / "checkpoints"
     chosen: Any = mx.load(str(checkpoints / f"{best.step:07d}" / "adapters.safetensors"))
@@ -441,9 +468,20 @@ def test_an_early_end_that_was_killed_is_not_trained_on(qwen2_run: Pipeline, tmp
     ended = train_adapter(first)
     assert (ended.step, ended.best_step, ended.waiting) == (4, 0, 2)
     first.checkpoints.drop_optimizers()
+    log = tmp_path / "log.jsonl"
+    points = [(p.step, p.kind) for p in read_lines(log, LossPoint)]
+    assert points == [(0, "valid"), (2, "valid"), (4, "valid"), (4, "train")], "the last steps' loss too"
     again = make_run(qwen2_run, tmp_path, **setup)
     assert train_adapter(again) == ended
+    assert [(p.step, p.kind) for p in read_lines(log, LossPoint)] == points
     assert all(mx.array_equal(array, trained(again)[name]) for name, array in trained(first).items())
+
+
+def test_validations_to_come() -> None:
+    """That before the first step is over, that of the last step is not."""
+    setup = make_setup(iters=10, eval_every=4)
+    assert [count_validations(step, setup) for step in range(1, 11)] == [3] * 4 + [2] * 4 + [1] * 2
+    assert [count_validations(step, make_setup(iters=4, eval_every=4)) for step in (1, 4)] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -514,7 +552,9 @@ def test_what_is_wrong_is_said_before_the_rows_are_read(qwen2_run: Pipeline, tmp
     refuse_run(options(), place / "other", r"train\.jsonl:14 is not a converted row")
 
 
-def test_a_run_that_saved_nothing_blocks_no_other(qwen2_run: Pipeline, tmp_path: Path) -> None:
+def test_a_run_that_saved_nothing_blocks_no_other(
+    qwen2_run: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = qwen2_run.options("train", learning_rate=1e30, num_layers=1, save_every=100)
     reason = (
         r"in step 2, rows .*: lower --learning-rate or set --clip-norm 1; there is no good checkpoint yet$"
@@ -522,8 +562,15 @@ def test_a_run_that_saved_nothing_blocks_no_other(qwen2_run: Pipeline, tmp_path:
     with pytest.raises(StageError, match=reason):
         run_work("train", type(options)(**vars(options) | {"out": tmp_path / "out"}))
     assert (tmp_path / ".out.partial" / "log.jsonl").is_file()
-    options = qwen2_run.options("train", iters=1, num_layers=1)
+    capsys.readouterr()
+    options = qwen2_run.options("train", iters=1, num_layers=1, warmup=1)
     assert not run_work("train", type(options)(**vars(options) | {"out": tmp_path / "out"})).up_to_date
+    said = capsys.readouterr().out
+    assert f"\n  until it is done, log.jsonl and checkpoints are in {tmp_path}/.out.partial\n" in said
+    assert "  WARNING: --warmup 1 leaves no step of 1 " in said
+    points = read_lines(tmp_path / "out" / "log.jsonl", LossPoint)
+    assert [point.kind for point in points] == ["valid", "train", "valid"]
+    assert all(point.memory_gb for point in points)
 
 
 def test_a_choice_by_calls_needs_calls(qwen2_run: Pipeline, tmp_path: Path) -> None:

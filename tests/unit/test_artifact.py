@@ -183,6 +183,23 @@ def test_seed_template_and_stop_ids_go_along_the_chain(tmp_path: Path) -> None:
     assert read.told == older["facts"]
 
 
+def test_a_folder_of_several_outputs_is_told_from_one(tmp_path: Path) -> None:
+    """As `train --seeds 0,1 --out sd` makes, given to the next stage as a whole."""
+    for name in ("seed0", "seed1"):
+        make(tmp_path / "sd" / name)
+    (tmp_path / "sd" / "own").mkdir()
+    (tmp_path / "sd" / "own" / MANIFEST).write_text("[]")
+    place = re.escape(str(tmp_path / "sd"))
+    with pytest.raises(
+        StageError, match=rf"^{place} holds 2 outputs of train: give {place}/seed0 or {place}/seed1$"
+    ):
+        require_artifact(tmp_path / "sd", "train", "nox -s train")
+    with pytest.raises(StageError, match="holds files that are not an output of fuse"):
+        require_artifact(tmp_path / "sd", "fuse", "nox -s fuse")
+    with pytest.raises(StageError, match=r"nowhere, which does not exist: run nox -s fuse$"):
+        require_artifact(tmp_path / "nowhere", "fuse", "nox -s fuse")
+
+
 def test_every_package_that_decides_a_result_is_in_a_group_of_a_stage() -> None:
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["dependency-groups"]
     own = [need for name in ("core", "mlx", "convert_data", "eval") for need in groups[name]]

@@ -342,11 +342,15 @@ def test_what_decides_an_output_is_found_out_once(own_place: Path, capfd: pytest
 def test_a_check_finds_what_is_unfinished_or_in_work(
     own_place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def ask(*arguments: str, resumes: bool = True) -> tuple[int, str]:
+    said = []
+
+    def ask(*arguments: str, begun: str = "half done") -> tuple[int, str]:
         argv = [*arguments, "--check"]
-        asked: dict[str, Any] = {"make_recipe": recipe, "resumes": lambda _: resumes}
+        asked: dict[str, Any] = {"make_recipe": recipe, "begun": lambda _: begun}
         code = run_stage("train", "Train.", refuse_work, argv, sections=("train",), **asked)
-        return code, capfd.readouterr().err
+        out, error = capfd.readouterr()
+        said.append(out)
+        return code, error
 
     with (
         pytest.raises(KeyboardInterrupt),
@@ -357,7 +361,9 @@ def test_a_check_finds_what_is_unfinished_or_in_work(
     assert (code, error.count("\n")) == (2, 1)
     assert error.startswith("train: an unfinished run with iters=5 (now 6) is in ")
     assert ask("--iters", "5")[0] == 3
-    assert ask("--iters", "6", resumes=False)[0] == 3, "such a stage begins anew"
+    assert said[-1] == f"train: half done: {read().place('train')}\n"
+    assert ask("--iters", "6", begun="")[0] == 3, "such a stage begins anew"
+    assert said[-1] == f"train: yet to be made: {read().place('train')}\n"
     with build_artifact(read().place("train"), recipe(read("--iters", "5")), resume=True):
         code, error = ask("--iters", "5")
     assert code == 2

@@ -244,14 +244,21 @@ def test_an_unusable_value_is_named_with_its_option(option: str, value: Any, rea
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"patience": 2}, "--patience 2 ends a run .* add --choose-by loss or calls"),
+        (
+            {"patience": 2},
+            "--patience 2 ends a run .* no better, .* last would keep a worse .* --choose-by loss or calls",
+        ),
+        (
+            {"ranks": 3, "batch_size": 2},
+            "--ranks 3: a batch of 2 rows has none for each: lower it or raise --batch-size",
+        ),
         ({"dropout": 0.1, "grad_checkpoint": True}, "--grad-checkpoint would draw .*: set --dropout 0"),
     ],
 )
 def test_options_that_contradict_each_other(options: dict[str, Any], reason: str) -> None:
     with pytest.raises(StageError, match=f"^{reason}$"):
         load_preset("smol", options)
-    load_preset("smol", options | {"choose_by": "loss", "grad_checkpoint": False})
+    load_preset("smol", options | {"choose_by": "loss", "grad_checkpoint": False, "batch_size": 3})
 
 
 def test_a_mistake_in_the_file_is_not_blamed_on_another_option(tmp_path: Path) -> None:

@@ -88,6 +88,18 @@ def test_a_pause_is_no_part_of_the_estimate(
     assert capfd.readouterr().out == "  wait 1/3 rows, 0 s left\n"
 
 
+def test_pauses_to_come_are_part_of_the_estimate(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as the last one each."""
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    with progress.bar("train", 3, "steps") as bar:
+        with bar.paused():
+            time.sleep(0.6)
+        bar.advance(pauses=5)
+    assert capfd.readouterr().out == "  train 1/3 steps, 3 s left\n"
+
+
 def test_on_a_terminal_there_is_a_bar() -> None:
     reader, writer = os.openpty()
     fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
@@ -117,7 +129,7 @@ print("end")
     text = shown.decode()
     assert "convert" in text
     assert "2/3" in text
-    assert "loss 0.5" in text
+    assert " s left loss 0.5" in text
     assert text.count("a line above\r\n") == 3
     assert text.rstrip().rsplit("\r", 1)[-1].endswith("end"), "the bar is taken away"
 

@@ -29,7 +29,7 @@ def test_missing_upstream_is_one_line_with_the_command(world: World) -> None:
     ):
         world.write(fixes="flawed", seed=4)
     (folder / "scores.jsonl").unlink()
-    with pytest.raises(StageError, match=r"has no scores\.jsonl: run nox -s eval"):
+    with pytest.raises(StageError, match=r"lacks scores\.jsonl: run nox -s eval"):
         world.write()
 
 
