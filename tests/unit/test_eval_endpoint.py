@@ -613,7 +613,7 @@ def test_an_output_that_someone_has_damaged_is_not_up_to_date(
         assert main_words(options, server, *more) == 2
         error = capsys.readouterr().err
         assert told in error
-        assert error.endswith(": --force makes the output anew of the kept replies\n")
+        assert "--force" in error
         assert error.count("\n") == 1
     assert main_words(options, server, "--force") == 0
     assert len(server.asked) == 3
