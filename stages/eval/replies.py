@@ -84,16 +84,20 @@ class Replies:
             store.forget_costs(suite.name)
 
     def adopt(self, suite: Suite, cell: Cell, output: Path) -> None:
-        """Keep the replies of an output that is about to be scored anew, where they are kept no more."""
+        """Keep the replies of an output that is about to be scored anew, where they are kept no more.
+
+        Raises StageError where they are damaged.
+        """
         if self._engine.name == "recorded":
             return
         store, draw = self._store(cell), cell.sampling.sample
-        made = {reply.id: reply for reply in read_lines(output / "replies.jsonl", RawReply)}
-        questions = write_questions(self._options, suite, cell)
-        gone = [one for one in questions if one.id in made and not store.knows(one, draw)]
-        for question in gone:
+        asked = write_questions(self._options, suite, cell)
+        gone = [question for question in asked if not store.knows(question, draw)]
+        made = {r.id: r for r in read_lines(output / "replies.jsonl", RawReply)} if gone else {}
+        adopted = [question for question in gone if question.id in made]
+        for question in adopted:
             store.keep(question, draw, made[question.id])
-        if gone:
+        if adopted:
             timing = read_record(output / "summary.json", EvalSummary).timing
             store.add_costs(suite.name, Costs(**timing.model_dump(include=set(Costs.model_fields))))
 

@@ -10,7 +10,7 @@ from stages.core.cli import Options
 from stages.core.errors import StageError
 from stages.core.evaluation import REPLIES, SCORES, SUMMARY, Evaluation, read_evaluation
 from stages.core.platform import require_disk
-from stages.core.records import EvalSummary, write_lines, write_record
+from stages.core.records import EvalSummary, Recipe, write_lines, write_record
 from stages.core.suite import Suite
 from stages.eval.cells import Cell
 from stages.eval.engines import Engine
@@ -43,8 +43,7 @@ class Run:
             self._replies.say_doubt(suite, cell)
             return _read_output(target).summary, True
         require_disk(target, 0.01, "keeping the replies")
-        if needs_scores_alone(target, recipe) and not self._ask_again:
-            self._replies.adopt(suite, cell, target)
+        self._keep_replies(suite, cell, target, recipe)
         with build_artifact(target, recipe, given=self._options.given) as build:
             summary = self._evaluate(suite, cell, build.folder)
             build.facts |= self._engine.facts()
@@ -72,6 +71,15 @@ class Run:
         refuse_busy(target, recipe, force=True)  # what is unfinished is not gone on with
         return False
 
+    def _keep_replies(self, suite: Suite, cell: Cell, target: Path, recipe: Recipe) -> None:
+        """Keep the replies of an output that is scored anew. Damaged ones are a StageError, unless forced."""
+        try:
+            if not self._ask_again and needs_scores_alone(target, recipe):
+                self._replies.adopt(suite, cell, target)
+        except StageError as error:
+            if not self._options.force:
+                raise StageError(f"{error}: --force asks anew what is kept nowhere else") from None
+
     def _evaluate(self, suite: Suite, cell: Cell, folder: Path) -> EvalSummary:
         """Replies, scores and summary of one suite, written into `folder`."""
         replies, timing = self._replies.collect(suite, cell)
@@ -88,6 +96,6 @@ class Run:
 
 def _read_output(folder: Path) -> Evaluation:
     try:
-        return read_evaluation(folder, require_artifact(folder, "eval", "nox -s eval"))
+        return read_evaluation(folder, require_artifact(folder, "eval", "nox -s eval", whole=False))
     except StageError as error:
         raise StageError(f"{error}: --force makes the output anew of the kept replies") from None

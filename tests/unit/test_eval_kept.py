@@ -284,3 +284,21 @@ def test_replies_that_are_kept_in_an_output_alone_are_scored_again(
     assert run(options, server) == ["Old."] * 3
     assert len(server.asked) == 3
     assert read_record(path, EvalSummary).timing == before.timing
+
+
+@pytest.mark.parametrize("damaged", ["manifest.json", "replies.jsonl", "summary.json"])
+def test_force_helps_where_what_is_scored_anew_is_damaged(
+    damaged: str, options: Options, server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(options, server)
+    path = tmp_path / "out" / "three" / damaged
+    path.write_text('{"recipe": ')
+    monkeypatch.setattr("stages.eval.recipe.SCORER_VERSION", SCORER_VERSION + 1)
+    if damaged != "manifest.json":
+        assert run(options, server) == ["Old."] * 3, "the store has all of them"
+        path.write_text('{"recipe": ')
+        shutil.rmtree(tmp_path / "artifacts")
+        monkeypatch.setattr("stages.eval.recipe.SCORER_VERSION", SCORER_VERSION + 2)
+    with pytest.raises(StageError, match=rf"{damaged}.* is not valid.*--force"):
+        run(options, server)
+    assert run(options, server, force=True) == ["Old."] * 3
