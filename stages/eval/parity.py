@@ -19,7 +19,8 @@ from tabulate import tabulate
 
 from stages.core.artifact import flatten_json, require_artifact
 from stages.core.errors import StageError
-from stages.core.records import EvalSummary, Manifest, RawReply, Score, read_lines, read_record
+from stages.core.evaluation import read_evaluation
+from stages.core.records import EvalSummary, Manifest, RawReply, Score
 from stages.core.words import plural, show_controls
 
 COLUMNS = ("decision", "calls", "dialect", "stop", "prompt", "text")
@@ -101,11 +102,14 @@ def _read_sides(folder: Path) -> dict[str, Side]:
     for place in places:
         if place.name.startswith(".") or not (place / "summary.json").is_file():
             continue
-        manifest = require_artifact(place, "eval", "nox -s eval")
-        replies = {reply.id: reply for reply in read_lines(place / "replies.jsonl", RawReply)}
-        summary = read_record(place / "summary.json", EvalSummary)
-        scores = {score.id: score for score in read_lines(place / "scores.jsonl", Score)}
-        sides[summary.suite] = Side(folder, summary, manifest, replies, scores)
+        manifest = require_artifact(place, "eval", "nox -s eval", whole=False)
+        try:
+            found = read_evaluation(place, manifest)
+        except StageError as error:
+            raise StageError(f"{error}: evaluate it again with --force") from None
+        replies = {reply.id: reply for reply in found.replies}
+        scores = {score.id: score for score in found.scores}
+        sides[found.summary.suite] = Side(folder, found.summary, manifest, replies, scores)
     if not sides:
         raise StageError(f"{folder} holds no output of eval: give a folder that nox -s eval wrote")
     return sides

@@ -23,7 +23,6 @@ from stages.core.records import (
     Timing,
     read_lines,
     read_record,
-    write_record,
 )
 from stages.core.suite import load_suites
 from stages.eval.__main__ import main
@@ -33,6 +32,7 @@ from stages.eval.engines import Costs, Question
 from stages.eval.engines.endpoint import Endpoint
 from stages.eval.engines.transport import Transport
 from stages.eval.request import Request
+from stages.eval.score import SCORER_VERSION
 from stages.eval.stage import evaluate, evaluate_engine, needs_nothing
 from stages.eval.store import ReplyStore
 from stages.eval.sweep import Sweep, spread_of
@@ -515,18 +515,36 @@ def test_calls_that_differ_stand_beside_each_other(
 
 
 def test_outputs_of_different_scorers_are_not_compared(
-    options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write_replies(tmp_path / "a.jsonl", REPLIES)
-    for side in ("mine", "theirs"):
-        evaluate(replace(options, out=tmp_path / side), Request(replies=file))
-    path = tmp_path / "theirs" / "three" / "summary.json"
-    summary = read_record(path, EvalSummary)
-    write_record(path, summary.model_copy(update={"scorer_version": summary.scorer_version - 1}))
+    evaluate(replace(options, out=tmp_path / "mine"), Request(replies=file))
+    for module in ("recipe", "summary"):
+        monkeypatch.setattr(f"stages.eval.{module}.SCORER_VERSION", SCORER_VERSION - 1)
+    evaluate(replace(options, out=tmp_path / "theirs"), Request(replies=file))
     assert main(["--compare", str(tmp_path / "mine"), str(tmp_path / "theirs")]) == 2
     error = capsys.readouterr().err
     assert "were scored by different rules: evaluate both again" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["replies.jsonl", "scores.jsonl"])
+def test_an_output_that_denies_itself_is_not_compared(
+    name: str, options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_replies(tmp_path / "a.jsonl", REPLIES)
+    evaluate(replace(options, out=tmp_path / "mine"), Request(replies=file))
+    shutil.copytree(tmp_path / "mine", tmp_path / "theirs")
+    path = tmp_path / "theirs" / "three" / name
+    whole = path.read_bytes()
+    cut = b"".join(whole.splitlines(keepends=True)[:2])
+    for damage, words in ((None, f"lacks {name}"), (cut, "")):
+        path.unlink() if damage is None else path.write_bytes(damage)
+        assert main(["--compare", str(tmp_path / "mine"), str(tmp_path / "theirs")]) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.endswith(": evaluate it again with --force\n")
+        assert error.count("\n") == 1
 
 
 def test_outputs_that_cannot_be_compared_are_refused(
