@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from stages.core.chat import ToolCall
 from stages.core.dialects import Reply
 from stages.core.dialects.foreign import BRACKETED, MARKED, NAME_IN_JSON
-from stages.core.query import Calls, Query
+from stages.core.query import Query
 from stages.core.records import Cause, RawReply
 from stages.core.tools import EXECUTE_CODE, FUNCTIONS
 from stages.eval.behaviour import Behaviour
@@ -186,13 +186,8 @@ def _find_unusable(query: Query, calls: Sequence[ToolCall]) -> Cause | None:
     if any(code is not None and parse_code(code) is not None for code in codes):
         return None
     named = {name for code in codes if code is not None for name in _CALLED.findall(code)}
-    return "wrong tool" if named and named.isdisjoint(_accepted_functions(query)) else "code fails"
-
-
-def _accepted_functions(query: Query) -> set[str]:
-    """The functions that any accepted answer calls."""
-    answers = [one.calls if isinstance(one, Calls) else (one,) for one in query.accept]
-    return {expected.function for answer in answers for expected in answer}
+    accepted = {expected.function for expected in query.expected}
+    return "wrong tool" if named and named.isdisjoint(accepted) else "code fails"
 
 
 def _only_repeats(query: Query, calls: Sequence[ToolCall]) -> bool:
