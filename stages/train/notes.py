@@ -57,9 +57,9 @@ def warn_of_ruin(state: State, setup: TrainSetup) -> list[str]:
             "WARNING: no validation was better than the one before the first step: this adapter changes "
             "nothing; lower --learning-rate, or raise --iters and --patience"
         ]
-    kept = state.valid_loss if setup.choose_by == "last" else state.best_loss
-    if state.first_loss is None or kept is None or kept <= state.first_loss:
-        return []
+    kept = state.valid_loss
+    if setup.choose_by != "last" or state.first_loss is None or kept is None or kept <= state.first_loss:
+        return []  # a chosen one is better than none by what it was chosen by
     return [
         f"WARNING: training made it worse: validation loss {state.first_loss:.4f} before the first step, "
         f"{kept:.4f} with this adapter: lower --learning-rate or set --clip-norm 1"
