@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.core import progress
+from stages.core.blas import count_cpus
 from stages.core.cli import Options, Parser
 from stages.core.cpu.blocks import THREADS, count_cores
 from stages.core.errors import INTERRUPTED_CODE, StageError
 from stages.core.preset import describe_lack
 from stages.core.progress import LOG_VARIABLE
+from stages.core.words import plural
 from stages.train.hosts import launch_there
 from stages.train.lifeline import (
     LAUNCHER,
@@ -112,12 +114,14 @@ def choose_launch(options: Options, place: Place, *, on_cpu: bool) -> Launch | N
     return Launch(ranks, None, place.backend) if ranks > 1 else None
 
 
-def warn_of_crowd(launch: Launch, cores: int) -> list[str]:
-    """A line where processes here outnumber the `cores`."""
+def warn_of_crowd(launch: Launch, cores: int | None = None) -> list[str]:
+    """A line where processes here outnumber the `cores`, by default the machine's, not a BLAS's."""
+    cores = count_cpus() if cores is None else cores
     if launch.hosts or launch.ranks <= cores:
         return []
     return [
-        f"WARNING: --ranks {launch.ranks} are more than this machine's {cores} cores, and take turns on them"
+        f"WARNING: --ranks {launch.ranks} are more than this machine's {plural(cores, 'core')}, "
+        "and take turns on them"
     ]
 
 
@@ -140,7 +144,7 @@ def stay_quiet() -> Iterator[None]:
 def launch_ranks(launch: Launch, argv: Sequence[str]) -> int:
     """Run this stage in several processes; the exit code of the first that failed, or 0."""
     command = [sys.executable, "-m", "stages.train", *argv]
-    for line in warn_of_crowd(launch, count_cores()):
+    for line in warn_of_crowd(launch):
         progress.say(f"  {line}")
     if launch.hosts:
         return launch_there(launch.names, launch.backend, command)

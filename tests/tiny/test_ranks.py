@@ -19,9 +19,10 @@ import psutil
 import pytest
 
 from stages.core.artifact import read_manifest
+from stages.core.blas import count_cpus
 from stages.core.cli import build_parser, read_options
 from stages.core.compute import load_arrays
-from stages.core.cpu.blocks import count_cores
+from stages.core.cpu.blocks import THREADS, count_cores
 from stages.core.errors import StageError
 from stages.core.preset import PRESETS
 from stages.core.records import LossPoint, read_lines
@@ -290,7 +291,9 @@ def choose(*words: str, on_cpu: bool = True) -> Launch | None:
     return choose_launch(options, place, on_cpu=on_cpu)
 
 
-def test_launch_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_launch_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     preset = tmp_path / "mine.toml"
     preset.write_text((PRESETS / "smol.toml").read_text("utf-8").replace("ranks = 1", "ranks = 2"), "utf-8")
     assert choose("--model", "7b") is None
@@ -311,7 +314,10 @@ def test_launch_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert warn_of_crowd(Launch(9, None, "ring"), cores=8) == [
         "WARNING: --ranks 9 are more than this machine's 8 cores, and take turns on them"
     ]
+    assert "this machine's 1 core, and" in warn_of_crowd(Launch(2, None, "ring"), cores=1)[0]
     assert not warn_of_crowd(Launch(8, None, "ring"), cores=8)
     assert not warn_of_crowd(Launch(1, "a,b,c", "ring"), cores=2)
+    monkeypatch.setenv(THREADS, "1")
+    assert not warn_of_crowd(Launch(count_cpus(), None, "ring")), "each has one thread, and a core"
     assert main(["--ranks", "two"]) == 2
     assert "'two' is not a whole number" in capsys.readouterr().err
