@@ -98,4 +98,4 @@ def _read_output(folder: Path) -> Evaluation:
     try:
         return read_evaluation(folder, require_artifact(folder, "eval", "nox -s eval", whole=False))
     except StageError as error:
-        raise StageError(f"{error}: --force makes the output anew of the kept replies") from None
+        raise StageError(f"{error}: make it again of the kept replies with --force") from None

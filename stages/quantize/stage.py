@@ -35,7 +35,7 @@ def quantize(options: Options) -> Outcome:
     recipe, bits = make_recipe(options), options.bits
     if is_current(target, recipe, force=options.force):
         return finished(target)
-    if lost := missing_files(fused):  # its manifest is still there, so that nothing else would notice
+    if lost := missing_files(fused):  # older manifests do not name their files
         place = "" if options.data is None else f" --out {shlex.quote(str(fused))}"
         raise StageError(f"{fused} lacks {lost}: make it again with {options.command('fuse')}{place} --force")
     size_gb = folder_size_gb(fused) * bits / 16

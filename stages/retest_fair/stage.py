@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from pathlib import Path
 from stages.core import progress
 from stages.core.artifact import MANIFEST, unfinished_folder
 from stages.core.blas import count_cpus
-from stages.core.cli import SEEDLESS, TO_MAKE, Options, artifacts_root
+from stages.core.cli import SEEDLESS, TO_MAKE, Options, artifacts_root, place_words
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FIXES, UPSTREAM, FixSet, arm_name, arm_slug, takes_option
 from stages.core.flags import is_taken, option_words
@@ -27,7 +28,8 @@ from stages.retest_fair.processes import Call, ask_stage, run_stages
 
 AFTER_TRAINING = ("fuse", "quantize", "eval")
 QUANTIZED_BYTES = 1.2  # of a parameter at the most, at 8 bits and with its scales
-_FORCED = re.compile(r": [^:]*--force[^:]*$")  # what a stage says of its own output alone
+_FORCED = re.compile(r": (?![^:]*nox -s)[^:]*--force[^:]*$")  # what a stage says of its own output alone
+_AGAIN = re.compile(r"(?<= make it again )((?:of the kept replies )?with )--force$")  # and of a damaged one
 SIDE_BY_SIDE = 2  # trainings that share the cores unless --jobs says otherwise
 SMALL = 0.5  # billions of parameters; what trains a larger model is busy with one
 # Memory of a training of the embedded model on a CPU, in bytes per parameter, with its 10 layers and
@@ -133,12 +135,18 @@ def find_finished(plan: Plan) -> set[Step]:
             continue
         code, line = ask_stage(step.stage, [*stage_arguments(plan, step), "--check"])
         if code == 2:
-            problems.append(line)
+            problems.append(name_command(line, plan, step))
         elif code != TO_MAKE:
             finished.add(step)
     if problems:
         raise StageError(explain_all(problems))
     return finished
+
+
+def name_command(problem: str, plan: Plan, step: Step) -> str:
+    """What a stage says of a damaged output, with its command: a retest's --force makes everything anew."""
+    command = f"{place_words()}nox -s {step.stage} -- {shlex.join(stage_arguments(plan, step))}"
+    return _AGAIN.sub(lambda found: f"{found[1]}{command} --force", problem)
 
 
 def explain_all(problems: Sequence[str]) -> str:

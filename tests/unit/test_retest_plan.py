@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -38,6 +39,7 @@ from stages.retest_fair.stage import (
     list_calls,
     list_groups,
     list_steps,
+    name_command,
     report_arguments,
     stage_arguments,
 )
@@ -252,6 +254,33 @@ def test_an_output_made_otherwise_is_named_before_any_work(
         "--force makes everything anew, --out FOLDER keeps what is there\n"
     )
     assert sorted((out / "smol").rglob("*")) == made
+
+
+def test_a_damaged_output_is_made_again_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A retest with --force would train anew for one file that is gone."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    row = json.dumps({"text": join_chatml([Turn("user", "Why?"), Turn("assistant", "So.")])})
+    for split in ("train", "valid"):
+        (data / f"{split}.jsonl").write_text(row)
+    monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(out))
+    monkeypatch.setenv("FAIR_RETEST_LOG", "")
+    assert convert(["--data", str(data)]) == 0
+    (out / "smol/convert_data/json+tools/valid.jsonl").unlink()
+    capfd.readouterr()
+    assert main(["--arms", "fair", "--data", str(data), "--out", str(out)]) == 2
+    error = capfd.readouterr().err
+    place, command = error.removesuffix("\n").split(": put it back, or make it again with ")
+    assert place == f"retest_fair: {out}/smol/convert_data/json+tools lacks valid.jsonl"
+    start = f"FAIR_RETEST_ARTIFACTS={out} nox -s convert_data -- "
+    assert convert(shlex.split(command.removeprefix(start))) == 0
+    assert (out / "smol/convert_data/json+tools/valid.jsonl").is_file()
+    kept = "E: its files are not as eval wrote them: make it again of the kept replies with"
+    named = name_command(f"{kept} --force", plan(FAIR), Step("eval", FAIR, 0))
+    assert named.startswith(f"{kept} FAIR_RETEST_ARTIFACTS={out} nox -s eval -- --model ")
+    assert explain_all([named]) == named
 
 
 def test_several_problems_share_their_remedy() -> None:
