@@ -111,7 +111,7 @@ class Card:
             named = name_some(list(sort_counts(misfits)), _NAMED)
             lines.append(f"{plural(misfits.total(), 'argument')} not as the tool's definition says: {named}")
         if faults:
-            named = name_some(list(sort_counts(faults)), _NAMED)
+            named = name_some(list(sort_counts(faults)), _NAMED, "; ")
             lines.append(f"definitions of rows that cannot be meant so: {named}")
         return lines
 
@@ -134,7 +134,8 @@ class Card:
         got, total = rows.get("valid", 0), sum(rows.values())
         return (
             f"valid was cut out of train: {got} of {plural(total, 'row')} ({got / max(total, 1):.1%}), "
-            f"asked for {self.valid_share:.1%}; rows with the same question stay together"
+            f"asked for {self.valid_share:.1%}; rows with the same question stay together; "
+            "rows of both are numbered as in the source's train"
         )
 
     def _describe_lookalikes(self) -> str:

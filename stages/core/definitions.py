@@ -123,7 +123,7 @@ def read_tools_file(path: Path) -> tuple[Tool, ...]:
         twice = next(name for name in names if names.count(name) > 1)
         raise StageError(f"{path} defines {twice!r} twice: keep one of the definitions")
     if read.faults:
-        raise StageError(f"{path}: {name_some(read.faults, 3)}: correct it there")
+        raise StageError(f"{path}: {name_some(read.faults, 3, '; ')}: correct it there")
     return tuple(map(Tool.from_json, tools))
 
 

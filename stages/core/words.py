@@ -26,10 +26,10 @@ def number_each(noun: str, numbers: Sequence[int]) -> str:
     return f"{noun}{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
 
 
-def name_some(names: Sequence[str], most: int) -> str:
-    """`a, b`, and of more names than `most` `a, b and 3 more`."""
+def name_some(names: Sequence[str], most: int, between: str = ", ") -> str:
+    """`a, b`, and of more names than `most` `a, b and 3 more`; whole clauses want `; ` between."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return between.join(names[:most]) + more
 
 
 def another(noun: str) -> str:

@@ -179,7 +179,8 @@ def test_the_page_has_all_a_reader_must_know(tmp_path: Path) -> None:
         "| at the end of a row |       4 |       0 |",
         "Written as a user turn that begins with 'Tool result:\\n': the preset or --tool-response asks",
         "| written            |       0 |       1 |",
-        "Valid was cut out of train: 1 of 7 rows (14.3%), asked for 10.0%; rows with the same question",
+        "Valid was cut out of train: 1 of 7 rows (14.3%), asked for 10.0%; rows with the same question "
+        "stay together; rows of both are numbered as in the source's train.",
         "| train   |      1 | 7             | text without marks of turns ('a \\| b')",
         "- 1 row of train also in valid",
         "- 5 more rows of train with a question of valid",

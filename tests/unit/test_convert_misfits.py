@@ -87,6 +87,7 @@ def test_the_card_says_which_arguments_in_which_rows(tmp_path: Path) -> None:
     said = "\n".join(outcome.lines)
     assert "6 arguments not as the tool's definition says: search.limt: not among its arguments, " in said
     assert "definitions of rows that cannot be meant so: 'get weather!' is no name for a tool: " in said
+    assert " - . : /; get weather!.city is of type 'strng', which JSON Schema" in said
 
 
 def test_what_is_right_is_not_spoken_of(tmp_path: Path) -> None:

@@ -99,6 +99,10 @@ def test_what_stands_in_code_is_counted_and_no_more(text: str) -> None:
         "<|channel|>final<|message|>Hello (you)",
         "<|recipient|>all\n<|content|>Hello",
         "Use search(q) (a function)",
+        "search(q) looks for a text (in all files)",
+        "search(q='a') is shorter than other('a')",
+        "search(q)",
+        "search('a')\nother('b')",
         ">>> search(q='a')",
         "say to=functions",
         "",
@@ -106,6 +110,16 @@ def test_what_stands_in_code_is_counted_and_no_more(text: str) -> None:
 )
 def test_prose_is_no_mark(text: str) -> None:
     assert find_foreign(text, BOX) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["search(q='a')\n", "  search(q='a', n=2) ", "search(\n    q='(a)',\n)", "search('a')\nsearch('b')"],
+)
+def test_calls_that_are_the_whole_text_are_seen_over_lines_and_with_blanks_beside_them(text: str) -> None:
+    seen = find_foreign(text, BOX)
+    assert seen is not None
+    assert (seen.family, seen.certain) == ("Python without brackets", True)
 
 
 def test_a_certain_mark_goes_before_an_uncertain_one() -> None:

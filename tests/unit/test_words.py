@@ -36,6 +36,7 @@ def test_numbers_of_a_noun(numbers: list[int], words: str) -> None:
 )
 def test_the_first_names(names: str, words: str) -> None:
     assert name_some(list(names), 2) == words
+    assert name_some(list(names), 2, "; ") == words.replace(", ", "; ")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,9 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+from stages.core.dialects.literals import NotLiteral
+from stages.core.dialects.pythonic import read_calls_at
+from stages.core.dialects.scanning import Source
 from stages.core.dialects.toolbox import Toolbox
 
 MARKED = re.compile(r"<tools?>\s*[{\[]|<(?:tool_calls|function_?call|TOOLCALL|\|tool_call\|)>|\[TOOL_CALLS\]")
@@ -101,7 +104,7 @@ _NAMED_TAG = re.compile(r"<([\w.\-]++)>(?=\s*+<([\w\-]++)>)")  # <read_file><pat
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]++`", re.DOTALL)
 _TOOL_CODE = re.compile(r"```tool_code\b")
 _CALLED = re.compile(r"([\w.]+)\(")
-_WHOLE_CALL = re.compile(r"\s*+([\w.]++)\([^\n]*\)\s*+")
+_CALL_FIRST = re.compile(r"\s*+(?=([\w.\-]++)\()")
 _PLAIN_NAME = re.compile(r"""[{,]\s*["']name""")
 _ARGUMENTS = re.compile(r"""["'](?:arguments|parameters|args|params|(?:action_|tool_)?input)["']\s*:""")
 _DEFINITION = re.compile(r"""["'](?:description|properties)["']\s*:""")
@@ -136,7 +139,7 @@ def find_foreign(text: str, box: Toolbox) -> Sighting | None:
 
 def _may_show(text: str) -> bool:
     """Whether a mark is possible at all."""
-    return "<" in text or "{" in text or text[-1:] == ")" or _may_show_other(text)
+    return "<" in text or "{" in text or text.rstrip()[-1:] == ")" or _may_show_other(text)
 
 
 def _may_show_other(text: str) -> bool:
@@ -161,8 +164,8 @@ def _walk_marks(text: str, box: Toolbox) -> Iterator[Sighting]:
         yield from _walk(text, box, _OTHER_MARK, _OTHER)
     if "{" in text:
         yield from _walk_json(text, box)
-    if text[-1:] == ")" and (whole := _WHOLE_CALL.fullmatch(text)) and whole[1] in box.schemas:
-        yield Sighting("Python without brackets", whole.start(1), True)
+    if text.rstrip()[-1:] == ")" and (start := _find_whole_call(text, box)) != -1:
+        yield Sighting("Python without brackets", start, True)
 
 
 def _walk(text: str, box: Toolbox, pattern: re.Pattern[str], marks: Sequence[_Mark]) -> Iterator[Sighting]:
@@ -193,6 +196,22 @@ def _walk_json(text: str, box: Toolbox) -> Iterator[Sighting]:
         elif not (offered or has_arguments):
             continue
         yield Sighting("JSON with other keys, or among words", match.start(), offered)
+
+
+def _find_whole_call(text: str, box: Toolbox) -> int:
+    """Where the calls begin that a text is and nothing else, as Python writes them; -1 for other texts.
+
+    `f(x) looks it up (in a file)` speaks of a tool.
+    """
+    first = _CALL_FIRST.match(text)
+    if first is None or first[1] not in box.schemas:
+        return -1
+    try:
+        calls, end = read_calls_at(Source(text, box), first.end())
+    except NotLiteral:
+        return -1
+    offered = all(call.name in box.schemas for call in calls)
+    return first.end() if offered and not text[end:].strip() else -1
 
 
 def _names_a_tool(text: str, pos: int, box: Toolbox) -> bool:
