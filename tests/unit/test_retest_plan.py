@@ -234,15 +234,19 @@ def test_to_ask_again_is_for_the_evaluation_alone() -> None:
     assert "--ask-again" not in stage_arguments(plan(FAIR), Step("eval", FAIR, 0))
 
 
+def write_rows(folder: Path) -> Path:
+    folder.mkdir()
+    row = json.dumps({"text": join_chatml([Turn("user", "Why?"), Turn("assistant", "So.")])})
+    for split in ("train", "valid"):
+        (folder / f"{split}.jsonl").write_text(row)
+    return folder
+
+
 def test_an_output_made_otherwise_is_named_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The arm `flawed`, which comes first, has none yet, and gets none."""
-    data, out = tmp_path / "data", tmp_path / "out"
-    data.mkdir()
-    row = json.dumps({"text": join_chatml([Turn("user", "Why?"), Turn("assistant", "So.")])})
-    for split in ("train", "valid"):
-        (data / f"{split}.jsonl").write_text(row)
+    data, out = write_rows(tmp_path / "data"), tmp_path / "out"
     monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(out))
     monkeypatch.setenv("FAIR_RETEST_LOG", "")
     assert convert(["--data", str(data), "--max-seq-length", "500"]) == 0
@@ -260,11 +264,7 @@ def test_a_damaged_output_is_made_again_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A retest with --force would train anew for one file that is gone."""
-    data, out = tmp_path / "data", tmp_path / "out"
-    data.mkdir()
-    row = json.dumps({"text": join_chatml([Turn("user", "Why?"), Turn("assistant", "So.")])})
-    for split in ("train", "valid"):
-        (data / f"{split}.jsonl").write_text(row)
+    data, out = write_rows(tmp_path / "data"), tmp_path / "out"
     monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(out))
     monkeypatch.setenv("FAIR_RETEST_LOG", "")
     assert convert(["--data", str(data)]) == 0
