@@ -42,6 +42,18 @@ def install(session: nox.Session, group: str, *bare: str) -> None:
     session.install("--quiet", "--constraint", CONSTRAINTS, *needs)
     if bare:
         session.install("--quiet", "--no-deps", *bare)
+    keep_bytecode(session)
+
+
+def keep_bytecode(session: nox.Session) -> None:
+    """Compile every module once only, also where Python may leave nothing beside the sources.
+
+    Containers often say so by PYTHONDONTWRITEBYTECODE; half of the start of a stage is compiling then. What is
+    compiled goes into the environment.
+    """
+    if os.environ.get("PYTHONDONTWRITEBYTECODE"):
+        session.env["PYTHONDONTWRITEBYTECODE"] = ""
+        session.env["PYTHONPYCACHEPREFIX"] = str(Path(session.virtualenv.location, "pycache").absolute())
 
 
 def mlx_build(session: nox.Session) -> str:
