@@ -438,11 +438,12 @@ def test_signals_interrupt_even_where_they_were_ignored(number: signal.Signals) 
     assert guard("train", lambda: send(number)) == 0, "a second one does not break the cleaning up"
 
 
-# Stands for a package that takes long to load.
+# Stands for a package that takes long to load. In one long sleep a signal that comes just before it would wait.
 SLOW_PACKAGE = """
 import time
 print("loading", flush=True)
-time.sleep(60)
+for _ in range(6000):
+    time.sleep(0.01)
 """
 
 
