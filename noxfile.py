@@ -48,8 +48,8 @@ def install(session: nox.Session, group: str, *bare: str) -> None:
 def keep_bytecode(session: nox.Session) -> None:
     """Compile every module once only, also where Python may leave nothing beside the sources.
 
-    Containers often say so by PYTHONDONTWRITEBYTECODE; half of the start of a stage is compiling then. What is
-    compiled goes into the environment.
+    Containers often say so by PYTHONDONTWRITEBYTECODE; half of a stage's start is compiling then. What is compiled
+    goes into the environment.
     """
     if os.environ.get("PYTHONDONTWRITEBYTECODE"):
         session.env["PYTHONDONTWRITEBYTECODE"] = ""

@@ -438,7 +438,7 @@ def test_signals_interrupt_even_where_they_were_ignored(number: signal.Signals) 
     assert guard("train", lambda: send(number)) == 0, "a second one does not break the cleaning up"
 
 
-# Stands for a package that takes long to load. In one long sleep a signal that comes just before it would wait.
+# Stands for a package that takes long to load. A signal that comes just before one long sleep would wait.
 SLOW_PACKAGE = """
 import time
 print("loading", flush=True)
