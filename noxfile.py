@@ -48,7 +48,7 @@ def install(session: nox.Session, group: str, *bare: str) -> None:
 def keep_bytecode(session: nox.Session) -> None:
     """Compile every module once only, also where Python may leave nothing beside the sources.
 
-    Containers often say so by PYTHONDONTWRITEBYTECODE; half of a stage's start is compiling then. What is compiled
+    Containers often say so by PYTHONDONTWRITEBYTECODE; half of a start is compiling then. What is compiled
     goes into the environment.
     """
     if os.environ.get("PYTHONDONTWRITEBYTECODE"):
