@@ -8,18 +8,18 @@ among them; but each call must be one that sends code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 from stages.core.chat import ToolCall
 from stages.core.matcher import fits_all
-from stages.core.query import Calls, Expected, Query, list_parameters
+from stages.core.parameters import Parameters
+from stages.core.query import Calls, Expected, Query
 from stages.eval.behaviour import Behaviour, observe_code
 from stages.eval.code import FunctionCall, code_of
 
-Schemas = Mapping[str, Mapping[str, Any]]  # of the parameters, by a tool's name
+Takes = Mapping[str, Parameters]  # what the tools take, by name
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,12 @@ def match_calls(query: Query, calls: Sequence[ToolCall], code: Behaviour | None 
         ways = (code or observe_code(query, calls, None)).made
     else:
         ways = ([FunctionCall(call.name, call.arguments) for call in calls],)
-    schemas, named, fitting = query.toolbox.schemas, False, False
+    takes = {name: Parameters(schema) for name, schema in query.toolbox.schemas.items()}
+    named = fitting = False
     for accepted, made in product(query.accept, ways):
         several = accepted if isinstance(accepted, Calls) else Calls(calls=(accepted,))
         named = named or _names_fit(several, made, only=not query.code_mode)
-        fitting = fitting or _calls_fit(several, made, schemas, only=not query.code_mode)
+        fitting = fitting or _calls_fit(several, made, takes, only=not query.code_mode)
     return Match(named, fitting)
 
 
@@ -54,28 +55,34 @@ def _names_fit(wanted: Calls, made: Sequence[FunctionCall], *, only: bool) -> bo
     return names == called if only else names <= called
 
 
-def _calls_fit(wanted: Calls, made: Sequence[FunctionCall], schemas: Schemas, *, only: bool) -> bool:
+def _calls_fit(wanted: Calls, made: Sequence[FunctionCall], takes: Takes, *, only: bool) -> bool:
     if only and len(made) != len(wanted.calls):
         return False
     if wanted.ordered:
         rest = iter(made)  # each expected call is looked for behind the one before
-        return all(any(_fits(call, expected, schemas) for call in rest) for expected in wanted.calls)
-    return _pair_up([[i for i, call in enumerate(made) if _fits(call, e, schemas)] for e in wanted.calls])
+        return all(any(_fits(call, expected, takes) for call in rest) for expected in wanted.calls)
+    return _pair_up([[i for i, call in enumerate(made) if _fits(call, e, takes)] for e in wanted.calls])
 
 
-def _fits(call: FunctionCall, expected: Expected, schemas: Schemas) -> bool:
+def _fits(call: FunctionCall, expected: Expected, takes: Takes) -> bool:
     return (
         call.function == expected.function
         and fits_all(expected.arguments, call.arguments, closed=expected.closed)
-        and _takes(schemas.get(call.function, {}), call.arguments.keys(), expected.arguments.keys())
+        and (call.function not in takes or _is_taken(takes[call.function], call, expected))
     )
 
 
-def _takes(schema: Mapping[str, Any], given: Set[str], named: Set[str]) -> bool:
-    """Whether a tool takes these arguments; of those that the suite names, it says itself which may lack."""
-    known, required = list_parameters(schema), schema.get("required")
-    wanted = [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
-    return given | named >= set(wanted) and (known is None or given <= set(known))
+def _is_taken(takes: Parameters, call: FunctionCall, expected: Expected) -> bool:
+    """Whether a tool takes a call beside what the suite's rules say of it.
+
+    Of an argument that the suite names it says itself what it may be, and whether it may lack. A definition
+    that names no parameters at all says nothing: suites are often written with no more than a tool's name.
+    """
+    named = expected.arguments.keys()
+    if takes.find_missing(call.arguments.keys() | named):
+        return False
+    given = ((name, value) for name, value in call.arguments.items() if name not in named)
+    return not takes.parts or not any(takes.find_misfit(name, value) for name, value in given)
 
 
 def _pair_up(choices: Sequence[Sequence[int]]) -> bool:

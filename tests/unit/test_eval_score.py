@@ -466,7 +466,18 @@ OSLO: dict[str, Any] = {"function": "forecast", "arguments": {"city": {"text": "
         (OSLO, {}, {"city": "Oslo", "day": "today", "planet": "Earth"}, False),
         (OSLO, {"additionalProperties": True}, {"city": "Oslo", "day": "today", "planet": "Earth"}, True),
         (OSLO, {"properties": {}}, {"city": "Oslo", "day": "today", "planet": "Earth"}, True),
+        (
+            OSLO,
+            {"patternProperties": {"^x-": {}}},
+            {"city": "Oslo", "day": "today", "x-planet": "Earth"},
+            True,
+        ),
         (OSLO, {"required": None}, {"city": "Oslo"}, True),
+        (OSLO, {"required": ["city"], "allOf": [{"required": ["day"]}]}, {"city": "Oslo"}, False),
+        (OSLO, {"properties": {"city": {}, "day": {"default": "today"}}}, {"city": "Oslo"}, True),
+        (OSLO, {}, {"city": "Oslo", "day": "today", "unit": 3}, False),
+        (OSLO, {}, {"city": "Oslo", "day": ["today"]}, False),
+        (OSLO, {}, {"city": "Oslo", "day": None}, False),
         (OSLO, {"required": [["city"], "day"]}, {"city": "Oslo", "day": "today"}, True),
         (
             {**OSLO, "arguments": {**OSLO["arguments"], "day": {"exact": "today", "optional": True}}},
@@ -479,7 +490,8 @@ OSLO: dict[str, Any] = {"function": "forecast", "arguments": {"city": {"text": "
 def test_a_call_must_be_one_that_its_tool_takes(
     accept: dict[str, Any], changed: dict[str, Any], arguments: dict[str, Any], right: bool
 ) -> None:
-    """A call fails with a parameter that the definition has not, and without one that it requires."""
+    """A call fails with a parameter that the definition has not or that is of another type, and without one
+    that it requires."""
     tool = {**FORECAST, "parameters": {**FORECAST["parameters"], **changed}}
     query = Query.model_validate({"id": "oslo", "query": "Rain?", "tools": [tool], "accept": [accept]})
     given = score(query, render_calls([ToolCall("forecast", arguments)], "hermes"))
