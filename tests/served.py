@@ -20,8 +20,8 @@ from tests.small_suite import TYPES
 
 
 def make_endpoint(server: ChatServer, concurrency: int = 1, **transport: Any) -> Endpoint:
-    """An endpoint that does not wait long before it tries again."""
-    settings = {"first_wait": 0.005, "timeout": 5.0, **transport}
+    """An endpoint that does not wait long before it tries again, but for an answer as on a busy machine."""
+    settings = {"first_wait": 0.005, "timeout": 60.0, **transport}
     return Endpoint(Transport(server.url, **settings), "hermes", None, concurrency)
 
 

@@ -90,6 +90,7 @@ def test_summary_and_manifest_tell_the_engine(server: ChatServer, options: Optio
     assert (timing.load_seconds, timing.peak_memory_gb, timing.disk_gb) == (None, None, None)
     assert timing.generated_tokens == 9
     assert timing.seconds_per_query is not None
+    assert timing.first_token_seconds is not None
     facts = read_record(folder / "manifest.json", Manifest).facts
     assert facts == {"engine": "endpoint", "url": server.url, "served_model": "tiny"}
     asked = len(server.asked)
@@ -102,7 +103,7 @@ def test_so_many_requests_at_once(concurrency: int, server: ChatServer, options:
     together = threading.Barrier(concurrency)
 
     def reply(_question: str, _time: int) -> tuple[int, Any]:
-        together.wait(30)  # no request is answered before so many have come
+        together.wait(60)  # no request is answered before so many have come
         return 200, complete()
 
     server.reply, server.pause = reply, 0.05
@@ -189,19 +190,28 @@ def test_without_a_key_none_is_sent(server: ChatServer, monkeypatch: pytest.Monk
 # The time to the first token
 
 
-def test_the_first_token_is_timed_alone(server: ChatServer, options: Options) -> None:
+def test_the_first_token_is_timed_alone(server: ChatServer) -> None:
+    ready: list[float] = []  # when the server had the answers to the two requests of one token
+
     def probe(body: Any) -> tuple[int, Any]:
         assert not server.asked
         time.sleep(0.3 if body["messages"][-1]["content"] == PROBE else 0.1)
+        ready.append(time.perf_counter())
         return 200, complete("H", "length")
 
     server.probe = probe
-    folder = run(options, make_endpoint(server, 3))
-    timing = read_record(folder / "summary.json", EvalSummary).timing
-    assert timing.first_token_seconds is not None
-    assert 0.1 <= timing.first_token_seconds < 0.3, "the request with which a model may be loaded is left out"
-    assert timing.seconds_p95 is not None
-    assert timing.seconds_p95 < 0.1
+    endpoint, kept, parts = replace(make_endpoint(server, 3), served_model="tiny"), [], []
+
+    def keep(_question: Question, reply: RawReply) -> None:
+        kept.append(time.perf_counter())
+        parts.append(reply.seconds or 0.0)
+
+    rows = [{"messages": [{"role": "user", "content": question}]} for question in (TYPES, TESTS, DIRECT)]
+    endpoint.answer([Question(f"q{i}", row) for i, row in enumerate(rows)], Sampling(16), keep, "test")
+    assert endpoint.first_token_seconds is not None
+    # Whatever else the cores do, what lies between two moments takes no longer than from one to the other.
+    assert 0.1 <= endpoint.first_token_seconds < kept[0] - ready[0], "it holds the request that may load"
+    assert sum(parts) < kept[-1] - ready[1], "the requests ahead are in the time of the replies"
     assert [(body["messages"][-1]["content"], body["max_tokens"]) for body in server.probed] == [
         (PROBE, 1),
         (TYPES, 1),

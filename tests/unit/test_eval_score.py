@@ -142,12 +142,12 @@ def test_a_tag_that_is_spoken_of_is_no_attempt_at_a_call(text: str) -> None:
     ],
 )
 def test_an_answer_that_is_nothing_but_a_call_of_some_tool_is_none(text: str, cause: Any) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     nothing = CONCEPT.model_copy(update={"tools": ()})
     for query in (CONCEPT, nothing):
         given = score(query, text)
         assert (given.cause, given.strict.decision, given.lenient.decision) == (cause, True, cause is None)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -304,9 +304,9 @@ def test_what_failed_code_says_is_read_in_no_more_time_than_what_it_does(run_cod
     """A pattern that goes back and forth over a long text takes the cube of its length."""
     query = next(query for query in load_suite("extended").queries if query.id == "command-11")
     text = write(f"run_command('{'sed 12q ' * 10_000}')\n1 / 0")
-    started = time.perf_counter()
+    started = time.process_time()
     assert score_reply(query, reply(text, of=query.id), "hermes", run_code).cause == "wrong arguments"
-    assert time.perf_counter() - started < 20  # hours, were all of it looked at
+    assert time.process_time() - started < 20  # hours, were all of it looked at
 
 
 def test_an_apostrophe_is_one_however_it_is_written() -> None:
