@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stages.core.cli import Options
+from stages.core.evaluation import FILES
 from stages.core.records import EvalSummary, RawReply, read_lines, read_record, write_lines
 from stages.eval.__main__ import main
+from stages.eval.request import Request
 from stages.eval.score import SCORER_VERSION
+from stages.eval.stage import evaluate, find_current
 from tests.chat_server import ChatServer, serving
 from tests.served import main_words
 from tests.small_suite import SUITE
@@ -100,3 +107,30 @@ def test_an_output_that_needs_force_is_said_before_anything_is_asked(
     assert "--force" in capsys.readouterr().err
     assert len(server.asked) == asked
     assert not ((options.out or Path()) / "three").exists()
+
+
+def test_what_is_up_to_date_is_hashed_once(
+    server: ChatServer, options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (suite,) = options.preset.eval.suites
+    second = tmp_path / "second.json"
+    second.write_text(json.dumps({**SUITE, "name": "second"}), "utf-8")
+    setup = options.preset.eval.model_copy(update={"suites": (suite, str(second))})
+    options = replace(options, preset=options.preset.model_copy(update={"eval": setup}))
+    request = Request(endpoint=server.url)
+    assert find_current(options, request) is None
+    assert not evaluate(options, request).up_to_date
+    hashed: Counter[str] = Counter()
+    digest = hashlib.file_digest
+
+    def note(file: BufferedReader, name: str) -> Any:
+        hashed[str(Path(file.name).relative_to(options.out or ""))] += 1
+        return digest(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", note)
+    once = dict.fromkeys([f"{folder}/{name}" for folder in ("three", "second") for name in FILES], 1)
+    assert evaluate(options, request).up_to_date
+    assert hashed == once
+    hashed.clear()
+    assert evaluate(options, request, find_current(options, request)).up_to_date, "as of a model here"
+    assert hashed == once
