@@ -3,6 +3,7 @@
 A call disagrees that has an argument which its definition does not know, lacks a required one, or has a value
 of another type, at any depth. Each is told with its place, since the card of a conversion counts them. A
 definition that names no parameters has none: a row whose call gives one would teach a model to make it up.
+Values beside those that a definition lists are left alone: such a list is often older than the data.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ This is the one reading of a schema for whoever asks whether a call fits its too
 theirs to say: `agreement.py` for rows of data, `fitting.py` for the rules of a suite, and eval's
 `matching.py` for the calls of a reply.
 
-References and unions are followed. What a schema asks beyond types and names (`enum`, `minimum`, `pattern`)
-is not looked at, and a type that nobody knows forbids nothing.
+References and unions are followed. A type that nobody knows forbids nothing, and what a schema asks beyond
+names and types (`minimum`, `pattern`) is not looked at; the values that it lists are a question of their own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Container, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from stages.core.dialects.schema import ALIASES, follow_reference
+from stages.core.matcher import same_json
 
 UNKNOWN, MISSING = "not among its arguments", "required and missing"
 UNIONS = ("anyOf", "oneOf", "allOf")
@@ -85,6 +86,14 @@ class Parameters:
         if value is None and name in self.parts and name not in self.required:
             return None
         return _Search(self._root).find(value, self.parts.get(name, self.others), name)
+
+    def lists(self, name: str, value: Any) -> bool:
+        """Whether an argument is one of the values that its own schema lists, if it lists any."""
+        part = self.parts.get(name)
+        if not isinstance(part, Mapping) or value is None:
+            return True
+        listed = [part["const"]] if "const" in part else read_list(part, "enum")
+        return not listed or any(same_json(value, one) for one in listed)
 
     def find_types(self, name: str) -> frozenset[str]:
         """The JSON types that an argument may have, whatever its schema asks of what is within."""

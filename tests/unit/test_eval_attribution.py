@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.core.dialects import DIALECTS
+from stages.core.chat import ToolCall
+from stages.core.dialects import DIALECTS, render_calls
 from stages.core.records import Cause, RawReply, Score
 from stages.core.suite import load_suite
 from stages.eval.behaviour import RunCode
@@ -92,6 +93,36 @@ def test_what_a_model_thinks_is_no_answer(thought: str) -> None:
         text = f"<think>\n{thought}\n</think>\n\n{answer}"
         raw = RawReply(id=direct.id, text=text, tokens=9, finish="stop", seconds=0.1)
         assert score_reply(direct, raw, "hermes").cause is None
+
+
+def weather(*cities: str) -> str:
+    return render_calls([ToolCall("get_weather", {"city": city}) for city in cities], "hermes")
+
+
+def lint_then(path: str, function: str) -> str:
+    codes = [f"print(ruff_check({path!r}))", f"print({function}('.'))"]
+    return render_calls([ToolCall("execute_code", {"code": code}) for code in codes], "hermes")
+
+
+@pytest.mark.parametrize(
+    ("query", "text", "cause"),
+    [
+        ("cities", weather("Paris", "Rome")[:-30], "ran away"),
+        ("cities", weather("Rome") + "\n<tool_call>\n", "ran away"),
+        ("cities", weather("Rome") + "\nAnd now", "ran away"),
+        ("cities", weather("Oslo", "Rome")[:-30], "wrong arguments"),
+        ("cities", weather("Rome", "Rome") + "\n<tool_call>\n", "wrong arguments"),
+        ("paris", weather("Rome") + "\n<tool_call>\n", "wrong arguments"),
+        ("both", lint_then("src", "pytest_run")[:-40], "ran away"),
+        ("both", lint_then("docs", "pytest_run")[:-40], "wrong tool"),
+    ],
+)
+def test_a_call_that_the_limit_kept_from_coming_is_none_that_was_forgotten(
+    query: str, text: str, cause: Cause
+) -> None:
+    reply = {"query": query, "text": text, "dialect": "hermes"}
+    assert score(reply | {"finish": "length"}).cause == cause
+    assert score(reply | {"finish": "stop"}).cause != "ran away"
 
 
 @given(before=st.text("abc .\n", max_size=30), piece=st.text("xyz", min_size=1, max_size=12))

@@ -455,6 +455,9 @@ FORECAST: dict[str, Any] = {
     },
 }
 OSLO: dict[str, Any] = {"function": "forecast", "arguments": {"city": {"text": "Oslo"}}}
+ANY_TWO: dict[str, Any] = {"function": "forecast", "arguments": {"day": {"contains": ["today", "then"]}}}
+LISTED = {"properties": {**FORECAST["parameters"]["properties"], "unit": {"enum": ["C", "F"]}}}
+LIST = {"properties": {**FORECAST["parameters"]["properties"], "day": {"type": "array"}}}
 
 
 @pytest.mark.parametrize(
@@ -476,6 +479,13 @@ OSLO: dict[str, Any] = {"function": "forecast", "arguments": {"city": {"text": "
         (OSLO, {"required": ["city"], "allOf": [{"required": ["day"]}]}, {"city": "Oslo"}, False),
         (OSLO, {"properties": {"city": {}, "day": {"default": "today"}}}, {"city": "Oslo"}, True),
         (OSLO, {}, {"city": "Oslo", "day": "today", "unit": 3}, False),
+        (OSLO, LISTED, {"city": "Oslo", "day": "today", "unit": "C"}, True),
+        (OSLO, LISTED, {"city": "Oslo", "day": "today", "unit": None}, True),
+        (OSLO, LISTED, {"city": "Oslo", "day": "today", "unit": "Kelvin"}, False),
+        (ANY_TWO, LIST, {"city": "Oslo", "day": ["today", "then"]}, True),
+        (ANY_TWO, LIST, {"city": "Oslo", "day": "then today"}, False),
+        (ANY_TWO, {}, {"city": "Oslo", "day": "then today"}, True),
+        (ANY_TWO, {"properties": {"city": {}, "day": {}}}, {"city": "Oslo", "day": "then today"}, True),
         (OSLO, {}, {"city": "Oslo", "day": ["today"]}, False),
         (OSLO, {}, {"city": "Oslo", "day": None}, False),
         (OSLO, {"required": [["city"], "day"]}, {"city": "Oslo", "day": "today"}, True),
@@ -497,6 +507,17 @@ def test_a_call_must_be_one_that_its_tool_takes(
     given = score(query, render_calls([ToolCall("forecast", arguments)], "hermes"))
     assert (given.strict.tool, given.strict.arguments) == (True, right)
     assert given.cause == (None if right else "wrong arguments")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cause"),
+    [({}, None), ({"language": "python"}, "wrong arguments"), ({"timeout": None}, "wrong arguments")],
+)
+def test_a_call_that_sends_code_sends_nothing_else(arguments: dict[str, Any], cause: Any) -> None:
+    """What its tool does not take, it would refuse here as anywhere."""
+    call = ToolCall("execute_code", {"code": "print(typecheck('src'))", **arguments})
+    given = score(TYPES, render_calls([call], "hermes"))
+    assert (given.cause, given.strict.tool, given.strict.arguments) == (cause, True, cause is None)
 
 
 def test_replies_are_matched_by_id_and_must_be_the_suites() -> None:
