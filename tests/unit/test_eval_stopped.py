@@ -12,7 +12,7 @@ import pytest
 
 from stages.core.cli import Options, artifacts_root
 from stages.core.errors import INTERRUPTED
-from stages.eval.engines.endpoint import STOPPING
+from stages.eval.engines.endpoint import GLANCE, STOPPING
 from tests.chat_server import ChatServer, complete, serving
 from tests.pipeline import start_stage
 from tests.served import ask_one, make_endpoint, run
@@ -54,6 +54,7 @@ def test_answers_that_come_soon_are_kept_when_a_run_is_stopped(options: Options)
         stage = start_and_stop(options, server, signal.SIGINT, 2)
         assert stage.stdout is not None
         assert any(STOPPING in line for line in stage.stdout), "it ended without a word"
+        time.sleep(3 * GLANCE)  # it has looked, and waits; who is too slow for that passes all the same
         held.let_go()
         _, error = stage.communicate(timeout=120)
         assert (stage.returncode, error) == (130, f"eval: {INTERRUPTED}\n")
