@@ -41,7 +41,7 @@ def serving_model(model: Path, place: Path) -> Iterator[str]:
 
 
 def _wait(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise RuntimeError(f"the server ended:\n{log.read_text()}")
@@ -50,4 +50,4 @@ def _wait(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
                 return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.2)
-    raise RuntimeError(f"no server after two minutes:\n{log.read_text()}")
+    raise RuntimeError(f"no server after five minutes:\n{log.read_text()}")

@@ -6,13 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages.core.cli import Options
-from stages.core.suite import load_suites
-from stages.eval.engines.endpoint import Endpoint
-from stages.eval.engines.transport import Transport
-from stages.eval.stage import evaluate_engine
-from tests.chat_server import ChatServer
-
 TYPES, TESTS, DIRECT = "Check the types in src/app.py.", "Run the tests.", "What is a generator?"
 SUITE: dict[str, Any] = {
     "name": "three",
@@ -42,9 +35,3 @@ def write_replies(path: Path, replies: dict[str, str], **more: Any) -> Path:
     """A file of recorded replies."""
     path.write_text("".join(json.dumps({"id": i, "text": t, **more}) + "\n" for i, t in replies.items()))
     return path
-
-
-def ask_server(options: Options, server: ChatServer, **how: Any) -> Path:
-    """Evaluate what the server answers; the folder of the results."""
-    endpoint = Endpoint(Transport(server.url, first_wait=0.005), "hermes", None, 1)
-    return evaluate_engine(options, endpoint, load_suites(options.preset.eval.suites), **how).folder

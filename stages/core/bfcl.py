@@ -120,7 +120,7 @@ def read_answer(allowed: list[Any], schema: Mapping[str, Any], *, required: bool
     kind = _PYTHON_TYPES[schema["type"]]
     given = next((type(value) for value in allowed if value != ""), None)
     if given not in (kind, None) and {given, kind} != {int, float}:
-        rules = [Matcher(exact=value) for value in allowed]  # a variable's name instead of a value
+        rules = [_exactly(value) for value in allowed]  # a variable's name instead of a value
     else:
         rules = [rule for value in allowed for rule in _read_value(value, kind, schema)]
     if kind is int and rules and given in (int, None):
@@ -155,10 +155,16 @@ def _read_list(values: list[Any], items: Mapping[str, Any]) -> Matcher:
         elif isinstance(value, str):
             rules.append(Matcher(text=value))
         elif items.get("type") == "integer" and isinstance(value, int):
-            rules.append(Matcher(all_of=(Matcher(type="integer"), Matcher(exact=value))))
+            rules.append(_exactly(value))
         else:
             rules.append(Matcher(exact=value))
     return Matcher(items=tuple(rules))
+
+
+def _exactly(value: Any) -> Matcher:
+    """The same value, and of an integer no float that is equal to it."""
+    rule = Matcher(exact=value)
+    return Matcher(all_of=(Matcher(type="integer"), rule)) if type(value) is int else rule
 
 
 def _read_object(allowed: Mapping[str, list[Any]]) -> Matcher:

@@ -5,14 +5,10 @@ A rule that no value of a parameter's type fits makes every reply wrong, and loo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from stages.core.dialects.schema import ALIASES
-from stages.core.matcher import JSON_TYPES
+from stages.core.parameters import JSON_TYPES, Parameters
 from stages.core.query import Calls, Expected, Query
-
-_ELSEWHERE = ("$ref", "anyOf", "oneOf", "allOf")  # a type that is said there, and not looked for
 
 
 def find_misfit(query: Query) -> str:
@@ -41,31 +37,15 @@ def _list_expected(query: Query) -> Iterator[tuple[str, Expected]]:
 
 
 def _types_taken(query: Query, function: str, name: str) -> frozenset[str]:
-    """The JSON types that a parameter takes; all of them where its definition does not plainly say it.
+    """The JSON types that a parameter takes.
 
-    One that may be left out takes null: many models fill it in.
+    All where by its definition nothing could be given there: one that contradicts itself, or names no
+    parameters, is no mistake of the rule.
     """
     if query.code_mode:
         return frozenset({"string"})
-    schema = query.toolbox.schemas[function]
-    properties = schema.get("properties")
-    part = properties.get(name) if isinstance(properties, Mapping) else None
-    said = _types_said(part) if isinstance(part, Mapping) else frozenset[str]()
-    if not said or not said <= JSON_TYPES:
-        return JSON_TYPES
-    required = schema.get("required")
-    must = isinstance(required, list) and name in required
-    return said | ({"integer"} if "number" in said else set()) | (set() if must else {"null"})
-
-
-def _types_said(part: Mapping[str, Any]) -> frozenset[str]:
-    said = part.get("type")
-    names = [said] if isinstance(said, str) else said if isinstance(said, list) else []
-    if part.get("nullable") is True:
-        names = [*names, "null"] if names else []
-    if any(key in part for key in _ELSEWHERE) or not all(isinstance(name, str) for name in names):
-        return frozenset()
-    return frozenset(ALIASES.get(name.lower(), name.lower()) for name in names)
+    types = Parameters(query.toolbox.schemas[function]).find_types(name)
+    return types if types - {"null"} else JSON_TYPES
 
 
 def _name(types: frozenset[str]) -> str:

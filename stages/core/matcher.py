@@ -27,7 +27,6 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "array": (list,),
     "object": (dict,),
 }
-JSON_TYPES = frozenset(_KINDS)
 _TEXT, _NUMBER = frozenset({"string"}), frozenset({"integer", "number"})
 
 
@@ -142,7 +141,7 @@ def same_json(one: Any, other: Any) -> bool:
 def _types_of(value: Any) -> frozenset[str]:
     if isinstance(value, float) and value.is_integer():
         return _NUMBER
-    found = {name for name in JSON_TYPES if _is_of_type(name, value)}
+    found = {name for name in _KINDS if _is_of_type(name, value)}
     return frozenset(found)
 
 

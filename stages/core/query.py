@@ -12,6 +12,7 @@ from stages.core.chat import Conversation
 from stages.core.definitions import Definition, adopt
 from stages.core.dialects import Toolbox
 from stages.core.matcher import Matcher
+from stages.core.parameters import Parameters
 from stages.core.tools import EXECUTE_CODE, FUNCTIONS
 
 CODE_MODE = Toolbox((EXECUTE_CODE,))
@@ -183,7 +184,7 @@ class Query(_Record):
         """The parameters of what an accepted call may name; None where the definition lists none."""
         if self.tools is None:
             return {function.name: function.parameters for function in FUNCTIONS.values()}
-        return {name: list_parameters(schema) for name, schema in self.toolbox.schemas.items()}
+        return {name: _list_parameters(schema) for name, schema in self.toolbox.schemas.items()}
 
     @property
     def toolbox(self) -> Toolbox:
@@ -210,9 +211,6 @@ class Query(_Record):
         return tuple(dict.fromkeys(call.function for call in calls))
 
 
-def list_parameters(schema: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The parameters that a schema names; None where others may be given, or nothing is said."""
-    properties = schema.get("properties")
-    if schema.get("additionalProperties") or not isinstance(properties, Mapping) or not properties:
-        return None
-    return tuple(properties)
+def _list_parameters(schema: Mapping[str, Any]) -> tuple[str, ...] | None:
+    found = Parameters(schema)
+    return tuple(found.parts) if found.parts and found.others is False else None

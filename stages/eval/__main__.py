@@ -23,7 +23,7 @@ from stages.core.cli import (
 from stages.core.interrupts import catch_interrupts
 from stages.eval.parity import compare_outputs
 from stages.eval.request import Request, add_flags, read_request
-from stages.eval.stage import evaluate, find_place, is_current_throughout, needs_nothing
+from stages.eval.stage import evaluate, find_current, find_place, needs_nothing
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,10 +48,11 @@ def _run(args: argparse.Namespace, *, typed: bool) -> int:
         if not needs_nothing(options, request):
             return answer_to_make("eval", find_place(options), json=options.json)
         return run_work("eval", lambda options: Outcome(find_place(options), up_to_date=True), options)
-    computes = request.local and not is_current_throughout(options, request)
+    current = find_current(options, request) if request.local else None
+    computes = request.local and current is None
     if computes and typed:
         ensure_fast_blas(blas_folder())  # starts this command once more
-    return run_work("eval", lambda options: evaluate(options, request), options, computes=computes)
+    return run_work("eval", lambda options: evaluate(options, request, current), options, computes=computes)
 
 
 def _compare(request: Request, *, json: bool) -> int:

@@ -21,7 +21,7 @@ from stages.core.tools import EXECUTE_CODE, FUNCTIONS
 from stages.eval.behaviour import Behaviour
 from stages.eval.code import code_of, parse_code
 from stages.eval.cutoff import breaks_off
-from stages.eval.matching import Match, match_calls
+from stages.eval.matching import Match, begin_right, match_calls
 from stages.eval.repetition import find_loop
 
 THINKING, THOUGHT = "<think>", "</think>"  # behind the second a model answers
@@ -144,7 +144,7 @@ def find_cause(
         return _find_wrong_call(query, reading.calls, code)
     if reading.problems and not signs.torn:
         return "malformed"
-    return _find_wrong_call(query, reading.calls, code) or _find_bad_end(signs)
+    return _find_wrong_call(query, reading.calls, code, torn=signs.torn) or _find_bad_end(signs)
 
 
 def _find_unread(signs: Signs, dialect: str | None) -> Cause:
@@ -157,8 +157,13 @@ def _find_unread(signs: Signs, dialect: str | None) -> Cause:
     return (_find_bad_end(signs) if signs.torn else None) or "malformed"
 
 
-def _find_wrong_call(query: Query, calls: Sequence[ToolCall], code: Behaviour) -> Cause | None:
+def _find_wrong_call(
+    query: Query, calls: Sequence[ToolCall], code: Behaviour, *, torn: bool = False
+) -> Cause | None:
+    """What is wrong with calls; where a reply was `torn`, one that is missing may have been to come."""
     match = match_calls(query, calls, code)
+    if torn and not match.arguments and begin_right(query, calls, code):
+        match = Match(True, True)
     if not query.code_mode and not match.arguments and _only_repeats(query, calls):
         return "repeated itself"
     if query.code_mode and not match.tool and (cause := _find_unusable(query, calls)):

@@ -3,23 +3,25 @@
 Calls of tools must be those expected and no others, and such as the tools take: without a parameter that a
 definition has not, and with all that it requires. In Code Mode the calls are those that the code made
 when it ran. It may call more functions than it needs, so there it is enough that the expected ones are
-among them; but each call must be one that sends code.
+among them; but each call must be one that sends code, and nothing that its tool does not take.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from stages.core.chat import ToolCall
-from stages.core.matcher import fits_all
-from stages.core.query import Calls, Expected, Query, list_parameters
+from stages.core.matcher import Matcher, fits_all
+from stages.core.parameters import Parameters
+from stages.core.query import Calls, Expected, Query
 from stages.eval.behaviour import Behaviour, observe_code
 from stages.eval.code import FunctionCall, code_of
 
-Schemas = Mapping[str, Mapping[str, Any]]  # of the parameters, by a tool's name
+Takes = Mapping[str, Parameters]  # what the tools take, by name
+_ANYTHING = Parameters({})  # what is known of a function of Code Mode, whose code is run
 
 
 @dataclass(frozen=True)
@@ -35,18 +37,60 @@ def match_calls(query: Query, calls: Sequence[ToolCall], code: Behaviour | None 
 
     `code` is what the code of the calls did; without it their text is read.
     """
-    if query.code_mode:
-        if any(code_of(call) is None for call in calls):
-            return Match(False, False)
-        ways = (code or observe_code(query, calls, None)).made
-    else:
-        ways = ([FunctionCall(call.name, call.arguments) for call in calls],)
-    schemas, named, fitting = query.toolbox.schemas, False, False
+    if query.code_mode and not _send_code(calls):
+        return Match(False, False)
+    takes, ways, named, fitting = _read_tools(query), _list_ways(query, calls, code), False, False
     for accepted, made in product(query.accept, ways):
         several = accepted if isinstance(accepted, Calls) else Calls(calls=(accepted,))
         named = named or _names_fit(several, made, only=not query.code_mode)
-        fitting = fitting or _calls_fit(several, made, schemas, only=not query.code_mode)
-    return Match(named, fitting)
+        fitting = fitting or _calls_fit(several, made, takes, only=not query.code_mode)
+    return Match(named, fitting and (not query.code_mode or _send_no_more(calls, takes)))
+
+
+def begin_right(query: Query, calls: Sequence[ToolCall], code: Behaviour) -> bool:
+    """Whether calls are right as far as they go: an accepted answer has them, and others that are not there.
+
+    In Code Mode, where code may call what it likes, the least that it has in common with them is one call.
+    """
+    takes = _read_tools(query)
+    if query.code_mode and not (_send_code(calls) and _send_no_more(calls, takes)):
+        return False
+    ways = product(query.accept, _list_ways(query, calls, code))
+    several = ((accepted, made) for accepted, made in ways if isinstance(accepted, Calls))
+    return any(_is_begun(wanted, made, takes, only=not query.code_mode) for wanted, made in several)
+
+
+def _send_code(calls: Sequence[ToolCall]) -> bool:
+    return all(code_of(call) is not None for call in calls)
+
+
+def _send_no_more(calls: Sequence[ToolCall], takes: Takes) -> bool:
+    """Whether calls that send code give their tool nothing that it does not take."""
+    return all(_is_taken(takes[call.name], call.arguments, {}) for call in calls)
+
+
+def _list_ways(
+    query: Query, calls: Sequence[ToolCall], code: Behaviour | None
+) -> Sequence[list[FunctionCall]]:
+    """The calls to compare, in Code Mode those of functions; any way of reading them may count."""
+    if query.code_mode:
+        return (code or observe_code(query, calls, None)).made
+    return ([FunctionCall(call.name, call.arguments) for call in calls],)
+
+
+def _is_begun(wanted: Calls, made: Sequence[FunctionCall], takes: Takes, *, only: bool) -> bool:
+    if not only:
+        first = wanted.calls[:1] if wanted.ordered else wanted.calls
+        return len(wanted.calls) > 1 and any(_fits(c, e, takes) for c, e in product(made, first))
+    if len(made) >= len(wanted.calls):
+        return False
+    if wanted.ordered:
+        return all(_fits(c, e, takes) for c, e in zip(made, wanted.calls, strict=False))
+    return _pair_up([[i for i, e in enumerate(wanted.calls) if _fits(call, e, takes)] for call in made])
+
+
+def _read_tools(query: Query) -> Takes:
+    return {name: Parameters(schema) for name, schema in query.toolbox.schemas.items()}
 
 
 def _names_fit(wanted: Calls, made: Sequence[FunctionCall], *, only: bool) -> bool:
@@ -54,28 +98,47 @@ def _names_fit(wanted: Calls, made: Sequence[FunctionCall], *, only: bool) -> bo
     return names == called if only else names <= called
 
 
-def _calls_fit(wanted: Calls, made: Sequence[FunctionCall], schemas: Schemas, *, only: bool) -> bool:
+def _calls_fit(wanted: Calls, made: Sequence[FunctionCall], takes: Takes, *, only: bool) -> bool:
     if only and len(made) != len(wanted.calls):
         return False
     if wanted.ordered:
         rest = iter(made)  # each expected call is looked for behind the one before
-        return all(any(_fits(call, expected, schemas) for call in rest) for expected in wanted.calls)
-    return _pair_up([[i for i, call in enumerate(made) if _fits(call, e, schemas)] for e in wanted.calls])
+        return all(any(_fits(call, expected, takes) for call in rest) for expected in wanted.calls)
+    return _pair_up([[i for i, call in enumerate(made) if _fits(call, e, takes)] for e in wanted.calls])
 
 
-def _fits(call: FunctionCall, expected: Expected, schemas: Schemas) -> bool:
+def _fits(call: FunctionCall, expected: Expected, takes: Takes) -> bool:
     return (
         call.function == expected.function
         and fits_all(expected.arguments, call.arguments, closed=expected.closed)
-        and _takes(schemas.get(call.function, {}), call.arguments.keys(), expected.arguments.keys())
+        and _is_taken(takes.get(call.function, _ANYTHING), call.arguments, expected.arguments)
     )
 
 
-def _takes(schema: Mapping[str, Any], given: Set[str], named: Set[str]) -> bool:
-    """Whether a tool takes these arguments; of those that the suite names, it says itself which may lack."""
-    known, required = list_parameters(schema), schema.get("required")
-    wanted = [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
-    return given | named >= set(wanted) and (known is None or given <= set(known))
+def _is_taken(takes: Parameters, given: Mapping[str, Any], rules: Mapping[str, Matcher]) -> bool:
+    """Whether a tool takes a call beside what the suite's rules say of it.
+
+    Of an argument that the suite names it says itself whether it may lack. A definition that names no
+    parameters at all says nothing: suites are often written with no more than a tool's name.
+    """
+    if takes.find_missing(given.keys() | rules.keys()):
+        return False
+    return not takes.parts or all(_suits(takes, name, given[name], rules.get(name)) for name in given)
+
+
+def _suits(takes: Parameters, name: str, value: Any, rule: Matcher | None) -> bool:
+    """Whether the definition allows a value; where the suite has a rule for it the rule alone decides.
+
+    But `contains` is a rule for texts and for lists: which of them is meant, the definition says.
+    """
+    if rule is None:
+        return takes.find_misfit(name, value) is None and takes.lists(name, value)
+    return rule.rule != "contains" or not rule.types & takes.find_types(name) or _has_type(takes, name, value)
+
+
+def _has_type(takes: Parameters, name: str, value: Any) -> bool:
+    misfit = takes.find_misfit(name, value)
+    return misfit is None or misfit.path != name
 
 
 def _pair_up(choices: Sequence[Sequence[int]]) -> bool:

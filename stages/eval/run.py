@@ -8,7 +8,7 @@ from pathlib import Path
 from stages.core.artifact import build_artifact, is_current, read_manifest, refuse_busy, require_artifact
 from stages.core.cli import Options
 from stages.core.errors import StageError
-from stages.core.evaluation import REPLIES, SCORES, SUMMARY, Evaluation, read_evaluation
+from stages.core.evaluation import REPLIES, SCORES, SUMMARY, read_evaluation
 from stages.core.platform import require_disk
 from stages.core.records import EvalSummary, Recipe, write_lines, write_record
 from stages.core.suite import Suite
@@ -28,6 +28,8 @@ class Run:
         self._options, self._engine, self._ask_again = options, engine, ask_again
         self._model = engine.fingerprint()
         self._replies = Replies(options, engine, self._model)
+        self._current: dict[Path, EvalSummary] = {}
+        """Of the outputs that were found up to date, for which all of their files are read and hashed."""
         # Of a server, of recorded replies and of a folder that no stage wrote nothing of the kind is known.
         self._made = read_manifest(options.input("quantize")) if engine.name == "local" else None
 
@@ -38,10 +40,10 @@ class Run:
 
     def require(self, suite: Suite, cell: Cell, target: Path) -> tuple[EvalSummary, bool]:
         """The summary of a suite, evaluated unless its output is current, and whether it was."""
-        recipe = make_recipe(self._options, self._model, suite, cell)
         if self.is_current(suite, cell, target):
             self._replies.say_doubt(suite, cell)
-            return _read_output(target).summary, True
+            return self._current[target], True
+        recipe = make_recipe(self._options, self._model, suite, cell)
         require_disk(target, 0.01, "keeping the replies")
         self._keep_replies(suite, cell, target, recipe)
         with build_artifact(target, recipe, given=self._options.given) as build:
@@ -57,6 +59,8 @@ class Run:
         Raises StageError where it is another evaluation's, where another process is writing it, where a
         server has another model by now, or where its files are not as they were written.
         """
+        if target in self._current:
+            return True
         recipe = make_recipe(self._options, self._model, suite, cell)
         replaced = self._options.force or self._ask_again or needs_scores_alone(target, recipe)
         current = is_current(target, recipe, force=replaced)
@@ -66,7 +70,7 @@ class Run:
                 "--ask-again asks every query anew"
             )
         if current and not self._replies.has_forgotten(suite, cell):
-            _read_output(target)
+            self._current[target] = _read_summary(target)
             return True
         refuse_busy(target, recipe, force=True)  # what is unfinished is not gone on with
         return False
@@ -94,8 +98,9 @@ class Run:
         return summary
 
 
-def _read_output(folder: Path) -> Evaluation:
+def _read_summary(folder: Path) -> EvalSummary:
     try:
-        return read_evaluation(folder, require_artifact(folder, "eval", "nox -s eval", whole=False))
+        made = require_artifact(folder, "eval", "nox -s eval", whole=False)
+        return read_evaluation(folder, made).summary
     except StageError as error:
         raise StageError(f"{error}: make it again of the kept replies with --force") from None

@@ -19,17 +19,25 @@ from stages.eval.sweep import describe_sweep, summarize_sweep
 NO_REQUEST = Request()
 
 
-def evaluate(options: Options, request: Request = NO_REQUEST) -> Outcome:
-    """Evaluate one arm's model on every suite of its preset."""
+def evaluate(options: Options, request: Request = NO_REQUEST, run: Run | None = None) -> Outcome:
+    """Evaluate one arm's model on every suite of its preset, in a run that was opened before, if any."""
     suites = load_suites(options.preset.eval.suites)
-    return evaluate_engine(options, choose_engine(options, request), suites, ask_again=request.ask_again)
+    return _carry_out(run or _open_run(options, request), options, suites)
 
 
 def evaluate_engine(
     options: Options, engine: Engine, suites: Sequence[Suite], *, ask_again: bool = False
 ) -> Outcome:
     """Put the suites to an engine; as a sweep where the preset asks for one."""
-    run, place, cells = Run(options, engine, ask_again=ask_again), find_place(options), plan_cells(options)
+    return _carry_out(Run(options, engine, ask_again=ask_again), options, suites)
+
+
+def _open_run(options: Options, request: Request) -> Run:
+    return Run(options, choose_engine(options, request), ask_again=request.ask_again)
+
+
+def _carry_out(run: Run, options: Options, suites: Sequence[Suite]) -> Outcome:
+    place, cells = find_place(options), plan_cells(options)
     outputs = list_outputs(options, suites)
     for output in outputs:  # one that may not be replaced is said before the first query is asked
         run.is_current(*output)
@@ -50,18 +58,25 @@ def needs_nothing(options: Options, request: Request = NO_REQUEST) -> bool:
 
     Raises StageError for one that another evaluation has made, whatever the others are.
     """
-    run = Run(options, choose_engine(options, request), ask_again=request.ask_again)
+    return _is_current_throughout(_open_run(options, request), options)
+
+
+def find_current(options: Options, request: Request = NO_REQUEST) -> Run | None:
+    """A run that has found every output up to date, for `evaluate`; None where there is something to do.
+
+    Mistakes are left to `evaluate`, which explains them.
+    """
+    try:
+        run = _open_run(options, request)
+        return run if _is_current_throughout(run, options) else None
+    except StageError:
+        return None
+
+
+def _is_current_throughout(run: Run, options: Options) -> bool:
     outputs = list_outputs(options, load_suites(options.preset.eval.suites))
     current = [run.is_current(*output) for output in outputs]
     return all(current)
-
-
-def is_current_throughout(options: Options, request: Request = NO_REQUEST) -> bool:
-    """The same; mistakes are left to `evaluate`, which explains them."""
-    try:
-        return needs_nothing(options, request)
-    except StageError:
-        return False
 
 
 def plan_cells(options: Options) -> list[Cell]:

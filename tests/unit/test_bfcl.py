@@ -222,6 +222,11 @@ def test_a_call_is_scored_like_any_other_reply() -> None:
         assert score_reply(query, raw, "hermes").cause == cause
 
 
+def test_a_whole_number_that_is_listed_for_a_text_is_no_float() -> None:
+    rule = bfcl.read_answer([1, 2], {"type": "string"}, required=True)
+    assert [rule.fits(value) for value in (1, 2, 1.0, "1", True)] == [True, True, False, False, False]
+
+
 @pytest.mark.parametrize("name", JUDGED)
 def test_its_own_answers_are_right(name: str) -> None:
     rng = random.Random(1)

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.core.dialects import DIALECTS
+from stages.core.chat import ToolCall
+from stages.core.dialects import DIALECTS, render_calls
 from stages.core.records import Cause, RawReply, Score
 from stages.core.suite import load_suite
 from stages.eval.behaviour import RunCode
@@ -94,6 +95,36 @@ def test_what_a_model_thinks_is_no_answer(thought: str) -> None:
         assert score_reply(direct, raw, "hermes").cause is None
 
 
+def weather(*cities: str) -> str:
+    return render_calls([ToolCall("get_weather", {"city": city}) for city in cities], "hermes")
+
+
+def lint_then(path: str, function: str) -> str:
+    codes = [f"print(ruff_check({path!r}))", f"print({function}('.'))"]
+    return render_calls([ToolCall("execute_code", {"code": code}) for code in codes], "hermes")
+
+
+@pytest.mark.parametrize(
+    ("query", "text", "cause"),
+    [
+        ("cities", weather("Paris", "Rome")[:-30], "ran away"),
+        ("cities", weather("Rome") + "\n<tool_call>\n", "ran away"),
+        ("cities", weather("Rome") + "\nAnd now", "ran away"),
+        ("cities", weather("Oslo", "Rome")[:-30], "wrong arguments"),
+        ("cities", weather("Rome", "Rome") + "\n<tool_call>\n", "wrong arguments"),
+        ("paris", weather("Rome") + "\n<tool_call>\n", "wrong arguments"),
+        ("both", lint_then("src", "pytest_run")[:-40], "ran away"),
+        ("both", lint_then("docs", "pytest_run")[:-40], "wrong tool"),
+    ],
+)
+def test_a_call_that_the_limit_kept_from_coming_is_none_that_was_forgotten(
+    query: str, text: str, cause: Cause
+) -> None:
+    reply = {"query": query, "text": text, "dialect": "hermes"}
+    assert score(reply | {"finish": "length"}).cause == cause
+    assert score(reply | {"finish": "stop"}).cause != "ran away"
+
+
 @given(before=st.text("abc .\n", max_size=30), piece=st.text("xyz", min_size=1, max_size=12))
 def test_every_loop_at_the_end_is_found(before: str, piece: str) -> None:
     start = find_loop(before + piece * 50)
@@ -104,9 +135,9 @@ def test_every_loop_at_the_end_is_found(before: str, piece: str) -> None:
 def test_long_texts_take_no_longer_than_their_length() -> None:
     texts = ("ab" * 200_000, "a\n" * 200_000, "word " * 80_000 + "end.", "<tool_call>\n" * 30_000)
     for text in (*texts, "So:" + "\n" * 300_000 + "end."):
-        started = time.perf_counter()
+        started = time.process_time()
         score({"query": "types", "text": text, "dialect": "hermes", "finish": "length"})
-        assert time.perf_counter() - started < 20  # a quadratic search would take hours
+        assert time.process_time() - started < 20  # a quadratic search would take hours
 
 
 @given(text=st.text(), dialect=st.sampled_from(DIALECTS), finish=st.sampled_from(["stop", "length"]))

@@ -118,9 +118,9 @@ def test_other_calls_call_nothing(other: ToolCall) -> None:
 
 def test_a_code_without_end_is_not_parsed() -> None:
     assert read("typecheck('src')\n" + "#" * LONGEST_CODE) == []
-    started = time.perf_counter()
+    started = time.process_time()
     assert read("typecheck('src')\n" * 1_000_000) == []
-    assert time.perf_counter() - started < 1.0, "the tree alone would take several seconds, and gigabytes"
+    assert time.process_time() - started < 1.0, "the tree alone would take several seconds, and gigabytes"
 
 
 def test_code_is_never_run(tmp_path: Path) -> None:

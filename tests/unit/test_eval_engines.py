@@ -37,7 +37,8 @@ from stages.eval.stage import evaluate, evaluate_engine, needs_nothing
 from stages.eval.store import ReplyStore
 from stages.eval.sweep import Sweep, spread_of
 from tests.chat_server import ChatServer, call, complete
-from tests.small_suite import CODE, REPLIES, SUITE, TESTS, TYPES, WRITTEN, ask_server, write_replies
+from tests.served import ask_server
+from tests.small_suite import CODE, REPLIES, SUITE, TESTS, TYPES, WRITTEN, write_replies
 
 
 @pytest.fixture

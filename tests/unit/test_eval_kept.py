@@ -245,7 +245,7 @@ def test_several_processes_may_begin_a_store_together(tmp_path: Path) -> None:
 
         def keep(question: Question, root: Path = root, ready: Barrier = ready) -> None:
             store = ReplyStore(root, {"model": "x"})
-            ready.wait(10)
+            ready.wait(60)
             store.keep(question, 0, RawReply(id=question.id, text="Hi.", finish="stop"))
 
         with ThreadPoolExecutor(len(QUESTIONS)) as pool:

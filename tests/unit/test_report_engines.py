@@ -21,7 +21,8 @@ from stages.report.failures import write_failures
 from stages.report.results import Arm, SuiteResult
 from tests.chat_server import ChatServer, complete
 from tests.report_world import table_rows
-from tests.small_suite import REPLIES, TYPES, ask_server, write_replies
+from tests.served import ask_server
+from tests.small_suite import REPLIES, TYPES, write_replies
 
 
 def read_result(folder: Path) -> SuiteResult:

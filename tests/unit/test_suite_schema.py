@@ -92,6 +92,26 @@ def test_a_rule_that_some_value_fits_is_taken(
     load_suite(write_suite(tmp_path, TOOL | {"tools": [tool], "accept": accepted}))
 
 
+@pytest.mark.parametrize(
+    ("kind", "taken"),
+    [
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, "integer or null"),
+        ({"$ref": "#/$defs/count"}, "integer or null"),
+        ({"type": "integer", "default": 3}, "integer or null"),
+        ({"allOf": [{"type": ["string", "integer"]}, {"type": "number"}]}, "integer or null"),
+        ({"type": "object", "properties": {"a": {}}, "required": ["a"]}, "null or object"),
+    ],
+)
+def test_a_rule_is_held_to_the_type_wherever_the_definition_says_it(
+    kind: dict[str, Any], taken: str, tmp_path: Path
+) -> None:
+    parameters = {"properties": {"limit": kind}, "$defs": {"count": {"type": "integer"}}}
+    tool = {"type": "function", "function": {"name": "search", "parameters": parameters}}
+    accepted = [{"function": "search", "arguments": {"limit": {"exact": "3"}}}]
+    with pytest.raises(StageError, match=f"the rule is for string, and search takes {taken} there"):
+        load_suite(write_suite(tmp_path, TOOL | {"tools": [tool], "accept": accepted}))
+
+
 def test_a_mark_of_the_encoding_is_none_of_the_suite(tmp_path: Path) -> None:
     path = Path(write_suite(tmp_path, TOOL, DIRECT))
     plain = load_suite(str(path))
