@@ -24,6 +24,7 @@ THINK_CLOSE = "</think>"
 THINK_TAGS = "</?think>"
 
 _SPACE = re.compile(r"\s*+")
+_SEPARATOR = re.compile(r"[\s,;]*+")
 _FENCE = "```"
 _FENCE_OPEN = re.compile(r"(?<![\w`])```(?:xml|json)?\Z")
 _FENCE_CLOSE = re.compile(r"\s*+```(?![\w`])")
@@ -119,6 +120,11 @@ class Source:
         if close != -1 and (following == -1 or close < following):
             return close + len(CALL_CLOSE)
         return len(self.text) if following == -1 else following
+
+
+def skip_separator(text: str, pos: int) -> int:
+    """The first position at or after `pos` that is neither white space nor between two values or calls."""
+    return _SEPARATOR.match(text, pos).end()  # type: ignore[union-attr]
 
 
 class _Draft:

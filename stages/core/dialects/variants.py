@@ -12,7 +12,7 @@ from typing import Any
 
 from stages.core.chat import ToolCall
 from stages.core.dialects import fenced_json
-from stages.core.dialects.json_calls import NotCall, read_call, read_value
+from stages.core.dialects.json_calls import NotCall, read_call, walk_values
 from stages.core.dialects.literals import NotLiteral
 from stages.core.dialects.problems import Recovered
 from stages.core.dialects.scanning import Block, Source
@@ -29,7 +29,6 @@ _NAME = r"""([^"'\\]*+)["']"""
 _FENCE = re.compile(rf"```[ \t]*+(?:\w++)?\s*+(?={_OBJECT}{_NAME})")
 _BARE = re.compile(rf"\s*+(?={_OBJECT}{_NAME})")
 _LINE_END = re.compile(r"[ \t]*+(?:\r?\n|\Z)")
-_SEPARATOR = re.compile(r"[\s,;]*+")
 
 
 def starts_tag(text: str, start: int) -> bool:
@@ -80,22 +79,21 @@ def _read_calls(
     source: Source, pos: int, problems: list[str], place: str, read: Callable[[Any], tuple[ToolCall, str]]
 ) -> tuple[list[ToolCall], int]:
     """The calls in the JSON values from `pos` on and where they end; none where a value is no call."""
-    text, start, end = source.text, pos, pos
+    end = pos
     calls: list[ToolCall] = []
-    pos = source.skip_space(pos)
     try:
-        while text.startswith(("{", "["), pos):
-            value, end, forgiven = read_value(text, pos)
+        for written in walk_values(source.text, source.skip_space(pos)):
+            value, end = written.value, written.end
             found = [read(item) for item in (value if isinstance(value, list) else [value])]
             calls += [call for call, _ in found]
-            problems += [Recovered(place, what) for what in (forgiven, *(keys for _, keys in found)) if what]
-            pos = _SEPARATOR.match(text, end).end()  # type: ignore[union-attr]
+            mended = (written.forgiven, *(keys for _, keys in found))
+            problems += [Recovered(place, what) for what in mended if what]
     except NotLiteral as error:
-        source.budget -= error.reached - start
-        return [], start
+        source.budget -= error.reached - pos
+        return [], pos
     except NotCall:
-        source.budget -= end - start
-        return [], start
+        source.budget -= end - pos
+        return [], pos
     return calls, end
 
 
