@@ -16,9 +16,10 @@ from stages.convert_data.converted import (
     name_pattern,
 )
 from stages.convert_data.digests import digest_questions
-from stages.convert_data.draft import check_value, holds_results, is_text, replace_system
+from stages.convert_data.draft import check_value, is_text, replace_system
 from stages.convert_data.messages import SourceTurn, load_list, read_role
 from stages.convert_data.offers import ConvertContext, Offer, ToolsUnclear
+from stages.convert_data.results import holds_results
 from stages.convert_data.shapes import SourceRow
 from stages.core.chat import ToolCall
 from stages.core.definitions import read_definitions

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from stages.convert_data.converted import Converted
-from stages.convert_data.draft import Draft, holds_results, is_text
+from stages.convert_data.draft import Draft, is_text
 from stages.convert_data.instructions import find_definitions
 from stages.convert_data.legacy import keep_legacy
 from stages.convert_data.messages import SourceTurn
 from stages.convert_data.offers import ConvertContext
 from stages.convert_data.plain import convert_plain
+from stages.convert_data.results import holds_results
 from stages.convert_data.shapes import SourceRow, read_row
 from stages.core.definitions import NONE, Definitions, read_definitions
 
