@@ -69,7 +69,7 @@ from stages.core.splits import SPLITS
 from stages.core.tokenizer import template_source
 
 CORPUS = Path(__file__).resolve().parents[2] / "datasets" / "corpus"
-CONVERTER_VERSION = 8  # raised by every change that changes a converted row
+CONVERTER_VERSION = 9  # raised by every change that changes a converted row
 UNPACKED = "unpacked"  # folder of plain copies in the unfinished output
 SETTLED = "settled"  # folder of the results where the tools had to be looked at first
 DUPLICATES = "duplicates.jsonl"

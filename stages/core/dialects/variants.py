@@ -43,7 +43,7 @@ def read_tag(source: Source, start: int) -> Block | None:
         return None
     place = f"{fenced_json.NAME}, character {start}"
     problems: list[str] = [Recovered(place, "another spelling of <tool_call>")]
-    calls, end = _read_calls(source, opening.end(), problems, place, _read_any_keys)
+    calls, end = _read_calls(source, opening.end(), problems, place, read_any_keys)
     closing = _CLOSE.match(source.text, source.skip_space(end))
     if not calls:
         return None
@@ -97,7 +97,7 @@ def _read_calls(
     return calls, end
 
 
-def _read_any_keys(value: Any) -> tuple[ToolCall, str]:
+def read_any_keys(value: Any) -> tuple[ToolCall, str]:
     """The call under the usual keys or others. Raises NotCall."""
     try:
         return read_call(value, marked=False), ""
