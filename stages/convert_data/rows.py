@@ -35,7 +35,8 @@ def convert_fully(raw: Any, context: ConvertContext) -> Converted:
     if own.tools and offer.shown is not own and not own.is_code_mode:
         changes.append("tools of the row replaced by the given ones")
     if "json" not in context.fixes:
-        return keep_legacy(raw, source, turns, offer, context)
+        # What the fair arm rejects is no row of the others either: they would not learn from the same.
+        return keep_legacy(raw, source, turns, offer, context, convert_row(raw, context.fair))
     draft = Draft(context, offer, changes, from_text=is_text(raw, source))
     _add_turns(draft, turns)
     return draft.finish(raw, source)

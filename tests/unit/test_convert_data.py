@@ -18,6 +18,7 @@ import pytest
 
 from stages.convert_data.__main__ import main
 from stages.convert_data.converted import HAD_LINE, HAD_NONE, HAD_OTHER
+from stages.convert_data.request import Request
 from stages.convert_data.stage import CORPUS, convert_data
 from stages.core import progress
 from stages.core.artifact import MANIFEST, read_manifest
@@ -223,6 +224,36 @@ def test_no_data_folder(tmp_path: Path) -> None:
         StageError, match=r"no data folder or file .*none: give one with train\.jsonl, valid\.jsonl"
     ):
         convert(tmp_path / "none", tmp_path / "out")
+
+
+TOOLS = [{"type": "function", "function": {"name": "search", "parameters": {"type": "object"}}}]
+
+
+def test_all_arms_have_the_same_rows(tmp_path: Path) -> None:
+    answers = [
+        '<tool_call>\n{"name": "search", "arguments": {"q": 1}}\n</tool_call>',
+        "<｜tool▁calls▁begin｜>search",
+        "Action: search\nAction Input: x",
+        '<tool_call>\n{"name": "search", "arguments": {"q": \n</tool_call>',
+        "Such as `<tool_use>` around it.",
+        "<function=search>\n<parameter=q>\n1\n</parameter>\n</function>\n</tool_call>",
+        "So.",
+    ]
+    turns = [[Turn("user", f"Why {n}?"), Turn("assistant", said)] for n, said in enumerate(answers)]
+    rows = [json.dumps({"text": join_chatml(each), "tools": TOOLS}) for each in turns]
+    data = write_data(tmp_path / "data", "\n".join(rows), test=rows[5])
+    seen = set()
+    for fixes in (FAIR, FLAWED, ("json",), ("tools",)):
+        out = tmp_path / "-".join(("out", *fixes))
+        convert_data(Options(load_preset("smol"), fixes, data=data, out=out), Request(dedup=True))
+        card = json.loads((out / "card.json").read_bytes())["splits"]["train"]
+        refused = [(row["line"], row["reason"]) for row in read_rows(out / "rejected.jsonl")]
+        removed = [(row["split"], row["line"]) for row in read_rows(out / "duplicates.jsonl")]
+        assert [line for line, _ in refused] == [2, 3, 4]
+        assert removed == [("train", 6)]
+        seen.add(json.dumps([refused, card["turns_that_look_like_a_call"]]))
+    assert len(seen) == 1
+    assert "Anthropic" in seen.pop()
 
 
 def test_the_same_again_is_up_to_date_and_anything_else_is_said(tmp_path: Path) -> None:
