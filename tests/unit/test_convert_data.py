@@ -205,7 +205,24 @@ def test_unusable_data_is_said_in_one_line(
     assert error.startswith("convert_data: ")
     assert reason in error
     assert error.count("\n") == 1
-    assert not list((tmp_path / "deep").iterdir() if (tmp_path / "deep").exists() else ())
+    left = list((tmp_path / "deep").iterdir() if (tmp_path / "deep").exists() else ())
+    assert [path.name for path in left] == (["out.rejected.jsonl"] if "JSON" in reason else [])
+    assert all(str(path) in error for path in left)
+
+
+def test_rows_that_were_all_rejected_can_be_read(tmp_path: Path) -> None:
+    data, out, beside = tmp_path / "data", tmp_path / "out", tmp_path / "out.rejected.jsonl"
+    write_data(data, f"{BROKEN}\n\n3", f"{GOOD}\n{BROKEN}")
+    for _ in range(2):
+        with pytest.raises(StageError, match=r"^no row of .* why they were rejected are in .*out"):
+            convert(data, out)
+        rejected = read_rows(beside)
+        places = [(row["split"], row["line"], row["row"]) for row in rejected]
+        assert places == [("train", 1, BROKEN), ("train", 3, "3"), ("valid", 2, BROKEN)]
+        assert all(row["reason"] for row in rejected)
+        assert names(tmp_path) == ["data", "out.rejected.jsonl"]
+    convert(write_data(data), out)
+    assert not beside.exists(), "they are no longer those of the data"
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "train.jsonl.gz"])
