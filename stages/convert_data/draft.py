@@ -31,7 +31,7 @@ from stages.convert_data.converted import (
     name_pattern,
 )
 from stages.convert_data.digests import digest_questions, digest_row
-from stages.convert_data.messages import SourceTurn
+from stages.convert_data.messages import SourceTurn, find_call
 from stages.convert_data.offers import ConvertContext, Offer, ToolsUnclear, encode_system
 from stages.convert_data.results import Pairing, is_tagged, split_results
 from stages.convert_data.shapes import SourceRow, holds_turns
@@ -332,12 +332,13 @@ def replace_system(own: str | None, system: str, line: str) -> tuple[str, System
 
 def _drop_repeated(calls: list[ToolCall], given: tuple[ToolCall, ...]) -> list[ToolCall]:
     """The calls of a text without those that the turn has as structure as well."""
-    left, new = list(given), []
+    left, new = list(given), list[ToolCall]()
     for call in calls:
-        if call in left:
-            left.remove(call)
-        else:
+        place = find_call(call, left)
+        if place is None:
             new.append(call)
+        else:
+            del left[place]
     return new
 
 

@@ -36,7 +36,7 @@ from stages.convert_data.sources import (
     require_splits,
 )
 from stages.convert_data.toolset import apply_census, start_context, write_tool_files
-from stages.convert_data.unpack import needs_unpacking, require_utf8, unpack
+from stages.convert_data.unpack import needs_unpacking, require_lines, unpack
 from stages.convert_data.work import (
     CENSUS,
     CONVERT,
@@ -230,7 +230,7 @@ def _unpack_all(split: str, files: Sequence[SourceFile], folder: Path) -> tuple[
             path = folder / UNPACKED / f"{split}-{index:06d}.jsonl"
             unpack(file, path)
             file = replace(file, path=path)
-        require_utf8(file)
+        require_lines(file)
         plain.append(file)
     return tuple(plain)
 

@@ -407,3 +407,20 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_finished(
     assert reason in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert done.stdout in ("", ".out.partial\n"), "neither JSON nor a finished output on the disk"
+
+
+def test_a_file_of_tools_and_a_folder_without_a_model_are_said_to_be_that(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data")
+    (data / "train.jsonl").unlink()
+    (data / "train.json").write_text(json.dumps({"tools": TOOLS}, indent=2), "utf-8")
+    with pytest.raises(StageError, match=r"^train\.json is one JSON object over several lines: .* --tools$"):
+        convert(data, tmp_path / "out")
+    (data / "train.json").write_text(f"\ufeff[{GOOD}]", "utf-8")
+    place = tmp_path / "model"
+    place.mkdir()
+    with pytest.raises(
+        StageError, match=r"^--render: .*model has no config\.json, so it is no model folder: gi"
+    ):
+        convert_data(
+            Options(load_preset("smol"), FAIR, data=data, out=tmp_path / "o"), Request(render=str(place))
+        )

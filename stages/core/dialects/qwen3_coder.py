@@ -7,7 +7,6 @@ goes on behind it, and a nested example is stepped over by counting its tags.
 
 from __future__ import annotations
 
-import json
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from stages.core.dialects.scanning import (
 )
 from stages.core.dialects.schema import TEXT, read_typed
 from stages.core.dialects.toolbox import Toolbox, Tools, open_toolbox
+from stages.core.exact import is_same
 
 NAME = "qwen3_coder"
 GAP = 2
@@ -139,7 +139,7 @@ def _reads_back(text: str, calls: Sequence[ToolCall], tools: Toolbox) -> bool:
 def _describe_unwritable(block: str, call: ToolCall, tools: Toolbox) -> str:
     read = parse(block, tools).calls
     back = read[0].arguments if len(read) == 1 and read[0].name == call.name else {}
-    wrong = [k for k, v in call.arguments.items() if not (k in back and _same_value(back[k], v))]
+    wrong = [k for k, v in call.arguments.items() if not (k in back and is_same(back[k], v))]
     what = f"argument {wrong[0]!r} of {call.name!r}" if wrong else f"a call of {call.name!r}"
     return (
         f"{NAME} cannot write {what}, it would not be read back as it is: the tool's schema does not give "
@@ -148,12 +148,7 @@ def _describe_unwritable(block: str, call: ToolCall, tools: Toolbox) -> str:
 
 
 def _is_same(one: ToolCall, other: ToolCall) -> bool:
-    return one.name == other.name and _same_value(one.arguments, other.arguments)
-
-
-def _same_value(one: Any, other: Any) -> bool:
-    """Whether two values are equal in types too: 1, 1.0 and True are three values, as in JSON."""
-    return json.dumps(one) == json.dumps(other)
+    return one.name == other.name and is_same(one.arguments, other.arguments)
 
 
 def starts_function(text: str, start: int) -> bool:
