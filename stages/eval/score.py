@@ -15,7 +15,7 @@ from stages.eval.attribution import Signs, find_cause, read_signs
 from stages.eval.behaviour import Behaviour, RunCode, observe_code
 from stages.eval.matching import match_calls
 
-SCORER_VERSION = 8
+SCORER_VERSION = 9
 AS_SERVED = "hermes"  # how a served call is written that the target's dialect cannot say
 
 

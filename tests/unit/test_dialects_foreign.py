@@ -214,6 +214,9 @@ def test_a_certain_mark_goes_before_an_uncertain_one() -> None:
         ('I look.\n```json\n{"tool": "search", "args": {"q": "a"}}\n```', "I look."),
         ('{"tool_name": "search", "parameters": "{\\"q\\": \\"a\\"}"}', ""),
         ('[{"action": "search", "action_input": {"q": "a"}}]\n', ""),
+        (f'{{"tool_calls": [{CALL}]}}', ""),
+        (f'I look.\n```json\n{{"tool_call": {CALL}}}\n```', "I look."),
+        ('{"tool_calls": {"tool": "search", "args": {"q": "a"}}}', ""),
     ],
 )
 def test_other_spellings_are_read_leniently_alone(text: str, content: str) -> None:
@@ -223,6 +226,9 @@ def test_other_spellings_are_read_leniently_alone(text: str, content: str) -> No
     assert {type(problem) for problem in reply.problems} == {Recovered}
     if CALL not in text:
         assert all(not parse_reply(text, dialect, BOX).calls for dialect in DIALECTS)
+    if "tool_call" in text and "<" not in text:
+        assert not parse_any(text).calls
+        assert not parse_any(text, []).calls
 
 
 @pytest.mark.parametrize(
@@ -259,6 +265,8 @@ def test_other_keys_are_no_call_where_anything_is_unclear(text: str) -> None:
             '<TOOL_CALL>{"name"',
             '\n{"tool": "g", "args": {}}',
             '\n[{"tool":"',
+            '\n{"tool_calls": [',
+            '\n{"tool_calls": [{"name": "g", "arguments": {}}]}',
             '{"name":"search","x":',
             "\nf\n{",
             '\n\n    {"action": "search"}',

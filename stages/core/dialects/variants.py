@@ -1,7 +1,7 @@
 """Calls in spellings that the lenient reading alone takes, each with a problem that leaves them certain.
 
-Tags that are nearly `<tool_call>` around JSON, and JSON of an offered tool under other keys than `name` and
-`arguments`, in a fence or with its lines to itself.
+Tags that are nearly `<tool_call>` around JSON, and, in a fence or with its lines to itself, JSON of an
+offered tool under other keys than `name` and `arguments`, or under the one key `tool_calls`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ _TAG = r"(?i:tool[-_]?(?:call|use))\s*+>"
 TAG_START = f"<{_TAG}"
 _NAMES = ("function", "tool", "tool_name", "function_name", "action")
 _ARGUMENTS = ("arguments", "parameters", "args", "params", "input", "action_input", "tool_input")
+_WRAPPERS = ("tool_calls", "tool_call")  # of llama.cpp's generic format, and of an API's answers
+_WRAPPED = rf"""\{{\s*+["'](?:{"|".join(_WRAPPERS)})["']\s*+:\s*+(?=[\[{{])"""
 _OBJECT = rf"""(?:\[\s*+)?\{{\s*+["'](?:{"|".join(_NAMES)})["']\s*+:\s*+["']"""
-BARE_START = rf"(?:^|(?<=</think>))[ \t]*+(?={_OBJECT})"
+BARE_START = rf"(?:^|(?<=</think>))[ \t]*+(?={_OBJECT}|{_WRAPPED})"
 
 _OPEN, _CLOSE = re.compile(TAG_START), re.compile(f"</{_TAG}")
 _NAME = r"""([^"'\\]*+)["']"""
-_FENCE = re.compile(rf"```[ \t]*+(?:\w++)?\s*+(?={_OBJECT}{_NAME})")
-_BARE = re.compile(rf"\s*+(?={_OBJECT}{_NAME})")
+_FENCE = re.compile(rf"```[ \t]*+(?:\w++)?\s*+(?={_OBJECT}{_NAME}|{_WRAPPED})")
+_BARE = re.compile(rf"\s*+(?={_OBJECT}{_NAME}|{_WRAPPED})")
 _LINE_END = re.compile(r"[ \t]*+(?:\r?\n|\Z)")
 
 
@@ -57,13 +59,16 @@ def read_other_keys(source: Source, start: int) -> Block | None:
     text, schemas = source.text, source.tools.schemas
     is_fence = text.startswith(fenced_json.FENCE, start)
     opening = (_FENCE if is_fence else _BARE).match(text, start)
-    if opening is None or opening[1] not in schemas or start < source.fence_end or source.exhausted:
+    if opening is None or start < source.fence_end or source.exhausted:
+        return None
+    if not schemas or (opening[1] is not None and opening[1] not in schemas):
         return None
     if not is_fence and fenced_json.is_quoted(text, start):
         return None
     place = f"{fenced_json.NAME}, character {start}"
     problems: list[str] = []
-    calls, end = _read_calls(source, opening.end(), problems, place, _read_other_keys)
+    read = _read_other_keys if opening[1] is not None else read_any_keys
+    calls, end = _read_calls(source, opening.end(), problems, place, read)
     offered = bool(calls) and all(call.name in schemas for call in calls)
     pos = source.skip_space(end)
     closed = is_fence and text.startswith(fenced_json.FENCE, pos)
@@ -83,7 +88,9 @@ def _read_calls(
     calls: list[ToolCall] = []
     try:
         for written in walk_values(source.text, source.skip_space(pos)):
-            value, end = written.value, written.end
+            value, end = _unwrap(written.value), written.end
+            if value is not written.value:
+                problems.append(Recovered(place, "calls under a key of their own"))
             found = [read(item) for item in (value if isinstance(value, list) else [value])]
             calls += [call for call, _ in found]
             mended = (written.forgiven, *(keys for _, keys in found))
@@ -95,6 +102,13 @@ def _read_calls(
         source.budget -= end - pos
         return [], pos
     return calls, end
+
+
+def _unwrap(value: Any) -> Any:
+    """What an object holds under its one key, where that is one for calls."""
+    if type(value) is dict and len(value) == 1:
+        return next((value[key] for key in _WRAPPERS if key in value), value)
+    return value
 
 
 def read_any_keys(value: Any) -> tuple[ToolCall, str]:
