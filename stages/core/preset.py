@@ -293,7 +293,7 @@ def _find_preset(model: str) -> tuple[Path, dict[str, Any]]:
         return PRESETS / f"{OWN_FOLDER}.toml", own
     if path.is_dir():
         raise StageError(
-            f"{model} has no config.json: --model takes a model folder, a .toml file or a preset"
+            f"{model} has no config.json, so it is no model folder: give one, a .toml file or a preset"
         )
     raise StageError(
         f"unknown model {model!r}: use one of {', '.join(preset_names())}, a .toml file or a model folder"
