@@ -12,6 +12,7 @@ import subprocess
 import sys
 import venv
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,20 @@ def test_a_mistake_makes_nothing_either(stage: str, own_place: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"{stage}: --billions 0.0: use a number above 0\n"
     assert not list(own_place.iterdir())
+
+
+@pytest.mark.parametrize("stage", ["train", "retest_fair"])
+def test_contradictions_of_a_training_stop_what_trains_alone(
+    stage: str, own_place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is made; the other stages take a preset that has them."""
+    preset = own_place / "mine.toml"
+    text = (PRESETS / "smol.toml").read_text("utf-8")
+    preset.write_text(re.sub(r"(?m)^ranks = 1$", "ranks = 99", text), "utf-8")
+    assert read("--model", str(preset)).preset.train.ranks == 99
+    assert import_module(f"stages.{stage}.__main__").main(["--model", str(preset)]) == 2
+    assert capsys.readouterr().err.startswith(f"{stage}: --ranks 99: a batch of ")
+    assert list(own_place.iterdir()) == [preset]
 
 
 def run_command(
