@@ -24,6 +24,7 @@ from mlx.nn.utils import value_and_grad
 from mlx.utils import tree_flatten
 
 from stages.audit.rows import read_row
+from stages.core import progress
 from stages.core.compute import load_model
 from stages.core.errors import StageError
 from stages.core.preset import TrainSetup, load_preset
@@ -591,12 +592,14 @@ def test_an_adapter_of_stock_mlx_lm_is_read_back(
 
 def expect_refusal(
     capsys: pytest.CaptureFixture[str], arguments: Sequence[str], pattern: str, out: Path
-) -> None:
+) -> str:
+    """What was said before it."""
     capsys.readouterr()
     assert main(arguments) == 2
-    error = capsys.readouterr().err
+    said, error = capsys.readouterr()
     assert re.fullmatch(rf"train: {pattern}\n", error), error
     assert not out.exists()
+    return said
 
 
 @pytest.mark.parametrize(
@@ -624,8 +627,10 @@ def test_unusable_options(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("FAIR_RETEST_ARTIFACTS", str(tmp_path / "artifacts"))
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
     arguments = train_arguments(qwen2_run, tmp_path / "out", **overrides)
-    expect_refusal(capsys, arguments, pattern, tmp_path / "out")
+    said = expect_refusal(capsys, arguments, pattern, tmp_path / "out")
+    assert "loading 1/" not in said, "before the weights are read"
 
 
 @pytest.mark.parametrize(
