@@ -133,6 +133,32 @@ def test_a_run_over_several_beginnings_goes_on_exactly(llama_run: Pipeline, tmp_
     assert [(p.step, p.kind, p.loss) for p in logs[0]] == [(p.step, p.kind, p.loss) for p in logs[1]]
 
 
+def test_what_frozen_layers_give_is_computed_before_the_first_step(
+    qwen2_run: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the rows that are to come, and no others."""
+    monkeypatch.setattr("stages.train.loop.COMPANY", 1)
+    run = make_run(qwen2_run, tmp_path, iters=3, batch_size=1, num_layers=1)
+    (trunk,) = run.trunks
+    assert trunk.find_missing(run.train) == run.train
+    run.prepare(1)
+    ahead = [*run.valid, *(run.train[i] for step in (1, 2) for i in run.rows_of(step)[0])]
+    others = [row for row in run.train if not any(row is one for one in ahead)]
+    assert trunk.find_missing(run.train) == others
+    assert len(others) >= len(run.train) - 5
+
+    begun, begin_step = [], run.step
+
+    def step(index: int, **how: Any) -> Any:
+        begun.append(index)
+        assert not trunk.find_missing([run.train[i] for i in run.rows_of(index)[0]])
+        return begin_step(index, **how)
+
+    monkeypatch.setattr(run, "step", step)
+    train_adapter(run)
+    assert begun == [0, 1, 2]
+
+
 def begin(row: Encoded, token: int, count: int) -> Encoded:
     """The row behind so many of a token."""
     unlearned = [False] * count, [-1] * count
@@ -476,6 +502,31 @@ def test_an_early_end_that_was_killed_is_not_trained_on(qwen2_run: Pipeline, tmp
     assert train_adapter(again) == ended
     assert [(p.step, p.kind) for p in read_lines(log, LossPoint)] == points
     assert all(mx.array_equal(array, trained(again)[name]) for name, array in trained(first).items())
+
+
+def test_a_stop_before_the_validation_that_ends_a_run_loses_no_line(
+    qwen2_run: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last steps' loss is logged when the run goes on, without a speed, for it takes no step of its own."""
+    setup = {"iters": 30, "learning_rate": 1e-30, "eval_every": 2, "choose_by": "loss", "patience": 2}
+    first, logs = make_run(qwen2_run, tmp_path, **setup), []
+    begin_step = first.step
+
+    def step(index: int, **how: Any) -> Any:
+        if index == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return begin_step(index, **how)
+
+    monkeypatch.setattr(first, "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        train_adapter(first)
+    (tmp_path / "whole").mkdir()
+    for place in (tmp_path, tmp_path / "whole"):
+        assert train_adapter(make_run(qwen2_run, place, **setup)).step == 4
+        logs.append(read_lines(place / "log.jsonl", LossPoint))
+    assert [(p.step, p.kind) for p in logs[0]] == [(0, "valid"), (2, "valid"), (4, "valid"), (4, "train")]
+    assert [(p.step, p.kind, p.loss) for p in logs[0]] == [(p.step, p.kind, p.loss) for p in logs[1]]
+    assert [log[-1].tokens_per_second is None for log in logs] == [True, False]
 
 
 def test_validations_to_come() -> None:
