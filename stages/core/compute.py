@@ -29,7 +29,8 @@ def open_model(folder: Path, *, dequantize: bool = False) -> tuple[Model, dict[s
 
     `dequantize` leaves no packed weights. On a CPU the weights are dequantized to float32: the values stay
     those of the quantized weights, and matrix products run about 40 times faster than MLX's own on packed or
-    16-bit ones. Raises StageError for an architecture that mlx-lm does not know, files that do not fit it, and
+    16-bit ones.
+    Raises StageError for an architecture that mlx-lm does not know, files that do not fit it, and
     weights that do not fit into the memory.
     """
     import mlx.core as mx

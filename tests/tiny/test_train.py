@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -41,6 +40,7 @@ from stages.train.rows import load_rows, make_batch
 from stages.train.split import SplitModel
 from tests.models import KINDS, BuiltOnce, Kind
 from tests.pipeline import TRAIN, Pipeline, run_work, start_stage, stock_functions
+from tests.waiting import finish, wait_for
 
 CALL = {"type": "function", "function": {"name": "execute_code", "arguments": {"code": "print(1 < 2)\n"}}}
 CONVERSATION: list[dict[str, Any]] = [
@@ -384,14 +384,9 @@ LONG = {
 
 def stop_after(process: subprocess.Popen[str], checkpoint: Path, how: signal.Signals) -> tuple[int, str, str]:
     """Signal the process as soon as the checkpoint is there."""
-    give_up = time.monotonic() + 120
-    while not (checkpoint / "state.json").is_file():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < give_up
-        time.sleep(0.005)
+    wait_for(checkpoint / "state.json", process)
     process.send_signal(how)
-    out, error = process.communicate(timeout=60)
-    return process.returncode, out, error
+    return finish(process)
 
 
 def resumed_step(out: str) -> int:
@@ -411,8 +406,7 @@ def test_a_stopped_run_goes_on_exactly(
 ) -> None:
     """Stopped politely, then killed, then let through: the same adapter as without a stop, byte for byte."""
     whole = start_stage("train", train_arguments(qwen2_run, tmp_path / "whole", **LONG), artifacts)
-    _, error = whole.communicate(timeout=240)
-    assert (whole.returncode, error) == (0, "")
+    assert finish(whole)[::2] == (0, "")
 
     target, partial = tmp_path / "parts", tmp_path / ".parts.partial"
     command = train_arguments(qwen2_run, target, **LONG)
@@ -433,9 +427,8 @@ def test_a_stopped_run_goes_on_exactly(
     assert re.fullmatch(rf"train: unfinished at step [68] of 10: {target}\n", capsys.readouterr().out)
     assert main([*command, "--check", "--force", "--rank", "5"]) == 3
     assert capsys.readouterr().out == f"train: yet to be made: {target}\n", "which would not go on with it"
-    last = start_stage("train", command, artifacts)
-    out, error = last.communicate(timeout=240)
-    assert (last.returncode, error) == (0, "")
+    code, out, error = finish(start_stage("train", command, artifacts))
+    assert (code, error) == (0, "")
     assert resumed_step(out) in (6, 8)  # a killed run has what it saved by plan
 
     names = ["adapters.safetensors", "checkpoints/0000008/adapters.safetensors", "adapter_config.json"]

@@ -507,7 +507,7 @@ def test_an_early_end_that_was_killed_is_not_trained_on(qwen2_run: Pipeline, tmp
 def test_a_stop_before_the_validation_that_ends_a_run_loses_no_line(
     qwen2_run: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last steps' loss is logged when the run goes on, without a speed, for it takes no step of its own."""
+    """The last steps' loss is logged when the run goes on, without a speed: it takes no step of its own."""
     setup = {"iters": 30, "learning_rate": 1e-30, "eval_every": 2, "choose_by": "loss", "patience": 2}
     first, logs = make_run(qwen2_run, tmp_path, **setup), []
     begin_step = first.step

@@ -38,6 +38,7 @@ from stages.core.fixes import FAIR, FLAWED, FixSet
 from stages.core.interrupts import catch_interrupts, deferred_interrupts
 from stages.core.preset import PRESETS, SECTIONS, load_preset, option_type
 from stages.core.records import Given, Recipe
+from tests.waiting import HANGS
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("convert_data", "audit", "train", "fuse", "quantize", "eval", "retest_fair", "report")
@@ -253,7 +254,7 @@ def run_command(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=HANGS,
     )
 
 
@@ -274,7 +275,7 @@ def test_an_environment_of_something_else_is_one_line(stage: str, bare_python: P
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=HANGS,
     )
     assert (done.returncode, done.stdout) == (2, "")
     where = rf" is not installed for {re.escape(str(bare_python))}: run nox -s {stage}, or install the group "
@@ -476,7 +477,7 @@ def test_a_signal_while_packages_load(stage: str, number: signal.Signals, tmp_pa
         assert process.stdout is not None
         assert process.stdout.readline() == "loading\n"
         process.send_signal(number)
-        out, error = process.communicate(timeout=60)
+        out, error = process.communicate(timeout=HANGS)
     assert (process.returncode, out) == (130, "")
     assert error == f"{stage}: interrupted; finished work is kept, the same command goes on\n"
 
@@ -492,7 +493,7 @@ def test_a_signal_that_came_before_the_start_is_answered(tmp_path: Path) -> None
         text=True,
     ) as process:
         process.send_signal(signal.SIGINT)
-        out, error = process.communicate(timeout=60)
+        out, error = process.communicate(timeout=HANGS)
     assert (process.returncode, out) == (130, "")
     assert error.startswith("convert_data: interrupted; ")
     assert not list(tmp_path.iterdir())
