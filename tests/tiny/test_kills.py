@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stages.core.records import LossPoint, read_lines
 from tests.pipeline import Pipeline, start_stage
-from tests.tiny.test_train import train_arguments
+from tests.training import train_arguments
 from tests.waiting import finish
 
 KILLS = 10

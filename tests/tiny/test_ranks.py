@@ -29,7 +29,7 @@ from stages.train.hosts import describe_hosts, launch_there
 from stages.train.launch import Launch, _free_ports, choose_launch, read_place, warn_of_crowd
 from stages.train.recipe import make_recipe
 from tests.pipeline import Pipeline, run_work, start_stage
-from tests.tiny.test_train import resumed_step, stop_after, train_arguments
+from tests.training import resumed_step, stop_after, train_arguments
 from tests.waiting import finish, wait_for, wait_for_line, wait_until
 
 SHORT = {"iters": 6, "batch_size": 3, "save_every": 2, "eval_every": 3, "num_layers": 1}

@@ -14,7 +14,7 @@ from stages.core.compute import load_arrays
 from stages.core.errors import StageError
 from stages.train.seeds import Seeds, read_seeds
 from tests.pipeline import Pipeline, start_stage
-from tests.tiny.test_train import stop_after, train_arguments
+from tests.training import stop_after, train_arguments
 from tests.waiting import finish, wait_for_line, wait_until
 
 SHORT = {"iters": 2, "save_every": 1, "eval_every": 2, "num_layers": 1}

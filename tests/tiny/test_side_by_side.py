@@ -17,7 +17,7 @@ from stages.core.artifact import read_manifest
 from stages.core.errors import StageError, StageFailed
 from stages.retest_fair.processes import Call, run_stages
 from tests.pipeline import Pipeline, start_stage
-from tests.tiny.test_train import train_arguments
+from tests.training import train_arguments
 from tests.waiting import finish, wait_until
 
 SHORT = {"iters": 4, "save_every": 2, "eval_every": 4, "num_layers": 1}

@@ -30,7 +30,7 @@ from stages.train.prefixes import group_rows
 from stages.train.rows import load_rows, make_batch
 from tests.models import BuiltOnce, Kind
 from tests.pipeline import Pipeline, stock_functions
-from tests.tiny.test_train import make_setup
+from tests.training import make_setup
 
 
 @pytest.fixture
