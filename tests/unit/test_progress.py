@@ -116,6 +116,7 @@ def test_on_a_terminal_there_is_a_bar() -> None:
     reader, writer = os.openpty()
     fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
     code = """
+import time
 from stages.core import progress
 with progress.bar("convert", 3, "rows") as bar:
     for _ in range(3):
