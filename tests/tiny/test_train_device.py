@@ -95,7 +95,7 @@ def test_the_scores_of_long_rows_are_in_the_estimate_of_memory(
     checkpoint: bool, built: BuiltOnce, tmp_path: Path
 ) -> None:
     """MLX keeps a number for every pair of positions and head: of long rows that is most of it."""
-    length = 1000
+    length = 600
     tokens = np.random.default_rng(0).integers(10, 40000, (3, length)).tolist()
     learned = [False] * (length - 4) + [True] * 4
     rows = [Encoded(one, learned, [-1] * length) for one in tokens]
