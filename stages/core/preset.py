@@ -195,7 +195,7 @@ def load_preset(model: str, overrides: Mapping[str, Any] | None = None) -> Prese
     """The set-up for `--model`: a preset's name, a TOML file, or a model folder.
 
     `overrides` maps option names to values and wins over the file. Raises StageError in one line
-    for an unknown preset, an unknown, missing or unusable key, and values that contradict each other.
+    for an unknown preset and for an unknown, missing or unusable key.
     """
     path, extra = _find_preset(model)
     try:
@@ -214,15 +214,16 @@ def load_preset(model: str, overrides: Mapping[str, Any] | None = None) -> Prese
             raise StageError(f"preset {path} has no section [{section}]")
         data[section][option] = value
     try:
-        preset = Preset.model_validate(data)
+        return Preset.model_validate(data)
     except ValidationError as error:
         raise StageError(_explain(error, path, overrides or {})) from None
-    _refuse_contradictions(preset.train)
-    return preset
 
 
-def _refuse_contradictions(setup: TrainSetup) -> None:
-    """Raise StageError for options of a training that do not go together, before any stage has worked."""
+def refuse_contradictions(setup: TrainSetup) -> None:
+    """Raise StageError for options of a training that do not go together.
+
+    For commands that train, before they work: the others have nothing to do with a preset's training.
+    """
     if setup.grad_checkpoint and setup.dropout:
         raise StageError("--grad-checkpoint would draw dropout anew in the backward pass: set --dropout 0")
     if setup.patience and setup.choose_by == "last":

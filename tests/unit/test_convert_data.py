@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FLAWED, FixSet
 from stages.core.preset import load_preset
 from stages.core.prompts import system_message
+from tests.waiting import HANGS, finish, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ["card.json", "card.md", MANIFEST, "rejected.jsonl", "train.jsonl", "valid.jsonl"]
@@ -91,14 +91,7 @@ def start(arguments: Sequence[str], *, ignoring_interrupts: bool = False) -> sub
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=60)
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 20
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} never appeared"
-        time.sleep(0.01)
+    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=HANGS)
 
 
 # The stage
@@ -346,10 +339,10 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing_finished(
 ) -> None:
     data, out = write_long_data(tmp_path / "data"), tmp_path / "deep" / "out"
     process = start(command("--data", str(data), "--out", str(out)), ignoring_interrupts=ignoring)
-    wait_for(out.parent / ".out.partial" / "pieces")
+    wait_for(out.parent / ".out.partial" / "pieces", process)
     process.send_signal(number)
-    _, error = process.communicate(timeout=20)
-    assert (process.returncode, error.count("\n")) == (130, 1), error
+    code, _, error = finish(process)
+    assert (code, error.count("\n")) == (130, 1), error
     assert error.startswith("convert_data: interrupted")
     assert names(out.parent) == [".out.partial"]
     (log,) = (tmp_path / "artifacts" / "logs").iterdir()
@@ -359,14 +352,13 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing_finished(
 def test_a_second_process_is_refused_and_kill_9_leaves_nothing_finished(tmp_path: Path) -> None:
     data, out = write_long_data(tmp_path / "data"), tmp_path / "deep" / "out"
     process = start(command("--data", str(data), "--out", str(out)))
-    wait_for(out.parent / ".out.partial" / "pieces")
+    wait_for(out.parent / ".out.partial" / "pieces", process)
     process.send_signal(signal.SIGSTOP)
     second = run("--data", str(data), "--out", str(out))
     assert (second.returncode, second.stderr.count("\n")) == (2, 1)
     assert "another process is writing" in second.stderr
     process.kill()
-    process.communicate(timeout=20)
-    assert process.returncode == -signal.SIGKILL
+    assert finish(process)[0] == -signal.SIGKILL
     assert not out.exists()
     assert read_manifest(out) is None
     write_data(data)
@@ -400,7 +392,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_finished(
         [*IN_NAMESPACE, "sh", "-c", ON_SMALL_DISK, "sh", size, str(disk),
          *command("--data", str(data), "--out", str(disk / "out"), "--json")],
         cwd=ROOT, env=os.environ | {"FAIR_RETEST_ARTIFACTS": str(tmp_path / "artifacts")},
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=HANGS,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith("convert_data: ")
