@@ -33,7 +33,8 @@ _TAGS = "|".join(
 )
 _TAGS_ONLY = re.compile(_TAGS)
 _JSON_STARTS = f"{fenced_json.FENCE}|{fenced_json.BARE_START}|{variants.BARE_START}"
-_ALL = re.compile(f"{_TAGS}|{_JSON_STARTS}|{pythonic.LIST_START}", re.MULTILINE)
+_ALL = re.compile(f"{_TAGS}|{_JSON_STARTS}|{pythonic.BARE_START}", re.MULTILINE)
+_ODD = re.compile(f"{_ALL.pattern}|{pythonic.ODD_START}", re.MULTILINE)
 _CALL = re.compile(r"\w\(")
 
 
@@ -45,7 +46,8 @@ def parse(text: str, tools: Tools = None) -> Reply:
 
 def read_weighing(text: str, box: Toolbox) -> Reply:
     """Read a reply in any dialect and of any form."""
-    return read_reply(Source(text, box), _ALL if "{" in text or "[" in text else _TAGS_ONLY, _read_block)
+    openings = _ALL if "{" in text or "[" in text else _TAGS_ONLY
+    return read_reply(Source(text, box), _ODD if "[" in text and box.odd_names else openings, _read_block)
 
 
 def _read_block(source: Source, start: int) -> Block | None:
@@ -62,7 +64,7 @@ def _read_block(source: Source, start: int) -> Block | None:
     if text.startswith("<", start):
         read = variants.read_tag if variants.starts_tag(text, start) else pythonic.read_block
         return read(source, start)
-    if pythonic.starts_list(text, start):
+    if pythonic.starts_list(source, start):
         return _keep_offered(source, pythonic.read_block(source, start), start)
     return _read_json(source, start)
 
@@ -112,7 +114,7 @@ def _read_python_calls(source: Source, start: int, body: int) -> Block | None:
     """Read `<tool_call>` around calls as Python writes them: of tools that are offered, or, where none are
     known, in a list. Where code may be sent it is code."""
     schemas = source.tools.schemas
-    if bare_python.TOOL in schemas or not (source.tools or pythonic.starts_list(source.text, body)):
+    if bare_python.TOOL in schemas or not (source.tools or pythonic.starts_list(source, body)):
         return None
     if source.exhausted:
         return None

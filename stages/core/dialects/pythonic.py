@@ -16,7 +16,8 @@ from stages.core.dialects.json_calls import read_calls, write_json
 from stages.core.dialects.literals import NotLiteral, read_arguments, read_json
 from stages.core.dialects.problems import Recovered, shorten
 from stages.core.dialects.scanning import THINK_TAGS, Block, Reply, Source, read_reply, skip_separator
-from stages.core.dialects.toolbox import Tools
+from stages.core.dialects.toolbox import KEY, Tools
+from stages.core.dialects.toolbox import NAME as CALLED
 
 NAME = "pythonic"
 WRAPPERS = {
@@ -27,18 +28,24 @@ WRAPPERS = {
 }
 # A bracket, a name, a parenthesis, and then a name with its value, a literal, or nothing.
 LIST_START = (
-    r"\[\s*+[^\W\d][\w.\-]*+\s*+\("
+    rf"\[\s*+{CALLED}\s*+\("
     r"(?=\s*+(?:[^\W\d]\w*+\s*+=(?!=)|[)\"'\[{(\d.+-]|(?:True|False|None|true|false|null)\b))"
 )
+# Before a list that is part of an expression, a link or a piece of code. Chinese has no space before a
+# list; names before an index are ASCII.
+_OUTSIDE = r"(?<![`'\"=(,)\]_A-Za-z0-9])"
+BARE_START = _OUTSIDE + LIST_START
+# Where an offered tool has a name that Python cannot hold, its list is known by that name alone.
+ODD_START = rf"{_OUTSIDE}\[\s*+(?=[^\s\[\]{{\"'][^\[\n]{{0,200}}\()"
 WRAPPER_START = "|".join(map(re.escape, WRAPPERS))
 
-_OPENINGS = re.compile(f"{WRAPPER_START}|{THINK_TAGS}|```|{LIST_START}")
+_OPENINGS = re.compile(f"{WRAPPER_START}|{THINK_TAGS}|```|{BARE_START}")
+_ODD_OPENINGS = re.compile(f"{_OPENINGS.pattern}|{ODD_START}")
 _LIST = re.compile(LIST_START)
-_NAMED_LIST = re.compile(r"\[\s*+[^\W\d][\w.\-]*+\s*+\(\s*+[^\W\d]\w*+\s*+=(?!=)")
-_CALL = re.compile(r"([^\W\d][\w.\-]*+)\s*+\(")
-_KEY = re.compile(r"[^\W\d]\w*+")
-# What stands before a list that is part of an expression, a link or a piece of code.
-_NOT_BEFORE = frozenset("`'\"=(,)]_")
+_CALL = re.compile(rf"({CALLED})\s*+\(")
+_PARENTHESIS = re.compile(r"\s*+\(")
+_KEY = re.compile(KEY)
+_NAMED = re.compile(rf"\s*+{KEY}\s*+=(?!=)")
 
 
 def render(calls: Sequence[ToolCall], tools: Tools = None) -> str:
@@ -51,7 +58,8 @@ def render(calls: Sequence[ToolCall], tools: Tools = None) -> str:
 
 def parse(text: str, tools: Tools = None) -> Reply:
     """Read a reply in this dialect."""
-    return read_reply(Source(text, tools), _OPENINGS, read_block)
+    source = Source(text, tools)
+    return read_reply(source, _ODD_OPENINGS if source.tools.odd_names else _OPENINGS, read_block)
 
 
 def _write_call(call: ToolCall) -> str:
@@ -87,6 +95,8 @@ def read_block(source: Source, start: int) -> Block | None:
         return _read_wrapped(source, start)
     if start < source.fence_end or source.exhausted or not _may_start(text, start):
         return None
+    if not starts_list(source, start):
+        return None
     calls: list[ToolCall] = []
     try:
         end = _read_list(source, start, calls)
@@ -108,7 +118,7 @@ def read_calls_at(source: Source, pos: int) -> tuple[list[ToolCall], int]:
     """
     text, end = source.text, pos
     calls: list[ToolCall] = []
-    while starts_list(text, pos) or (not text.startswith("[", pos) and _CALL.match(text, pos)):
+    while starts_list(source, pos) or (not text.startswith("[", pos) and _find_name(source, pos)):
         end = _read_list(source, pos, calls) if text.startswith("[", pos) else _read_call(source, pos, calls)
         pos = skip_separator(text, end)
     return calls, end
@@ -121,19 +131,30 @@ def skip_fence(source: Source, start: int) -> None:
         source.fence_end = len(source.text) if close == -1 else close + 3
 
 
-def starts_list(text: str, start: int) -> bool:
+def starts_list(source: Source, start: int) -> bool:
     """Whether a list of calls may start at the bracket at `start`."""
-    return _LIST.match(text, start) is not None
+    if _LIST.match(source.text, start) is not None:
+        return True
+    if not source.tools.odd_names or not source.text.startswith("[", start):
+        return False
+    name = _find_name(source, source.skip_space(start + 1))
+    return name is not None and name[0] in source.tools.odd_keys
+
+
+def _find_name(source: Source, pos: int) -> tuple[str, int] | None:
+    """The name of the call at `pos` and the position behind its parenthesis."""
+    text, odd = source.text, source.tools.odd_names
+    for name in odd if text.startswith(odd, pos) else ():
+        opening = _PARENTHESIS.match(text, pos + len(name)) if text.startswith(name, pos) else None
+        if opening is not None:
+            return name, opening.end()
+    call = _CALL.match(text, pos)
+    return (call[1], call.end()) if call is not None else None
 
 
 def _may_start(text: str, start: int) -> bool:
-    before = text[max(0, start - 20) : start]
-    last = before.rstrip(" \t")[-1:]
-    if not last:
-        return True
-    # Chinese has no space before a list; names before an index are ASCII.
-    is_name = before[-1].isascii() and before[-1].isalnum()
-    return last not in "=(," and before[-1] not in _NOT_BEFORE and not is_name
+    """Whether a list is not an operand or an argument, with a space before it."""
+    return not text[max(0, start - 20) : start].rstrip(" \t").endswith(("=", "(", ","))
 
 
 def _stands_alone(source: Source, start: int, end: int) -> bool:
@@ -151,10 +172,18 @@ def _stands_alone(source: Source, start: int, end: int) -> bool:
 
 def _report_broken(source: Source, start: int, error: NotLiteral) -> Block | None:
     """A broken list with a named argument was meant as a call; anything else is prose."""
-    if _NAMED_LIST.match(source.text, start) is None:
+    name = _find_name(source, source.skip_space(start + 1))
+    if name is None or not _names_argument(source, *name):
         return None
     problem = f"{NAME}, character {start}: {error} at character {error.pos}"
     return Block(start + 1, NAME, problems=[problem])
+
+
+def _names_argument(source: Source, name: str, pos: int) -> bool:
+    """Whether a named argument is at `pos`."""
+    if _NAMED.match(source.text, pos) is not None:
+        return True
+    return source.text.startswith(source.tools.odd_keys.get(name, ()), source.skip_space(pos))
 
 
 def _read_wrapped(source: Source, start: int) -> Block | None:
@@ -166,7 +195,7 @@ def _read_wrapped(source: Source, start: int) -> Block | None:
     problems: list[str] = []
     end = pos
     try:
-        while not source.exhausted and (text.startswith(("[", "{"), pos) or _CALL.match(text, pos)):
+        while not source.exhausted and (text.startswith(("[", "{"), pos) or _find_name(source, pos)):
             end = _read_item(source, pos, calls, problems, place)
             pos = skip_separator(text, end)
     except NotLiteral as error:
@@ -188,7 +217,7 @@ def _read_wrapped(source: Source, start: int) -> Block | None:
 def _read_item(source: Source, pos: int, calls: list[ToolCall], problems: list[str], place: str) -> int:
     """Read a list, a call or JSON between wrapping tokens and return its end."""
     text = source.text
-    if starts_list(text, pos):
+    if starts_list(source, pos):
         return _read_list(source, pos, calls)
     if not text.startswith(("[", "{"), pos):
         return _read_call(source, pos, calls)
@@ -216,15 +245,16 @@ def _read_list(source: Source, start: int, calls: list[ToolCall]) -> int:
 
 def _read_call(source: Source, pos: int, calls: list[ToolCall]) -> int:
     """Read `name(…)` and return the position after it. Positional arguments get the schema's names."""
-    match = _CALL.match(source.text, pos)
-    if match is None:
+    found = _find_name(source, pos)
+    if found is None:
         raise NotLiteral("not a call", pos)
-    positional, named, end = read_arguments(source.text, match.end())
+    name, begin = found
+    positional, named, end = read_arguments(source.text, begin, source.tools.odd_keys.get(name, ()))
     if positional:
-        properties = source.tools.schemas.get(match[1], {}).get("properties")
+        properties = source.tools.schemas.get(name, {}).get("properties")
         names = list(properties) if isinstance(properties, dict) else []
         if len(positional) > len(names) or set(names[: len(positional)]) & set(named):
-            raise NotLiteral(f"no name for a positional argument of {match[1]}", pos)
+            raise NotLiteral(f"no name for a positional argument of {name}", pos)
         named = dict(zip(names, positional, strict=False)) | named
-    calls.append(ToolCall(match[1], named))
+    calls.append(ToolCall(name, named))
     return end
