@@ -65,8 +65,21 @@ def _read_block(source: Source, start: int) -> Block | None:
         read = variants.read_tag if variants.starts_tag(text, start) else pythonic.read_block
         return read(source, start)
     if pythonic.starts_list(source, start):
-        return _keep_offered(source, pythonic.read_block(source, start), start)
+        return _read_list(source, start)
     return _read_json(source, start)
+
+
+def _read_list(source: Source, start: int) -> Block | None:
+    """Read a list of calls; in a sentence it is prose where nobody offers one of its tools."""
+    block = pythonic.read_block(source, start)
+    if block is None or not source.tools:
+        return _keep_offered(source, block, start)
+    if not block.calls:
+        return None if pythonic.shows_another(source, start) else block
+    offered = any(call.name in source.tools.schemas for call in block.calls)
+    if not offered and pythonic.stands_in_sentence(source, start, block.end):
+        return Block(block.end, block.dialect)
+    return _keep_offered(source, block, start)
 
 
 def _read_json(source: Source, start: int) -> Block | None:

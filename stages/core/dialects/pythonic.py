@@ -16,15 +16,16 @@ from stages.core.dialects.json_calls import read_calls, write_json
 from stages.core.dialects.literals import NotLiteral, read_arguments, read_json
 from stages.core.dialects.problems import Recovered, shorten
 from stages.core.dialects.scanning import THINK_TAGS, Block, Reply, Source, read_reply, skip_separator
-from stages.core.dialects.toolbox import KEY, Tools
+from stages.core.dialects.toolbox import KEY, Toolbox, Tools, open_toolbox
 from stages.core.dialects.toolbox import NAME as CALLED
 
 NAME = "pythonic"
+_BUILT_IN = "<|python_tag|>"
 WRAPPERS = {
     "<|python_start|>": ("<|python_end|>",),
     "<|tool_call_start|>": ("<|tool_call_end|>",),
     "<function_calls>": ("</function_calls>",),
-    "<|python_tag|>": ("<|eom_id|>", "<|eot_id|>"),
+    _BUILT_IN: ("<|eom_id|>", "<|eot_id|>"),
 }
 # A bracket, a name, a parenthesis, and then a name with its value, a literal, or nothing.
 LIST_START = (
@@ -43,7 +44,8 @@ _OPENINGS = re.compile(f"{WRAPPER_START}|{THINK_TAGS}|```|{BARE_START}")
 _ODD_OPENINGS = re.compile(f"{_OPENINGS.pattern}|{ODD_START}")
 _LIST = re.compile(LIST_START)
 _CALL = re.compile(rf"({CALLED})\s*+\(")
-_PARENTHESIS = re.compile(r"\s*+\(")
+_METHOD = ".call"  # as Llama 3.1 calls a tool that is built in
+_PARENTHESIS = re.compile(r"(?:\.call)?\s*+\(")
 _KEY = re.compile(KEY)
 _NAMED = re.compile(rf"\s*+{KEY}\s*+=(?!=)")
 
@@ -51,8 +53,12 @@ _NAMED = re.compile(rf"\s*+{KEY}\s*+=(?!=)")
 def render(calls: Sequence[ToolCall], tools: Tools = None) -> str:
     """The calls as one list, without wrapping tokens, which differ from model to model.
 
-    Raises ValueError for names that are not identifiers and for what JSON cannot say.
+    Raises ValueError for names that are no identifiers or mean another tool, and for what JSON cannot say.
     """
+    box = open_toolbox(tools)
+    for call in calls:
+        if _drop_method(call.name, box) != call.name:
+            raise ValueError(f"{NAME} cannot write a call of {call.name!r}: it would be one of another tool")
     return f"[{', '.join(_write_call(call) for call in calls)}]" if calls else ""
 
 
@@ -170,6 +176,27 @@ def _stands_alone(source: Source, start: int, end: int) -> bool:
     return not start or text[start - 1] == "\n"
 
 
+def stands_in_sentence(source: Source, start: int, end: int) -> bool:
+    """Whether words are beside a list on its lines, as a sentence has that speaks of it.
+
+    A list that a colon leads to and that ends its line is no part of the sentence.
+    """
+    text, following = source.text, source.skip_space(end)
+    if following < len(text) and "\n" not in text[end:following] and text[following] not in "[,;":
+        return True
+    before = text[max(0, start - 80) : start].rstrip(" \t")
+    return bool(before) and not before.endswith(("\n", ":", "：", ")]"))
+
+
+def shows_another(source: Source, start: int) -> bool:
+    """Whether a broken list in a sentence is of a tool that nobody offers."""
+    name = _find_name(source, source.skip_space(start + 1))
+    if name is None or _drop_method(name[0], source.tools) in source.tools.schemas:
+        return False
+    close = source.find("]", name[1])
+    return close != -1 and stands_in_sentence(source, start, close + 1)
+
+
 def _report_broken(source: Source, start: int, error: NotLiteral) -> Block | None:
     """A broken list with a named argument was meant as a call; anything else is prose."""
     name = _find_name(source, source.skip_space(start + 1))
@@ -196,7 +223,10 @@ def _read_wrapped(source: Source, start: int) -> Block | None:
     end = pos
     try:
         while not source.exhausted and (text.startswith(("[", "{"), pos) or _find_name(source, pos)):
+            before = len(calls)
             end = _read_item(source, pos, calls, problems, place)
+            if opening == _BUILT_IN and not text.startswith(("[", "{"), pos):
+                calls[before:] = [_name_built_in(source, call) for call in calls[before:]]
             pos = skip_separator(text, end)
     except NotLiteral as error:
         problems.append(f"{place}: {error} at character {error.pos}")
@@ -248,7 +278,7 @@ def _read_call(source: Source, pos: int, calls: list[ToolCall]) -> int:
     found = _find_name(source, pos)
     if found is None:
         raise NotLiteral("not a call", pos)
-    name, begin = found
+    name, begin = _drop_method(found[0], source.tools), found[1]
     positional, named, end = read_arguments(source.text, begin, source.tools.odd_keys.get(name, ()))
     if positional:
         properties = source.tools.schemas.get(name, {}).get("properties")
@@ -258,3 +288,15 @@ def _read_call(source: Source, pos: int, calls: list[ToolCall]) -> int:
         named = dict(zip(names, positional, strict=False)) | named
     calls.append(ToolCall(name, named))
     return end
+
+
+def _drop_method(name: str, tools: Toolbox) -> str:
+    """The tool that `f.call` calls: `f`, where that is offered and no tool has the whole name."""
+    bare = name.removesuffix(_METHOD)
+    return bare if bare in tools.schemas and name not in tools.schemas else name
+
+
+def _name_built_in(source: Source, call: ToolCall) -> ToolCall:
+    """A call behind its token of `f.call`, which is `f`, whether or not a definition names it."""
+    bare = call.name.removesuffix(_METHOD)
+    return call if call.name in source.tools.schemas or not bare else ToolCall(bare, call.arguments)
