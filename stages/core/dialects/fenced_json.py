@@ -62,7 +62,9 @@ _LOOKS_LIKE_CALL = re.compile(_CALL_START)
 _NAME_KEY = re.compile(r"""["']name["']\s*+:""")
 _ARGUMENTS_KEY = re.compile(r"""["'](?:arguments|parameters)["']""")
 _FURTHER = 500  # characters behind a mistake that may still show a call
-_BLANK_LINE = re.compile(r"[ \t]*+(?:\r?\n|\Z)")
+_LINE_END = re.compile(
+    r"[ \t]*+(?:\r?\n|\Z|(?:<\|[a-z_]{2,20}\|>|</s>)\s*+\Z)"
+)  # a turn's last token as well
 
 
 def render(calls: Sequence[ToolCall], tools: Tools = None) -> str:
@@ -261,7 +263,7 @@ def _read_bare(source: Source, start: int) -> Block | None:
         if text.startswith(tag, closing):
             problems.append(Recovered(place, f"{tag} without its opening tag"))
             return Block(closing + len(tag), NAME, calls, problems)
-    if inline is None and _BLANK_LINE.match(text, end) is not None:
+    if inline is None and _LINE_END.match(text, end) is not None:
         return Block(end, NAME, calls, problems)
     problem = f"{place}: JSON in the middle of prose"
     if all(call.name in source.tools.schemas for call in calls):

@@ -120,7 +120,7 @@ _CODE = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _MAY_BE_CODE = ("`", "~~~", "\n    ", "\n\t")
-_TOOL_CODE = re.compile(r"```tool_code\b")
+_TOOL_CODE = re.compile(r"```tool_c(?:ode|alls?)\b")
 _CALLED = re.compile(r"([\w.]+)\(")
 _CALL_FIRST = re.compile(r"\s*+(?=([\w.\-]++)\()")
 _LISTED = re.compile(  # a list of a call with a named argument, whatever the names
@@ -181,7 +181,7 @@ def _may_show_other(text: str) -> bool:
     """The same for marks without a `<`; one character is looked for before several."""
     return (
         ("&" in text and "&lt;" in text)
-        or ("`" in text and "```tool_code" in text)
+        or ("`" in text and "```tool_c" in text)
         or ("=" in text and "to=" in text)
         or ("[" in text and "[TOOL" in text)
         or (">" in text and ">>>" in text)

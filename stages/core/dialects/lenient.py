@@ -92,6 +92,8 @@ def _read_json(source: Source, start: int) -> Block | None:
 def _read_tagged(source: Source, start: int) -> Block:
     """Read a `<tool_call>` block in the dialect that its first characters show."""
     body = source.skip_space(start + len(CALL_OPEN))
+    if (doubled := _read_doubled(source, start, body)) is not None:
+        return doubled
     if source.text.startswith((CALL_OPEN, CALL_CLOSE), body):
         end = source.end_of_block(start)
         return Block(end, hermes.NAME, problems=[f"character {start}: nothing in {CALL_OPEN}"])
@@ -121,6 +123,18 @@ def _read_tagged(source: Source, start: int) -> Block:
     last = "Python" if takes_code else "a call of an offered tool in Python"
     what = f"neither JSON nor XML nor {last}"
     return Block(end, hermes.NAME, problems=[f"character {start}: {what}: {found}"])
+
+
+def _read_doubled(source: Source, start: int, body: int) -> Block | None:
+    """Read a call whose opening tag stands twice."""
+    inside = source.skip_space(body + len(CALL_OPEN))
+    if not source.text.startswith(CALL_OPEN, body) or source.text.startswith(CALL_OPEN, inside):
+        return None
+    block = _read_tagged(source, body)
+    if not block.calls:
+        return None
+    block.problems.insert(0, Recovered(f"{block.dialect}, character {start}", f"{CALL_OPEN} once too often"))
+    return block
 
 
 def _read_python_calls(source: Source, start: int, body: int) -> Block | None:

@@ -106,14 +106,18 @@ def read_block(source: Source, start: int) -> Block | None:
     calls: list[ToolCall] = []
     try:
         end = _read_list(source, start, calls)
+        while starts_list(source, end):  # right behind the first: no index has calls in it
+            end = _read_list(source, end, calls)
     except NotLiteral as error:
         source.budget -= error.reached - start
         return _report_broken(source, start, error)
     if text.startswith("(", end):  # the text of a link
         source.budget -= end - start
         return None
-    if not any(call.arguments for call in calls) and not _stands_alone(source, start, end):
-        return None
+    if not any(call.arguments for call in calls):
+        offered = all(call.name in source.tools.schemas for call in calls)
+        if not _stands_alone(source, end if offered else start, end):
+            return None
     return Block(end, NAME, calls, gap=0)
 
 
@@ -164,13 +168,15 @@ def _may_start(text: str, start: int) -> bool:
 
 
 def _stands_alone(source: Source, start: int, end: int) -> bool:
-    """Whether nothing else is on the lines of a piece of text.
+    """Whether nothing else is on the lines of a piece of text; behind it, where the piece is empty.
 
     Only the white space beside it is looked at: a line may hold many such pieces.
     """
     text, following = source.text, source.skip_space(end)
     if following < len(text) and "\n" not in text[end:following]:
         return False
+    if start == end:
+        return True
     while start and text[start - 1].isspace() and text[start - 1] != "\n":
         start -= 1
     return not start or text[start - 1] == "\n"
