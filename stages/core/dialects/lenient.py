@@ -33,7 +33,7 @@ _TAGS = "|".join(
 )
 _TAGS_ONLY = re.compile(_TAGS)
 _JSON_STARTS = f"{fenced_json.FENCE}|{fenced_json.BARE_START}|{variants.BARE_START}"
-_ALL = re.compile(f"{_TAGS}|{_JSON_STARTS}|{pythonic.BARE_START}", re.MULTILINE)
+_ALL = re.compile(f"{_TAGS}|{_JSON_STARTS}|{pythonic.LIST_START}", re.MULTILINE)
 _ODD = re.compile(f"{_ALL.pattern}|{pythonic.ODD_START}", re.MULTILINE)
 _CALL = re.compile(r"\w\(")
 

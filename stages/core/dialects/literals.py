@@ -160,9 +160,10 @@ def _read_arguments(text: str, pos: int, odd: tuple[str, ...]) -> tuple[list[Any
 
 def _find_keyword(text: str, pos: int, odd: tuple[str, ...]) -> tuple[str, int]:
     """The keyword at `pos` and the position behind its `=`; empty where there is none."""
-    for key in odd if text.startswith(odd, pos) else ():
-        if text.startswith(key, pos) and (equals := _EQUALS.match(text, pos + len(key))) is not None:
-            return key, equals.end()
+    if odd and text.startswith(odd, pos):
+        for key in odd:
+            if text.startswith(key, pos) and (equals := _EQUALS.match(text, pos + len(key))) is not None:
+                return key, equals.end()
     keyword = _KEYWORD.match(text, pos)
     return (keyword[1], keyword.end()) if keyword is not None else ("", pos)
 

@@ -27,22 +27,22 @@ WRAPPERS = {
     "<function_calls>": ("</function_calls>",),
     _BUILT_IN: ("<|eom_id|>", "<|eot_id|>"),
 }
-# A bracket, a name, a parenthesis, and then a name with its value, a literal, or nothing.
-LIST_START = (
-    rf"\[\s*+{CALLED}\s*+\("
+# A name, a parenthesis, and then a name with its value, a literal, or nothing.
+_FIRST_CALL = (
+    rf"\s*+{CALLED}\s*+\("
     r"(?=\s*+(?:[^\W\d]\w*+\s*+=(?!=)|[)\"'\[{(\d.+-]|(?:True|False|None|true|false|null)\b))"
 )
-# Before a list that is part of an expression, a link or a piece of code. Chinese has no space before a
-# list; names before an index are ASCII.
-_OUTSIDE = r"(?<![`'\"=(,)\]_A-Za-z0-9])"
-BARE_START = _OUTSIDE + LIST_START
+# A bracket that is no part of an expression, a link or a piece of code. Chinese has no space before a list;
+# names before an index are ASCII.
+_BRACKET = r"\[(?<![`'\"=(,)\]_A-Za-z0-9]\[)"
+LIST_START = _BRACKET + _FIRST_CALL
 # Where an offered tool has a name that Python cannot hold, its list is known by that name alone.
-ODD_START = rf"{_OUTSIDE}\[\s*+(?=[^\s\[\]{{\"'][^\[\n]{{0,200}}\()"
+ODD_START = rf"{_BRACKET}\s*+(?=[^\s\[\]{{\"'][^\[\n]{{0,200}}\()"
 WRAPPER_START = "|".join(map(re.escape, WRAPPERS))
 
-_OPENINGS = re.compile(f"{WRAPPER_START}|{THINK_TAGS}|```|{BARE_START}")
+_OPENINGS = re.compile(f"{WRAPPER_START}|{THINK_TAGS}|```|{LIST_START}")
 _ODD_OPENINGS = re.compile(f"{_OPENINGS.pattern}|{ODD_START}")
-_LIST = re.compile(LIST_START)
+_LIST = re.compile(rf"\[{_FIRST_CALL}")
 _CALL = re.compile(rf"({CALLED})\s*+\(")
 _METHOD = ".call"  # as Llama 3.1 calls a tool that is built in
 _PARENTHESIS = re.compile(r"(?:\.call)?\s*+\(")
@@ -101,12 +101,14 @@ def read_block(source: Source, start: int) -> Block | None:
         return _read_wrapped(source, start)
     if start < source.fence_end or source.exhausted or not _may_start(text, start):
         return None
-    if not starts_list(source, start):
+    if source.tools.odd_names and not starts_list(source, start):
         return None
     calls: list[ToolCall] = []
     try:
         end = _read_list(source, start, calls)
-        while starts_list(source, end):  # right behind the first: no index has calls in it
+        while text.startswith("[", end) and starts_list(
+            source, end
+        ):  # right behind the first: no index has calls in it
             end = _read_list(source, end, calls)
     except NotLiteral as error:
         source.budget -= error.reached - start
@@ -154,10 +156,11 @@ def starts_list(source: Source, start: int) -> bool:
 def _find_name(source: Source, pos: int) -> tuple[str, int] | None:
     """The name of the call at `pos` and the position behind its parenthesis."""
     text, odd = source.text, source.tools.odd_names
-    for name in odd if text.startswith(odd, pos) else ():
-        opening = _PARENTHESIS.match(text, pos + len(name)) if text.startswith(name, pos) else None
-        if opening is not None:
-            return name, opening.end()
+    if odd and text.startswith(odd, pos):
+        for name in odd:
+            opening = _PARENTHESIS.match(text, pos + len(name)) if text.startswith(name, pos) else None
+            if opening is not None:
+                return name, opening.end()
     call = _CALL.match(text, pos)
     return (call[1], call.end()) if call is not None else None
 
@@ -298,6 +301,8 @@ def _read_call(source: Source, pos: int, calls: list[ToolCall]) -> int:
 
 def _drop_method(name: str, tools: Toolbox) -> str:
     """The tool that `f.call` calls: `f`, where that is offered and no tool has the whole name."""
+    if not name.endswith(_METHOD):
+        return name
     bare = name.removesuffix(_METHOD)
     return bare if bare in tools.schemas and name not in tools.schemas else name
 
