@@ -91,6 +91,8 @@ def test_such_names_in_prose_are_no_calls(text: str) -> None:
         'I look.\n[find(q="a", other id="X")]',
         '[Unknown Trends API(q="X")]',
         "[v1/search(q=later)]",
+        "[find(**{'q': 'x'})]",
+        "[v1/search(*['x'])]",
     ],
 )
 def test_a_list_that_cannot_be_read_is_never_taken_for_words(text: str) -> None:

@@ -123,9 +123,9 @@ _MAY_BE_CODE = ("`", "~~~", "\n    ", "\n\t")
 _TOOL_CODE = re.compile(r"```tool_c(?:ode|alls?)\b")
 _CALLED = re.compile(r"([\w.]+)\(")
 _CALL_FIRST = re.compile(r"\s*+(?=([\w.\-]++)\()")
-_LISTED = re.compile(  # a list of a call with a named argument, whatever the names
+_LISTED = re.compile(  # a list of a call with a named argument or an unpacked one, whatever the names
     r"(?:^([ \t]*+))?\[\s*+([^\s\[\]()=,\"'`][^\[\]()=,\n\"'`]{0,120}+)(?<!\s)\("
-    r"\s*+[^\s=()\"'\[\]{},`][^=()\"'\[\]{},\n`]{0,60}+=(?!=)",
+    r"\s*+(?:\*{1,2}[{\[(\w]|[^\s=()\"'\[\]{},`][^=()\"'\[\]{},\n`]{0,60}+=(?!=))",
     re.MULTILINE,
 )
 _PLAIN_NAME = re.compile(r"""[{,]\s*["']name""")
