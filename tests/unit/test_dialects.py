@@ -704,6 +704,91 @@ def test_names_that_python_cannot_hold_are_not_written(call: ToolCall) -> None:
         render_calls([call], "pythonic")
 
 
+@pytest.mark.parametrize(
+    ("text", "offered", "name"),
+    [
+        ("<|python_tag|>brave.call(q='x')", None, "brave"),
+        ("<|python_tag|>brave.call(q='x')<|eom_id|>", (), "brave"),
+        ("<|python_tag|>brave.call(q='x')", ("other",), "brave"),
+        ("<|python_tag|>brave.call(q='x')", ("brave", "brave.call"), "brave.call"),
+        ("<|python_tag|>Brave Search.call(q='x')", ("Brave Search",), "Brave Search"),
+        ("[brave.call(q='x')]", ("brave",), "brave"),
+        ("[brave.call(q='x')]", ("brave.call",), "brave.call"),
+        ("[brave.call(q='x')]", None, "brave.call"),
+        ('<|python_tag|>{"name": "brave.call", "parameters": {"q": "x"}}', None, "brave.call"),
+        ("<|python_tag|>.call(q='x')", None, ""),
+        ("<|python_tag|>lookup.call('x')", ("lookup",), "lookup"),
+    ],
+)
+def test_a_built_in_tool_of_llama_is_called_by_its_method(
+    text: str, offered: tuple[str, ...] | None, name: str
+) -> None:
+    takes = {"properties": {"q": {"type": "string"}}}
+    reply = parse_any(text, None if offered is None else [Tool(each, "", takes) for each in offered])
+    assert reply.calls == ([ToolCall(name, {"q": "x"})] if name else [])
+    assert bool(reply.problems) == (not name)
+
+
+def test_a_name_that_would_be_read_as_another_tool_is_not_written() -> None:
+    assert render_calls([ToolCall("f.call")], "pythonic", [Tool("f.call"), Tool("f")]) == "[f.call()]"
+    with pytest.raises(ValueError, match="it would be one of another tool"):
+        render_calls([ToolCall("f.call")], "pythonic", [Tool("f")])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It is sunny. [f(a=1)]",
+        "The list [f(a=1)] is odd.",
+        "Write [dict(a=1), dict(b=2)] for two of them.",
+        "Write [f(a=x), f(b=y)] for two of them.",
+        "[f(a=1)] makes a list.",
+        "- [f(a=1)] makes a list\n- and [f(b=1)] as well",
+    ],
+)
+def test_a_list_in_a_sentence_is_prose_where_nobody_offers_its_tools(text: str) -> None:
+    assert parse_any(text, [WEATHER_TOOL]) == Reply(text, [], None, [])
+    mixed = text.replace("f(a", "get_weather(city='Oslo', a").replace("dict(a", "get_weather(a")
+    assert parse_any(mixed, [WEATHER_TOOL]).calls or parse_any(mixed, [WEATHER_TOOL]).problems
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[f(a=1)]",
+        "I look.\n[f(a=1)]",
+        "I look:\n\n  [f(a=1), f()]  \n\nSo.",
+        "I look: [f(a=1)]\n",
+        "[f(a=x)]",
+    ],
+)
+def test_a_list_that_stands_alone_is_a_problem_where_nobody_offers_its_tools(text: str) -> None:
+    reply = parse_any(text, [WEATHER_TOOL])
+    assert (reply.calls, reply.content, len(reply.problems)) == ([], text, 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "To call, write `<tool_call>` and then JSON.",
+        "Between `<tool_call>` and `</tool_call>` stands JSON.",
+        "The tag (`</tool_call>`) ends it.",
+    ],
+)
+def test_a_tag_in_backquotes_is_spoken_of(text: str) -> None:
+    for tools in (None, [], [WEATHER_TOOL]):
+        assert parse_any(text, tools) == Reply(text, [], None, [])
+        said = parse_any(f"{text}\n{hermes(name='f')}", tools)
+        assert (said.content, said.calls, said.problems) == (text, [ToolCall("f")], [])
+    for dialect in DIALECTS:
+        assert parse_reply(text, dialect) == Reply(text, [], None, []), dialect
+
+
+def test_a_tag_with_one_backquote_beside_it_is_a_tag() -> None:
+    for text in ("`<tool_call> is a tag", "a <tool_call>` b", "a </tool_call>` b"):
+        assert parse_any(text).problems, text
+
+
 # Fenced JSON
 
 CALL = '{"name": "f", "arguments": {"a": "```"}}'

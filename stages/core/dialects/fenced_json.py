@@ -55,13 +55,16 @@ MARK_START = "|".join((*map(re.escape, _CLOSINGS), rf"(?<!\w){_PHI}(?=\[\s*+\{{)
 _OPENINGS = re.compile(f"{CALL_OPEN}|{MARK_START}|{THINK_TAGS}|{FENCE}|{BARE_START}", re.MULTILINE)
 _MARK = re.compile(MARK_START)
 _INLINE = re.compile(rf"""{_INLINE_START}{_NAME_FIRST}([^"'\\]*+)""")
-_NAMED = re.compile(r"([A-Za-z_][\w.\-]*+)(?:\[CALL_ID\][\w\-]*+)?(?:\[ARGS\])?\s*+(?=\{)")
+_NAME = re.compile(r"[A-Za-z_][\w.\-]*+")
+_ARGS = re.compile(r"(?:\[CALL_ID\][\w\-]*+)?(?:\[ARGS\])?\s*+(?=\{)")
 _FENCE = re.compile(r"```[ \t]*+(?:(?:json[c5l]?|xml|tool_calls?|tool_code)\b)?\s*+(?=[{\[])", re.IGNORECASE)
 _LOOKS_LIKE_CALL = re.compile(_CALL_START)
 _NAME_KEY = re.compile(r"""["']name["']\s*+:""")
 _ARGUMENTS_KEY = re.compile(r"""["'](?:arguments|parameters)["']""")
 _FURTHER = 500  # characters behind a mistake that may still show a call
-_BLANK_LINE = re.compile(r"[ \t]*+(?:\r?\n|\Z)")
+_LINE_END = re.compile(
+    r"[ \t]*+(?:\r?\n|\Z|(?:<\|[a-z_]{2,20}\|>|</s>)\s*+\Z)"
+)  # a turn's last token as well
 
 
 def render(calls: Sequence[ToolCall], tools: Tools = None) -> str:
@@ -192,13 +195,13 @@ def _read_marked(source: Source, mark: re.Match[str]) -> Block | None:
     text, place, closing = source.text, f"{NAME}, character {mark.start()}", _CLOSINGS.get(mark[0], "")
     pos = source.skip_space(mark.end())
     problems: list[str] = []
-    named = _NAMED.match(text, pos) if not closing and mark[0] != _PHI else None
+    named = _find_name(source, pos) if not closing and mark[0] != _PHI else None
     if named is None and mark[0] != TOOLS_OPEN and _LOOKS_LIKE_CALL.match(text, pos) is None:
         return None
     try:
         if named is not None:
-            arguments, end, forgiven = read_value(text, named.end())
-            calls = [ToolCall(named[1], arguments)]
+            arguments, end, forgiven = read_value(text, named[1])
+            calls = [ToolCall(named[0], arguments)]
             if forgiven:
                 problems.append(Recovered(place, forgiven))
         else:
@@ -216,6 +219,17 @@ def _read_marked(source: Source, mark: re.Match[str]) -> Block | None:
     elif mark[0] not in _OPTIONAL_CLOSINGS:
         problems.append(Recovered(place, f"no {closing}"))
     return Block(end, NAME, calls, problems)
+
+
+def _find_name(source: Source, pos: int) -> tuple[str, int] | None:
+    """A tool's name before its arguments, as Mistral writes it, and where the arguments begin."""
+    text, odd = source.text, source.tools.odd_names
+    name = _NAME.match(text, pos)
+    names = [each for each in odd if text.startswith(each, pos)] if text.startswith(odd, pos) else []
+    for each in (*names, name[0] if name is not None else ""):
+        if each and (arguments := _ARGS.match(text, pos + len(each))) is not None:
+            return each, arguments.end()
+    return None
 
 
 def _read_bare(source: Source, start: int) -> Block | None:
@@ -249,7 +263,7 @@ def _read_bare(source: Source, start: int) -> Block | None:
         if text.startswith(tag, closing):
             problems.append(Recovered(place, f"{tag} without its opening tag"))
             return Block(closing + len(tag), NAME, calls, problems)
-    if inline is None and _BLANK_LINE.match(text, end) is not None:
+    if inline is None and _LINE_END.match(text, end) is not None:
         return Block(end, NAME, calls, problems)
     problem = f"{place}: JSON in the middle of prose"
     if all(call.name in source.tools.schemas for call in calls):

@@ -76,7 +76,7 @@ _ANGLED = (  # each behind `<`
         r"(?i:tool[-_ ]?(?:call|use)s?)\s*+>\s*+</(?i:tool[-_ ]?(?:call|use)s?)",
         token=True,
     ),
-    _Mark("Anthropic (XML)", r"(?:antml:)?invoke(?:\s+name=|>)|tool_use>"),
+    _Mark("Anthropic (XML)", r"(?:\w{1,20}:)?invoke(?:\s+name=|>)|tool_use>"),
     _Mark(
         "tags that are nearly <tool_call>",
         r"(?!tool_call>)(?i:tool[-_ ]?(?:call|use)s?|function[-_ ]?calls?)\s*+>",
@@ -120,9 +120,14 @@ _CODE = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _MAY_BE_CODE = ("`", "~~~", "\n    ", "\n\t")
-_TOOL_CODE = re.compile(r"```tool_code\b")
+_TOOL_CODE = re.compile(r"```tool_c(?:ode|alls?)\b")
 _CALLED = re.compile(r"([\w.]+)\(")
 _CALL_FIRST = re.compile(r"\s*+(?=([\w.\-]++)\()")
+_LISTED = re.compile(  # a list of a call with a named argument or an unpacked one, whatever the names
+    r"(?:^([ \t]*+))?\[\s*+([^\s\[\]()=,\"'`][^\[\]()=,\n\"'`]{0,120}+)(?<!\s)\("
+    r"\s*+(?:\*{1,2}[{\[(\w]|[^\s=()\"'\[\]{},`][^=()\"'\[\]{},\n`]{0,60}+=(?!=))",
+    re.MULTILINE,
+)
 _PLAIN_NAME = re.compile(r"""[{,]\s*["']name""")
 _ARGUMENTS = re.compile(r"""["'](?:arguments|parameters|args|params|(?:action_|tool_)?input)["']\s*:""")
 _DEFINITION = re.compile(r"""["'](?:description|properties)["']\s*:""")
@@ -162,14 +167,21 @@ def find_foreign(text: str, box: Toolbox) -> Sighting | None:
 
 def _may_show(text: str) -> bool:
     """Whether a mark is possible at all."""
-    return "<" in text or "{" in text or text.rstrip()[-1:] == ")" or _may_show_other(text)
+    return (
+        "<" in text or "{" in text or _ends_as_python(text) or ("[" in text and ")]" in text)
+    ) or _may_show_other(text)
+
+
+def _ends_as_python(text: str) -> bool:
+    """Whether a text ends as a call in Python does, be it bold."""
+    return text.rstrip().endswith((")", ")**"))
 
 
 def _may_show_other(text: str) -> bool:
     """The same for marks without a `<`; one character is looked for before several."""
     return (
         ("&" in text and "&lt;" in text)
-        or ("`" in text and "```tool_code" in text)
+        or ("`" in text and "```tool_c" in text)
         or ("=" in text and "to=" in text)
         or ("[" in text and "[TOOL" in text)
         or (">" in text and ">>>" in text)
@@ -187,7 +199,9 @@ def _walk_marks(text: str, box: Toolbox) -> Iterator[Sighting]:
         yield from _walk(text, box, _OTHER_MARK, _OTHER)
     if "{" in text:
         yield from _walk_json(text, box)
-    if text.rstrip()[-1:] == ")" and (start := _find_whole_call(text, box)) != -1:
+    if "[" in text and ")]" in text:
+        yield from _walk_listed(text, box)
+    if _ends_as_python(text) and (start := _find_whole_call(text, box)) != -1:
         yield Sighting("Python without brackets", start, True)
 
 
@@ -197,6 +211,16 @@ def _walk(text: str, box: Toolbox, pattern: re.Pattern[str], marks: Sequence[_Ma
         named = mark.token or _names_a_tool(text, match.end(), box)
         if named or mark.alone:
             yield Sighting(mark.family, match.start(), named and mark.sure)
+
+
+def _walk_listed(text: str, box: Toolbox) -> Iterator[Sighting]:
+    """Lists of calls that were not read: certain at a line's begin with an offered tool, or as all text."""
+    lead, ends = len(text) - len(text.lstrip()), text.rstrip().endswith(")]")
+    for match in _LISTED.finditer(text):
+        begins = bool(box) and match[1] is not None
+        start = match.end(1) if begins else match.start()
+        certain = begins and (match[2] in box.schemas or (ends and start == lead))
+        yield Sighting("a list of calls in Python", start, certain)
 
 
 def _walk_named_tags(text: str, box: Toolbox) -> Iterator[Sighting]:
@@ -275,22 +299,26 @@ def _find_whole_call(text: str, box: Toolbox) -> int:
 
     `f(x) looks it up (in a file)` speaks of a tool.
     """
+    begin = len(text) - len(text.lstrip())
+    if text.startswith("**", begin):  # `**f**(x)` and `**f(x)**` alike
+        text = text.replace("**", "", 2)
     first = _CALL_FIRST.match(text)
-    if first is None or first[1] not in box.schemas:
+    plain = first is not None and first[1] in box.schemas
+    if not plain and not any(text.startswith(f"{name}(", begin) for name in box.odd_names):
         return -1
     try:
-        calls, end = read_calls_at(Source(text, box), first.end())
+        calls, end = read_calls_at(Source(text, box), begin)
     except NotLiteral:
         return -1
     offered = all(call.name in box.schemas for call in calls)
-    return first.end() if offered and not text[end:].strip() else -1
+    return begin if offered and not text[end:].strip() else -1
 
 
 def _names_a_tool(text: str, pos: int, box: Toolbox) -> bool:
     """Whether the first word from `pos` on that is no syntax of a format is the name of an offered tool."""
     for match in _WORD.finditer(text, pos, pos + _NEAR):
         word = match[0].removeprefix("functions.").strip(".-")
-        if word in box.schemas:
+        if word in box.schemas or text.startswith(box.odd_names, match.start()):
             return True
         if word.lower() not in _SYNTAX:
             return False

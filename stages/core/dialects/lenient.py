@@ -34,6 +34,7 @@ _TAGS = "|".join(
 _TAGS_ONLY = re.compile(_TAGS)
 _JSON_STARTS = f"{fenced_json.FENCE}|{fenced_json.BARE_START}|{variants.BARE_START}"
 _ALL = re.compile(f"{_TAGS}|{_JSON_STARTS}|{pythonic.LIST_START}", re.MULTILINE)
+_ODD = re.compile(f"{_ALL.pattern}|{pythonic.ODD_START}", re.MULTILINE)
 _CALL = re.compile(r"\w\(")
 
 
@@ -45,7 +46,8 @@ def parse(text: str, tools: Tools = None) -> Reply:
 
 def read_weighing(text: str, box: Toolbox) -> Reply:
     """Read a reply in any dialect and of any form."""
-    return read_reply(Source(text, box), _ALL if "{" in text or "[" in text else _TAGS_ONLY, _read_block)
+    openings = _ALL if "{" in text or "[" in text else _TAGS_ONLY
+    return read_reply(Source(text, box), _ODD if "[" in text and box.odd_names else openings, _read_block)
 
 
 def _read_block(source: Source, start: int) -> Block | None:
@@ -62,9 +64,22 @@ def _read_block(source: Source, start: int) -> Block | None:
     if text.startswith("<", start):
         read = variants.read_tag if variants.starts_tag(text, start) else pythonic.read_block
         return read(source, start)
-    if pythonic.starts_list(text, start):
-        return _keep_offered(source, pythonic.read_block(source, start), start)
+    if pythonic.starts_list(source, start):
+        return _read_list(source, start)
     return _read_json(source, start)
+
+
+def _read_list(source: Source, start: int) -> Block | None:
+    """Read a list of calls; in a sentence it is prose where nobody offers one of its tools."""
+    block = pythonic.read_block(source, start)
+    if block is None or not source.tools:
+        return _keep_offered(source, block, start)
+    if not block.calls:
+        return None if pythonic.shows_another(source, start) else block
+    offered = any(call.name in source.tools.schemas for call in block.calls)
+    if not offered and pythonic.stands_in_sentence(source, start, block.end):
+        return Block(block.end, block.dialect)
+    return _keep_offered(source, block, start)
 
 
 def _read_json(source: Source, start: int) -> Block | None:
@@ -77,6 +92,8 @@ def _read_json(source: Source, start: int) -> Block | None:
 def _read_tagged(source: Source, start: int) -> Block:
     """Read a `<tool_call>` block in the dialect that its first characters show."""
     body = source.skip_space(start + len(CALL_OPEN))
+    if (doubled := _read_doubled(source, start, body)) is not None:
+        return doubled
     if source.text.startswith((CALL_OPEN, CALL_CLOSE), body):
         end = source.end_of_block(start)
         return Block(end, hermes.NAME, problems=[f"character {start}: nothing in {CALL_OPEN}"])
@@ -108,11 +125,23 @@ def _read_tagged(source: Source, start: int) -> Block:
     return Block(end, hermes.NAME, problems=[f"character {start}: {what}: {found}"])
 
 
+def _read_doubled(source: Source, start: int, body: int) -> Block | None:
+    """Read a call whose opening tag stands twice."""
+    inside = source.skip_space(body + len(CALL_OPEN))
+    if not source.text.startswith(CALL_OPEN, body) or source.text.startswith(CALL_OPEN, inside):
+        return None
+    block = _read_tagged(source, body)
+    if not block.calls:
+        return None
+    block.problems.insert(0, Recovered(f"{block.dialect}, character {start}", f"{CALL_OPEN} once too often"))
+    return block
+
+
 def _read_python_calls(source: Source, start: int, body: int) -> Block | None:
     """Read `<tool_call>` around calls as Python writes them: of tools that are offered, or, where none are
     known, in a list. Where code may be sent it is code."""
     schemas = source.tools.schemas
-    if bare_python.TOOL in schemas or not (source.tools or pythonic.starts_list(source.text, body)):
+    if bare_python.TOOL in schemas or not (source.tools or pythonic.starts_list(source, body)):
         return None
     if source.exhausted:
         return None

@@ -57,6 +57,7 @@ LOOSE = json.JSONDecoder(object_pairs_hook=_make_object, strict=False)
 _SPACE = re.compile(r"\s*+")
 _NAME = re.compile(r"[^\W\d]\w*+")
 _KEYWORD = re.compile(r"([^\W\d]\w*+)\s*+=(?!=)")
+_EQUALS = re.compile(r"\s*+=(?!=)")
 _NUMBER = re.compile(
     r"[-+]?\s*+(?:0[xX][0-9a-fA-F_]++|0[oO][0-7_]++|0[bB][01_]++"
     r"|(?:[0-9][0-9_]*+(?:\.[0-9_]*+)?|\.[0-9][0-9_]*+)(?:[eE][-+]?[0-9]++)?)(?![\w.])"
@@ -127,33 +128,44 @@ def read_literal(text: str, pos: int) -> tuple[Any, int]:
         raise NotLiteral("nested too deeply", pos) from None
 
 
-def read_arguments(text: str, pos: int) -> tuple[list[Any], dict[str, Any], int]:
+def read_arguments(text: str, pos: int, odd: tuple[str, ...] = ()) -> tuple[list[Any], dict[str, Any], int]:
     """The arguments of a call after its opening parenthesis: positional, by keyword, and the end.
 
-    The end is the position after the closing parenthesis. Raises NotLiteral.
+    `odd` are keywords that are no identifiers. The end is the position after the closing parenthesis.
+    Raises NotLiteral.
     """
     try:
-        return _read_arguments(text, _skip(text, pos))
+        return _read_arguments(text, _skip(text, pos), odd)
     except RecursionError:
         raise NotLiteral("nested too deeply", pos) from None
 
 
-def _read_arguments(text: str, pos: int) -> tuple[list[Any], dict[str, Any], int]:
+def _read_arguments(text: str, pos: int, odd: tuple[str, ...]) -> tuple[list[Any], dict[str, Any], int]:
     positional: list[Any] = []
     named: dict[str, Any] = {}
     while not text.startswith(")", pos):
-        keyword = _KEYWORD.match(text, pos)
-        value, end = _read_value(text, _skip(text, keyword.end() if keyword else pos), 0)
-        if keyword is None:
+        keyword, begin = _find_keyword(text, pos, odd)
+        value, end = _read_value(text, _skip(text, begin), 0)
+        if not keyword:
             if named:
                 raise NotLiteral("a positional argument after a named one", pos)
             positional.append(value)
-        elif keyword[1] in named:
-            raise NotLiteral(f"{keyword[1]} is given twice", pos)
+        elif keyword in named:
+            raise NotLiteral(f"{keyword} is given twice", pos)
         else:
-            named[keyword[1]] = value
+            named[keyword] = value
         pos = _read_separator(text, end, ")")
     return positional, named, pos + 1
+
+
+def _find_keyword(text: str, pos: int, odd: tuple[str, ...]) -> tuple[str, int]:
+    """The keyword at `pos` and the position behind its `=`; empty where there is none."""
+    if odd and text.startswith(odd, pos):
+        for key in odd:
+            if text.startswith(key, pos) and (equals := _EQUALS.match(text, pos + len(key))) is not None:
+                return key, equals.end()
+    keyword = _KEYWORD.match(text, pos)
+    return (keyword[1], keyword.end()) if keyword is not None else ("", pos)
 
 
 def _skip(text: str, pos: int) -> int:

@@ -16,42 +16,56 @@ from stages.core.dialects.json_calls import read_calls, write_json
 from stages.core.dialects.literals import NotLiteral, read_arguments, read_json
 from stages.core.dialects.problems import Recovered, shorten
 from stages.core.dialects.scanning import THINK_TAGS, Block, Reply, Source, read_reply, skip_separator
-from stages.core.dialects.toolbox import Tools
+from stages.core.dialects.toolbox import KEY, Toolbox, Tools, open_toolbox
+from stages.core.dialects.toolbox import NAME as CALLED
 
 NAME = "pythonic"
+_BUILT_IN = "<|python_tag|>"
 WRAPPERS = {
     "<|python_start|>": ("<|python_end|>",),
     "<|tool_call_start|>": ("<|tool_call_end|>",),
     "<function_calls>": ("</function_calls>",),
-    "<|python_tag|>": ("<|eom_id|>", "<|eot_id|>"),
+    _BUILT_IN: ("<|eom_id|>", "<|eot_id|>"),
 }
-# A bracket, a name, a parenthesis, and then a name with its value, a literal, or nothing.
-LIST_START = (
-    r"\[\s*+[^\W\d][\w.\-]*+\s*+\("
+# A name, a parenthesis, and then a name with its value, a literal, or nothing.
+_FIRST_CALL = (
+    rf"\s*+{CALLED}\s*+\("
     r"(?=\s*+(?:[^\W\d]\w*+\s*+=(?!=)|[)\"'\[{(\d.+-]|(?:True|False|None|true|false|null)\b))"
 )
+# A bracket that is no part of an expression, a link or a piece of code. Chinese has no space before a list;
+# names before an index are ASCII.
+_BRACKET = r"\[(?<![`'\"=(,)\]_A-Za-z0-9]\[)"
+LIST_START = _BRACKET + _FIRST_CALL
+# Where an offered tool has a name that Python cannot hold, its list is known by that name alone.
+ODD_START = rf"{_BRACKET}\s*+(?=[^\s\[\]{{\"'][^\[\n]{{0,200}}\()"
 WRAPPER_START = "|".join(map(re.escape, WRAPPERS))
 
 _OPENINGS = re.compile(f"{WRAPPER_START}|{THINK_TAGS}|```|{LIST_START}")
-_LIST = re.compile(LIST_START)
-_NAMED_LIST = re.compile(r"\[\s*+[^\W\d][\w.\-]*+\s*+\(\s*+[^\W\d]\w*+\s*+=(?!=)")
-_CALL = re.compile(r"([^\W\d][\w.\-]*+)\s*+\(")
-_KEY = re.compile(r"[^\W\d]\w*+")
-# What stands before a list that is part of an expression, a link or a piece of code.
-_NOT_BEFORE = frozenset("`'\"=(,)]_")
+_ODD_OPENINGS = re.compile(f"{_OPENINGS.pattern}|{ODD_START}")
+_LIST = re.compile(rf"\[{_FIRST_CALL}")
+_CALL = re.compile(rf"({CALLED})\s*+\(")
+_METHOD = ".call"  # as Llama 3.1 calls a tool that is built in
+_PARENTHESIS = re.compile(r"(?:\.call)?\s*+\(")
+_KEY = re.compile(KEY)
+_NAMED = re.compile(rf"\s*+{KEY}\s*+=(?!=)")
 
 
 def render(calls: Sequence[ToolCall], tools: Tools = None) -> str:
     """The calls as one list, without wrapping tokens, which differ from model to model.
 
-    Raises ValueError for names that are not identifiers and for what JSON cannot say.
+    Raises ValueError for names that are no identifiers or mean another tool, and for what JSON cannot say.
     """
+    box = open_toolbox(tools)
+    for call in calls:
+        if _drop_method(call.name, box) != call.name:
+            raise ValueError(f"{NAME} cannot write a call of {call.name!r}: it would be one of another tool")
     return f"[{', '.join(_write_call(call) for call in calls)}]" if calls else ""
 
 
 def parse(text: str, tools: Tools = None) -> Reply:
     """Read a reply in this dialect."""
-    return read_reply(Source(text, tools), _OPENINGS, read_block)
+    source = Source(text, tools)
+    return read_reply(source, _ODD_OPENINGS if source.tools.odd_names else _OPENINGS, read_block)
 
 
 def _write_call(call: ToolCall) -> str:
@@ -87,17 +101,25 @@ def read_block(source: Source, start: int) -> Block | None:
         return _read_wrapped(source, start)
     if start < source.fence_end or source.exhausted or not _may_start(text, start):
         return None
+    if source.tools.odd_names and not starts_list(source, start):
+        return None
     calls: list[ToolCall] = []
     try:
         end = _read_list(source, start, calls)
+        while text.startswith("[", end) and starts_list(
+            source, end
+        ):  # right behind the first: no index has calls in it
+            end = _read_list(source, end, calls)
     except NotLiteral as error:
         source.budget -= error.reached - start
         return _report_broken(source, start, error)
     if text.startswith("(", end):  # the text of a link
         source.budget -= end - start
         return None
-    if not any(call.arguments for call in calls) and not _stands_alone(source, start, end):
-        return None
+    if not any(call.arguments for call in calls):
+        offered = all(call.name in source.tools.schemas for call in calls)
+        if not _stands_alone(source, end if offered else start, end):
+            return None
     return Block(end, NAME, calls, gap=0)
 
 
@@ -108,7 +130,7 @@ def read_calls_at(source: Source, pos: int) -> tuple[list[ToolCall], int]:
     """
     text, end = source.text, pos
     calls: list[ToolCall] = []
-    while starts_list(text, pos) or (not text.startswith("[", pos) and _CALL.match(text, pos)):
+    while starts_list(source, pos) or (not text.startswith("[", pos) and _find_name(source, pos)):
         end = _read_list(source, pos, calls) if text.startswith("[", pos) else _read_call(source, pos, calls)
         pos = skip_separator(text, end)
     return calls, end
@@ -121,40 +143,83 @@ def skip_fence(source: Source, start: int) -> None:
         source.fence_end = len(source.text) if close == -1 else close + 3
 
 
-def starts_list(text: str, start: int) -> bool:
+def starts_list(source: Source, start: int) -> bool:
     """Whether a list of calls may start at the bracket at `start`."""
-    return _LIST.match(text, start) is not None
+    if _LIST.match(source.text, start) is not None:
+        return True
+    if not source.tools.odd_names or not source.text.startswith("[", start):
+        return False
+    name = _find_name(source, source.skip_space(start + 1))
+    return name is not None and name[0] in source.tools.odd_keys
+
+
+def _find_name(source: Source, pos: int) -> tuple[str, int] | None:
+    """The name of the call at `pos` and the position behind its parenthesis."""
+    text, odd = source.text, source.tools.odd_names
+    if odd and text.startswith(odd, pos):
+        for name in odd:
+            opening = _PARENTHESIS.match(text, pos + len(name)) if text.startswith(name, pos) else None
+            if opening is not None:
+                return name, opening.end()
+    call = _CALL.match(text, pos)
+    return (call[1], call.end()) if call is not None else None
 
 
 def _may_start(text: str, start: int) -> bool:
-    before = text[max(0, start - 20) : start]
-    last = before.rstrip(" \t")[-1:]
-    if not last:
-        return True
-    # Chinese has no space before a list; names before an index are ASCII.
-    is_name = before[-1].isascii() and before[-1].isalnum()
-    return last not in "=(," and before[-1] not in _NOT_BEFORE and not is_name
+    """Whether a list is not an operand or an argument, with a space before it."""
+    return not text[max(0, start - 20) : start].rstrip(" \t").endswith(("=", "(", ","))
 
 
 def _stands_alone(source: Source, start: int, end: int) -> bool:
-    """Whether nothing else is on the lines of a piece of text.
+    """Whether nothing else is on the lines of a piece of text; behind it, where the piece is empty.
 
     Only the white space beside it is looked at: a line may hold many such pieces.
     """
     text, following = source.text, source.skip_space(end)
     if following < len(text) and "\n" not in text[end:following]:
         return False
+    if start == end:
+        return True
     while start and text[start - 1].isspace() and text[start - 1] != "\n":
         start -= 1
     return not start or text[start - 1] == "\n"
 
 
+def stands_in_sentence(source: Source, start: int, end: int) -> bool:
+    """Whether words are beside a list on its lines, as a sentence has that speaks of it.
+
+    A list that a colon leads to and that ends its line is no part of the sentence.
+    """
+    text, following = source.text, source.skip_space(end)
+    if following < len(text) and "\n" not in text[end:following] and text[following] not in "[,;":
+        return True
+    before = text[max(0, start - 80) : start].rstrip(" \t")
+    return bool(before) and not before.endswith(("\n", ":", "：", ")]"))
+
+
+def shows_another(source: Source, start: int) -> bool:
+    """Whether a broken list in a sentence is of a tool that nobody offers."""
+    name = _find_name(source, source.skip_space(start + 1))
+    if name is None or _drop_method(name[0], source.tools) in source.tools.schemas:
+        return False
+    close = source.find("]", name[1])
+    return close != -1 and stands_in_sentence(source, start, close + 1)
+
+
 def _report_broken(source: Source, start: int, error: NotLiteral) -> Block | None:
     """A broken list with a named argument was meant as a call; anything else is prose."""
-    if _NAMED_LIST.match(source.text, start) is None:
+    name = _find_name(source, source.skip_space(start + 1))
+    if name is None or not _names_argument(source, *name):
         return None
     problem = f"{NAME}, character {start}: {error} at character {error.pos}"
     return Block(start + 1, NAME, problems=[problem])
+
+
+def _names_argument(source: Source, name: str, pos: int) -> bool:
+    """Whether a named argument is at `pos`."""
+    if _NAMED.match(source.text, pos) is not None:
+        return True
+    return source.text.startswith(source.tools.odd_keys.get(name, ()), source.skip_space(pos))
 
 
 def _read_wrapped(source: Source, start: int) -> Block | None:
@@ -166,8 +231,11 @@ def _read_wrapped(source: Source, start: int) -> Block | None:
     problems: list[str] = []
     end = pos
     try:
-        while not source.exhausted and (text.startswith(("[", "{"), pos) or _CALL.match(text, pos)):
+        while not source.exhausted and (text.startswith(("[", "{"), pos) or _find_name(source, pos)):
+            before = len(calls)
             end = _read_item(source, pos, calls, problems, place)
+            if opening == _BUILT_IN and not text.startswith(("[", "{"), pos):
+                calls[before:] = [_name_built_in(source, call) for call in calls[before:]]
             pos = skip_separator(text, end)
     except NotLiteral as error:
         problems.append(f"{place}: {error} at character {error.pos}")
@@ -188,7 +256,7 @@ def _read_wrapped(source: Source, start: int) -> Block | None:
 def _read_item(source: Source, pos: int, calls: list[ToolCall], problems: list[str], place: str) -> int:
     """Read a list, a call or JSON between wrapping tokens and return its end."""
     text = source.text
-    if starts_list(text, pos):
+    if starts_list(source, pos):
         return _read_list(source, pos, calls)
     if not text.startswith(("[", "{"), pos):
         return _read_call(source, pos, calls)
@@ -216,15 +284,30 @@ def _read_list(source: Source, start: int, calls: list[ToolCall]) -> int:
 
 def _read_call(source: Source, pos: int, calls: list[ToolCall]) -> int:
     """Read `name(…)` and return the position after it. Positional arguments get the schema's names."""
-    match = _CALL.match(source.text, pos)
-    if match is None:
+    found = _find_name(source, pos)
+    if found is None:
         raise NotLiteral("not a call", pos)
-    positional, named, end = read_arguments(source.text, match.end())
+    name, begin = _drop_method(found[0], source.tools), found[1]
+    positional, named, end = read_arguments(source.text, begin, source.tools.odd_keys.get(name, ()))
     if positional:
-        properties = source.tools.schemas.get(match[1], {}).get("properties")
+        properties = source.tools.schemas.get(name, {}).get("properties")
         names = list(properties) if isinstance(properties, dict) else []
         if len(positional) > len(names) or set(names[: len(positional)]) & set(named):
-            raise NotLiteral(f"no name for a positional argument of {match[1]}", pos)
+            raise NotLiteral(f"no name for a positional argument of {name}", pos)
         named = dict(zip(names, positional, strict=False)) | named
-    calls.append(ToolCall(match[1], named))
+    calls.append(ToolCall(name, named))
     return end
+
+
+def _drop_method(name: str, tools: Toolbox) -> str:
+    """The tool that `f.call` calls: `f`, where that is offered and no tool has the whole name."""
+    if not name.endswith(_METHOD):
+        return name
+    bare = name.removesuffix(_METHOD)
+    return bare if bare in tools.schemas and name not in tools.schemas else name
+
+
+def _name_built_in(source: Source, call: ToolCall) -> ToolCall:
+    """A call behind its token of `f.call`, which is `f`, whether or not a definition names it."""
+    bare = call.name.removesuffix(_METHOD)
+    return call if call.name in source.tools.schemas or not bare else ToolCall(bare, call.arguments)

@@ -48,12 +48,13 @@ _FUNCTION = re.compile(r"""<function(?:=([^<>\n]++)|\s+name=(["'])([^<>\n"']++)\
 _PARAMETER = re.compile(r"<parameter=([^<>\n]++)>")
 # Only in a function whose own name is an attribute: in any other, such a tag is data.
 _ATTRIBUTE = re.compile(r"""<parameter\s+name=(["'])([^<>\n"']++)\1[^<>\n]*+>""")
-_ATTRIBUTE_CLOSE = re.compile(r"</parameter>(?=\s*+(?:<parameter\s|</function>|</tool_call>|\Z))")
+_ATTRIBUTE_CLOSE = re.compile(r"</parameter>(?=\s*+(?:<parameter\s|</function>|</tool_call>|</f\w*+\Z|\Z))")
 _PROSE = re.compile(r"""(?:[^<"'{\[(`]|(?<=\w)'(?=\w))++(?=<function(?:=| name=))""")
-_GOOD_CLOSE = re.compile(r"</parameter>(?=\s*+(?:<parameter=|</function>|</tool_call>|\Z))")
+_CUT_CLOSE = re.compile(r"</f(?:u(?:n(?:c(?:t(?:i(?:on?)?)?)?)?)?)?\Z")
+_GOOD_CLOSE = re.compile(r"</parameter>(?=\s*+(?:<parameter=|</function>|</tool_call>|</f\w*+\Z|\Z))")
 _TAG = re.compile(
     r"(?P<open><parameter=[^<>\n]++>)"
-    r"|(?P<close></parameter>(?=\s*+(?:<parameter=|</function>|</tool_call>|\Z)))"
+    r"|(?P<close></parameter>(?=\s*+(?:<parameter=|</function>|</tool_call>|</f\w*+\Z|\Z)))"
     r"|(?P<done></function>(?=\s*+(?:<tool_call>|</tool_call>|<function=|\Z)))"
     r"|(?P<end></tool_call>(?=[^\S\n]*+(?:\n|<tool_call>|<function=|\Z)))"
     r"|(?P<next><tool_call>|<function=)"
@@ -257,6 +258,8 @@ def _unquote(name: str, known: Any) -> str:
 def _close_function(source: Source, name: str, pos: int, place: str, problems: list[str]) -> int:
     if source.text.startswith(FUNCTION_CLOSE, pos):
         return pos + len(FUNCTION_CLOSE)
+    if _CUT_CLOSE.match(source.text, pos) is not None:
+        return len(source.text)
     if not source.text.startswith(CALL_CLOSE, pos):
         found = shorten(source.text[pos : pos + 30])
         raise _BrokenError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
@@ -11,7 +12,13 @@ from stages.core.dialects.schema import find_types
 
 Tools = Iterable[Tool | Mapping[str, Any]] | None
 
+NAME = r"[^\W\d][\w.\-]*+"
+"""The name of a tool that Python's calls can hold, dots and strokes in it."""
+KEY = r"[^\W\d]\w*+"
+"""The name of an argument that they can hold."""
+
 _MOST_TYPES = 10_000
+_NAME, _KEY = re.compile(NAME), re.compile(KEY)
 
 
 class Toolbox(tuple[Tool | Mapping[str, Any], ...]):
@@ -29,6 +36,24 @@ class Toolbox(tuple[Tool | Mapping[str, Any], ...]):
         schemas = dict(map(_read_schema, self))
         schemas.pop("", None)
         return schemas
+
+    @cached_property
+    def odd_keys(self) -> dict[str, tuple[str, ...]]:
+        """The arguments that Python's calls could not name, longest first, of every tool that has one or
+        has such a name itself."""
+        odd: dict[str, tuple[str, ...]] = {}
+        for name, schema in self.schemas.items():
+            properties = schema.get("properties")
+            known = properties if isinstance(properties, Mapping) else ()
+            keys = [key for key in known if isinstance(key, str) and key and _KEY.fullmatch(key) is None]
+            if keys or _NAME.fullmatch(name) is None:
+                odd[name] = tuple(sorted(keys, key=len, reverse=True))
+        return odd
+
+    @cached_property
+    def odd_names(self) -> tuple[str, ...]:
+        """The tools of `odd_keys`, longest first: their calls are known by the name as it is written."""
+        return tuple(sorted(self.odd_keys, key=len, reverse=True))
 
     @cached_property
     def _types(self) -> dict[tuple[str, str], frozenset[str]]:
