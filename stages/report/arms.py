@@ -74,8 +74,9 @@ def describe_calls(arm: Arm) -> str:
         rates = result.summary.strict
         if rates is None or rates.tool is None or rates.arguments is None:
             continue
+        place = plain(name + name_elsewhere(result.origin))
         parts.append(
-            f"on {plain(name)} the right tool in {rate_cell(rates.tool)} of the tool queries, right "
+            f"on {place} the right tool in {rate_cell(rates.tool)} of the tool queries, right "
             f"arguments in {rate_cell(rates.arguments)}, and the whole right (of a direct answer its form) "
             f"in {rate_cell(rates.whole)}"
         )

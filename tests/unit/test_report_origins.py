@@ -11,7 +11,7 @@ import pytest
 
 from stages.core.artifact import MANIFEST
 from stages.core.errors import StageError
-from stages.core.fixes import FAIR
+from stages.core.fixes import FAIR, FLAWED
 from stages.core.query import Query
 from stages.core.records import Given, Manifest, read_record, write_record
 from stages.report.__main__ import main
@@ -74,6 +74,19 @@ def test_a_candidate_from_a_file_decides_nothing(measured: World) -> None:
     assert "- Replies from a file, mine.jsonl: figures of " in page
     assert "file of replies `" in page
     assert "prompts `" not in page, "these outputs have none"
+
+
+def test_arms_and_seeds_that_answered_elsewhere_are_no_pair(measured: World) -> None:
+    """What lies between them is a set-up too, and not the fixes or the seed alone."""
+    measured.evaluate(FLAWED, answer_right, suite="extended")
+    measured.evaluate(FAIR, answer_right, suite="extended", seed=1)
+    answer_from(measured, SERVED, answer_well)
+    assert measured.write()["smol"].seeds == []
+    page = measured.page()
+    elsewhere = "measured against served by 127.0.0.1:8080/v1, so they differ in more than their fixes"
+    assert f"- flawed and fair are not compared: {elsewhere}." in page
+    assert "fair, seed 1 is not counted: measured, where fair is served by 127.0.0.1:8080/v1." in page
+    assert "on extended (served by 127.0.0.1:8080/v1) the right tool in" in head(measured)
 
 
 def test_a_served_candidate_that_is_good_enough_is_used_as_it_is_served(measured: World) -> None:
