@@ -87,7 +87,8 @@ def find_self_comparison(arm: Arm, reference: Arm | None, match: Match) -> list[
     if reference is None or _measured(match) is None:
         return []
     mine, theirs = arm.suites[match.candidate.suite], reference.suites[match.candidate.suite]
-    if mine.manifest.recipe.inputs.get("model") != theirs.manifest.recipe.inputs.get("model"):
+    source = mine.manifest.recipe.inputs.get("model")
+    if source is None or source != theirs.manifest.recipe.inputs.get("model"):
         return []
     gave = {"local": "one model", "endpoint": "one model of a server", "recorded": "one file"}
     name, what = arm.options.preset.name, gave[mine.summary.engine]

@@ -162,9 +162,9 @@ class Endpoint:
                 raise NoServer(
                     f"{self.transport.url} {how} ({error}): start the server, or check --endpoint"
                 ) from None
-            except OtherPlaceOrTime as error:
-                raise StageError(f"{self.transport.url}/models: {error}") from None
             except ServerError as error:
+                if isinstance(error, OtherPlaceOrTime) and self.served_model is None:
+                    raise StageError(f"{self.transport.url}/models: {error}") from None
                 if error.status in LOCKED and self.served_model is None:
                     raise StageError(f"{self.transport.url}/models is not for everybody: {error}") from None
                 return None
