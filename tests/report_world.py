@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.core.artifact import build_artifact, read_manifest
+from stages.core.artifact import build_artifact, fingerprint_json, read_manifest
 from stages.core.cli import Options
 from stages.core.fixes import FixSet
 from stages.core.preset import load_preset
@@ -85,9 +85,14 @@ class World:
         model: str = "smol",
         seed: int = 0,
         given: Given | None = None,
+        answered_by: str = "",
         **changed: Any,
     ) -> Path:
-        """The output of eval for one arm: scored replies and their summary."""
+        """The output of eval for one arm: scored replies and their summary.
+
+        What answered is the output of quantize, if it is there, else another one for every model, or the
+        one `answered_by` some name.
+        """
         options = Options(load_preset(model), fixes, seed)
         asked = load_suite(suite)
         replies = [
@@ -99,7 +104,10 @@ class World:
         )
         summary = summarize_scores(asked, scores, options, "local", timing).model_copy(update=changed)
         folder = options.place("eval") / asked.name
-        with build_artifact(folder, self.recipe("eval", options), given=given) as build:
+        recipe = self.recipe("eval", options)
+        if answered_by or not read_manifest(options.place("quantize")):
+            recipe.inputs["model"] = fingerprint_json(answered_by or model)
+        with build_artifact(folder, recipe, given=given) as build:
             write_lines(build.folder / "replies.jsonl", replies)
             write_lines(build.folder / "scores.jsonl", scores)
             write_record(build.folder / "summary.json", summary)

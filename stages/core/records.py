@@ -463,7 +463,7 @@ def read_lines(path: Path, kind: type[R]) -> list[R]:
 
 
 Answer = Literal["use small", "split", "stay with large", "inconclusive"]
-Doubt = Literal["flawed set-up", "too few queries", "no comparable reference"]
+Doubt = Literal["flawed set-up", "unaudited set-up", "too few queries", "no comparable reference"]
 
 
 class SeedAnswer(Record):
@@ -490,7 +490,9 @@ class Verdict(Record):
     suite_version: int
     suite_fingerprint: str = Field(description="of its queries and accepted calls")
     candidate_decision: Rate
+    candidate_origin: str = Field("measured", description="of its replies: measured here, or from elsewhere")
     reference_decision: Rate | None
+    reference_origin: str | None = Field(None, description="the same of the reference")
     ratio: float | None = Field(description="point estimate; None without a reference or when its rate is 0")
     ratio_low: float | None = Field(description="95 % score interval of the ratio, lower limit")
     ratio_high: float | None = Field(description="upper limit; None where there is none")

@@ -123,9 +123,14 @@ def _require_comparable(suite: str, sides: Sequence[Side]) -> None:
                 "which scores their kept replies anew"
             )
         if side.summary.suite_fingerprint != sides[0].summary.suite_fingerprint:
+            both = f"{sides[0].folder} and {side.folder}"
+            if side.manifest.recipe.inputs.get("replies") == sides[0].manifest.recipe.inputs.get("replies"):
+                raise StageError(
+                    f"{both} answered the same queries of {suite}, whose accepted calls differ: evaluate "
+                    "both again, which scores their kept replies anew"
+                )
             raise StageError(
-                f"{sides[0].folder} and {side.folder} answered different queries of {suite}: "
-                "evaluate the same version of the suite"
+                f"{both} answered different queries of {suite}: evaluate the same version of the suite"
             )
 
 

@@ -13,7 +13,7 @@ from stages.report.comparison import WHOLE, write_categories, write_causes, writ
 from stages.report.effects import find_idle_fixes
 from stages.report.pairs import pair_scores, refuse_pairing
 from stages.report.results import Arm
-from stages.report.verdict import Match
+from stages.report.verdict import Match, name_elsewhere
 
 SEVERITIES = ("critical", "warning", "info")
 _PAIRED: dict[str, Callable[[Score], bool | None]] = {
@@ -48,10 +48,12 @@ def describe_arms(arms: Sequence[Arm]) -> str:
     suites = sorted({name for arm in arms for name in arm.suites})
     parts = []
     for suite in suites:
+        having = [(arm.label, arm.suites[suite]) for arm in arms if suite in arm.suites]
         decided = [
-            (arm.label, arm.suites[suite].summary.tool_or_direct) for arm in arms if suite in arm.suites
+            f"{label}{plain(name_elsewhere(result.origin))} {rate_cell(result.summary.tool_or_direct)}"
+            for label, result in having
         ]
-        parts.append(f"{plain(suite)} " + ", ".join(f"{label} {rate_cell(rate)}" for label, rate in decided))
+        parts.append(f"{plain(suite)} {', '.join(decided)}")
     return f"Arms, decided right: {'; '.join(parts)}."
 
 
@@ -72,8 +74,9 @@ def describe_calls(arm: Arm) -> str:
         rates = result.summary.strict
         if rates is None or rates.tool is None or rates.arguments is None:
             continue
+        place = plain(name + name_elsewhere(result.origin))
         parts.append(
-            f"on {plain(name)} the right tool in {rate_cell(rates.tool)} of the tool queries, right "
+            f"on {place} the right tool in {rate_cell(rates.tool)} of the tool queries, right "
             f"arguments in {rate_cell(rates.arguments)}, and the whole right (of a direct answer its form) "
             f"in {rate_cell(rates.whole)}"
         )
@@ -101,9 +104,9 @@ def write_fixes(arms: Sequence[Arm]) -> str:
 
 def _write_suite(suite: str, arms: Sequence[Arm], match: Match | None, chosen: Arm, large: str) -> str:
     having = [arm for arm in arms if suite in arm.suites]
-    columns = {f"{arm.label} (measured)": arm.suites[suite].summary for arm in having}
+    columns = {f"{a.label} ({plain(a.suites[suite].origin)})": a.suites[suite].summary for a in having}
     if match and match.reference:
-        columns[f"{large} ({match.reference.source})"] = match.reference
+        columns[f"{large} ({plain(match.reference_origin)})"] = match.reference
     parts = [
         f"## Results on {plain(suite)}",
         write_results(columns, match, f"{chosen.label} beside {large}"),

@@ -65,6 +65,21 @@ def retest_command(
     return place_words() + " ".join(words)
 
 
+def answer_command(options: Options, manifest: Manifest, *, again: bool) -> str:
+    """The evaluation that gets its replies from where those of `manifest` came: a model, a server, a file.
+
+    With `again` what is there is replaced: a server is asked every query anew.
+    """
+    facts, command = manifest.facts, options.command("eval")
+    if url := facts.get("url"):
+        words = {"--endpoint": url, "--served-model": facts.get("served_model")}
+        named = [f"{flag} {shlex.quote(str(value))}" for flag, value in words.items() if value]
+        return " ".join([command, *named, *(["--ask-again"] if again else [])])
+    if facts.get("engine") == "recorded":
+        command += f" --replies {shlex.quote(str(facts.get('file', 'FILE')))}"
+    return command + (" --force" if again else "")
+
+
 def report_command(request: Request, model: str) -> str:
     """The command that writes a model's report anew."""
     asked = {

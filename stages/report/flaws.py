@@ -6,7 +6,7 @@ from stages.core.records import EvalSummary
 from stages.core.silence import find_emptiness, find_sameness
 from stages.core.words import plural
 from stages.report.results import Arm, require_audit
-from stages.report.verdict import Match
+from stages.report.verdict import Match, doubt_origin
 
 MOST_RUNAWAYS = 0.1  # share of a suite; the embedded model, trained fairly, stays below 0.01
 
@@ -63,27 +63,62 @@ def lacks_audit(reference: Arm, match: Match) -> bool:
 
 
 def find_caveats(match: Match) -> list[str]:
-    """What a reader has to know of the reference: that a measured one was passed over, or that no audit can
-    look at its set-up."""
+    """What a reader has to know of the two: that no audit can look at the set-up behind their replies, or
+    that a measured reference was passed over."""
     result = _measured(match)
+    caveats = [] if doubt_origin(match) else _tell_unaudited(match.candidate, "the candidate")
     if result is None:
-        return [match.problem] if match.reference and match.problem else []
-    if result.engine == "local":
-        return []
+        return caveats + ([match.problem] if match.reference and match.problem else [])
+    return caveats + _tell_unaudited(result, "the reference")
+
+
+def _tell_unaudited(result: EvalSummary, side: str) -> list[str]:
+    """What nobody here knows of replies that a server or a file gave."""
     what = {
         "endpoint": "was measured as its server serves it: no audit here knows that server's template, "
-        "parser and stop tokens, and a call that it drops counts against the reference.",
+        f"parser and stop tokens, nor its model but by name, and a call that it drops counts against {side}.",
         "recorded": "was scored from replies in a file: no audit here knows how they came about.",
     }
-    return [f"{result.title} {what[result.engine]}"]
+    return [f"{result.title}, {side}, {what[result.engine]}"] if result.engine in what else []
+
+
+def find_self_comparison(arm: Arm, reference: Arm | None, match: Match) -> list[str]:
+    """That one model, server or file gave the replies of both: a ratio then says nothing about two models."""
+    if reference is None or _measured(match) is None:
+        return []
+    mine, theirs = arm.suites[match.candidate.suite], reference.suites[match.candidate.suite]
+    source = mine.manifest.recipe.inputs.get("model")
+    if source is None or source != theirs.manifest.recipe.inputs.get("model"):
+        return []
+    gave = {"local": "one model", "endpoint": "one model of a server", "recorded": "one file"}
+    name, what = arm.options.preset.name, gave[mine.summary.engine]
+    return [f"{what} gave the replies of both sides: {name} is compared with itself"]
+
+
+def find_same_replies(arm: Arm, reference: Arm | None, match: Match) -> list[str]:
+    """That candidate and reference replied the same to every query, letter by letter."""
+    if reference is None or _measured(match) is None:
+        return []
+    suite = match.candidate.suite
+    mine, theirs = ({r.id: r.text for r in side.suites[suite].replies} for side in (arm, reference))
+    if mine != theirs:
+        return []
+    return [
+        f"All {plural(len(mine), 'reply')} of {match.candidate.title} on {suite} are those of the reference, "
+        "letter by letter: two models hardly ever write so. See that each has its own replies."
+    ]
 
 
 def find_constants(arm: Arm, reference: Arm | None, match: Match) -> list[str]:
-    """The suites on which all of an arm's replies, or the reference's, are one text."""
+    """The suites on which all of an arm's replies, or the reference's, are one text that says something."""
     found = [(arm.label, name, result) for name, result in sorted(arm.suites.items())]
     if reference is not None and (measured := _measured(match)) is not None:
         found.append((f"reference, {reference.label}", measured.suite, reference.suites[measured.suite]))
-    odd = [(label, name, find_sameness(result.replies, result.scores)) for label, name, result in found]
+    odd = [
+        (label, name, find_sameness(result.replies, result.scores))
+        for label, name, result in found
+        if not find_emptiness(result.replies)  # which is a flaw, and said as one
+    ]
     return [f"{label}: on {name} {what}." for label, name, what in odd if what]
 
 

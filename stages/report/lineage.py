@@ -27,10 +27,15 @@ def require_lineage(
     """Raise StageError for the first output that was made from another one than lies upstream.
 
     `manifests` are the arm's, by stage; `evaluations` those of eval, by suite. What is not there
-    proves nothing and is left out: a model may have been evaluated from `--data` alone.
+    proves nothing and is left out: a model may have been evaluated from `--data` alone. Replies of a server
+    or a file come from no output, and the verdict takes them so.
     """
     made = [(stage, stage, manifests[stage]) for stage in MADE_FROM if stage in manifests]
-    made += [("eval", f"eval {suite}", manifest) for suite, manifest in evaluations.items()]
+    made += [
+        ("eval", f"eval {suite}", manifest)
+        for suite, manifest in evaluations.items()
+        if manifest.facts.get("engine", "local") == "local"
+    ]
     for stage, title, manifest in made:
         role, upstream = MADE_FROM[stage]
         source = manifests.get(upstream)

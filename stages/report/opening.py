@@ -8,12 +8,13 @@ from stages.core.records import Answer, Verdict
 from stages.core.words import plural
 from stages.report.cells import NONE, inline_code, plain, rate_cell, share_of, table
 from stages.report.steps import Steps
+from stages.report.verdict import name_elsewhere
 
 
 def write_verdict(verdict: Verdict, asides: Sequence[str], small: str, large: str, steps: Steps) -> str:
     """The verdict in a few lines; `small` and `large` are the two models' names."""
     headline = name_answer(verdict.supported_answer, large)
-    because = f" ({verdict.cause})" if verdict.cause else ""
+    because = plain(explain_answer(verdict))
     lines = [f"**Verdict: {headline}**{because}", "", _write_point(verdict, small, large)]
     lines += [line for aside in asides if aside for line in ("", aside)]
     lines += ["", "In brackets behind a rate: its 95 % Wilson interval in percent."]
@@ -28,10 +29,20 @@ def name_answer(answer: Answer, large: str) -> str:
     return named.get(answer, answer)
 
 
+def explain_answer(verdict: Verdict) -> str:
+    """In brackets, behind an answer, why there is none; else whose replies came from where no audit looks."""
+    if verdict.cause:
+        return f" ({verdict.cause})"
+    origins = {"candidate": verdict.candidate_origin, "reference": verdict.reference_origin}
+    elsewhere = [f"{side}: {o}" for side, o in origins.items() if o not in (None, "measured", "recorded")]
+    return f" ({'; '.join(elsewhere)}; no audit knows how it was set up)" if elsewhere else ""
+
+
 def describe_rule(verdict: Verdict, large: str) -> str:
     """The rule's answer with the ratio and its interval, as one line for a terminal."""
     decision, reference = verdict.candidate_decision, verdict.reference_decision
-    mine = f"{decision.k} of {plural(decision.n, 'query')} of {verdict.suite} decided right"
+    said = name_elsewhere(verdict.candidate_origin)
+    mine = f"{decision.k} of {plural(decision.n, 'query')} of {verdict.suite} decided right{said}"
     if reference is None or verdict.point_answer is None:
         return f"the rule gives no answer: {mine}, and no ratio to {large} can be formed"
     share = share_of(decision.value, reference.value)
@@ -47,7 +58,10 @@ def write_matrix(verdict: Verdict, large: str) -> str:
         ("90 % or more", "use small"),
         ("70 % up to 90 %", "split"),
         ("less than 70 %", "stay with large"),
-        ("any, with a flawed set-up or an interval that crosses a limit", "inconclusive"),
+        (
+            "any, with a flawed or unaudited set-up or an interval that crosses a limit",
+            "inconclusive",
+        ),
     ]
     cells = [
         [band, name_answer(answer, large), _mark_point(verdict, answer), _mark_supported(verdict, answer)]
@@ -76,13 +90,14 @@ def _mark_supported(verdict: Verdict, answer: Answer) -> str:
 
 def _write_point(verdict: Verdict, small: str, large: str) -> str:
     decision, reference = verdict.candidate_decision, verdict.reference_decision
-    mine = f"On suite {plain(verdict.suite)}, {small} decides {rate_cell(decision)} right"
+    said = plain(name_elsewhere(verdict.candidate_origin))
+    mine = f"On suite {plain(verdict.suite)}, {small}{said} decides {rate_cell(decision)} right"
     if reference is None or verdict.ratio is None or verdict.point_answer is None:
         return f"The rule gives no answer: no ratio to {large} can be formed. {mine}."
     plainly = f", so stay with {large}" if verdict.point_answer == "stay with large" else ""
     return (
         f"The rule's answer to the point estimate: **{name_answer(verdict.point_answer, large)}**{plainly}. "
-        f"{mine}, {large} ({verdict.reference_source}) {rate_cell(reference)}: "
+        f"{mine}, {large} ({plain(str(verdict.reference_origin))}) {rate_cell(reference)}: "
         f"**{share_of(decision.value, reference.value)} of {large}**, 95 % interval {_interval(verdict)}."
     )
 
@@ -102,6 +117,12 @@ def _next_step(verdict: Verdict, large: str, steps: Steps) -> str:
         return (
             f"repair what is listed above, in the options too, and run {inline_code(steps.repeat)}; "
             "no number from this set-up decides."
+        )
+    if verdict.cause == "unaudited set-up":
+        return (
+            f"{inline_code(steps.own)} measures the model that was audited, then {inline_code(steps.renew)} "
+            "writes this report anew. What the other set-up does to the replies shows `--compare`, where "
+            "both were kept with `--out`."
         )
     if verdict.cause == "no comparable reference":
         return _measure(steps, large, "with a set-up that works")

@@ -40,6 +40,8 @@ def refuse_pairing(first: SuiteResult, second: SuiteResult) -> str:
     """Why two results cannot be paired query by query, or nothing."""
     if problem := refuse_results(first, second):
         return problem
+    if first.summary.engine != second.summary.engine:
+        return f"{first.origin} against {second.origin}, so they differ in more than their fixes"
     if {s.id for s in first.scores} != {s.id for s in second.scores}:
         return "different queries"
     return ""

@@ -43,14 +43,23 @@ def _sources(arms: Sequence[Arm], reference: Arm | None, recorded: Recorded | No
     lines = []
     for measured in (arms, [reference] if reference else []):
         results = [result for arm in measured for result in arm.suites.values()]
-        machines = "; ".join(sorted({plain(result.manifest.platform) for result in results}))
-        titles = sorted({plain(result.summary.title) for result in results})
-        lines += [f"- Measured: every figure of {title}, on {machines}." for title in titles]
+        places: dict[tuple[str, str], set[str]] = {}
+        for r in results:
+            machine = plain(r.manifest.platform)
+            places.setdefault((plain(r.summary.title), plain(r.origin)), set()).add(machine)
+        lines += [_source(*key, "; ".join(sorted(found)), len(places)) for key, found in places.items()]
     if recorded is not None:
         lines.append(f"- Recorded, not measured here: every figure of {plain(recorded.reference.title)}.")
         lines.append(f"- Published in {plain(recorded.origin)}; machine: {plain(recorded.machine)}.")
         lines += [f"- {plain(note)}" for note in recorded.notes]
     return "\n".join(lines)
+
+
+def _source(title: str, origin: str, machines: str, ways: int) -> str:
+    """One line of the sources; a model may have come by its replies in several `ways`."""
+    figures = f"every figure of {title}" if ways == 1 else f"figures of {title}, as the last table says"
+    where = "on" if origin == "measured" else "scored on"
+    return f"- {origin[0].upper()}{origin[1:]}: {figures}, {where} {machines}."
 
 
 def _stages(arms: Sequence[Arm]) -> str:
@@ -72,12 +81,21 @@ def _stages(arms: Sequence[Arm]) -> str:
             plain(manifest.commit),
             f"`{manifest.content[:12]}`",
             " ".join(
-                f"{plain(role)} `{value[:12]}`" for role, value in sorted(manifest.recipe.inputs.items())
+                f"{plain(_name_input(role, manifest))} `{value[:12]}`"
+                for role, value in sorted(manifest.recipe.inputs.items())
             ),
         ]
         for (stage, _), (manifest, names) in shared.items()
     ]
     return table(["stage", "arm", "made", "took", "peak memory", "commit", "content", "inputs"], rows)
+
+
+def _name_input(role: str, manifest: Manifest) -> str:
+    """What an input of a stage is. Of eval `replies` is about the prompts, `model` about what answered."""
+    if manifest.recipe.stage != "eval" or role not in ("replies", "model"):
+        return role
+    answered = {"endpoint": "server", "recorded": "file of replies"}
+    return "prompts" if role == "replies" else answered.get(str(manifest.facts.get("engine")), role)
 
 
 def _facts(arms: Sequence[Arm]) -> str:
@@ -111,7 +129,7 @@ def _results(arms: Sequence[Arm]) -> str:
             str(r.summary.suite_version),
             f"`{r.summary.suite_fingerprint[:12]}`",
             str(r.summary.scorer_version),
-            r.summary.source,
+            plain(r.origin),
         ]
         for arm in arms
         for name, r in sorted(arm.suites.items())

@@ -27,14 +27,26 @@ def match_result(arm: Arm, suite: str, reference: Arm | None, recorded: Recorded
     theirs = reference.suites.get(suite) if reference else None
     refused = refuse_results(mine, theirs) if theirs else "none was measured here"
     if theirs and not refused:
-        return Match(mine.summary, theirs.summary, same_machine=mine.machine == theirs.machine)
+        same = mine.machine == theirs.machine
+        return Match(
+            mine.summary,
+            theirs.summary,
+            same_machine=same,
+            candidate_origin=mine.origin,
+            reference_origin=theirs.origin,
+        )
     problems = [f"measured: {refused}" if theirs else refused]
     if large == recorded.reference.model:
         problem = refuse_comparison(mine.summary, recorded.reference)
         if not problem:
             passed = f"What was measured here of {name} on suite {suite} does not compare: {refused}."
-            return Match(mine.summary, recorded.reference, passed if theirs else "")
+            return Match(
+                mine.summary,
+                recorded.reference,
+                passed if theirs else "",
+                candidate_origin=mine.origin,
+                reference_origin="recorded",
+            )
         problems.append(f"recorded: {problem}")
-    return Match(
-        mine.summary, None, f"No comparable result of {name} on suite {suite}: {'; '.join(problems)}."
-    )
+    problem = f"No comparable result of {name} on suite {suite}: {'; '.join(problems)}."
+    return Match(mine.summary, None, problem, candidate_origin=mine.origin)

@@ -46,6 +46,16 @@ class SuiteResult:
         return str(self.manifest.facts.get("url", f"unknown, {self.manifest.content}"))  # equal to no other
 
     @property
+    def origin(self) -> str:
+        """Where the replies come from, in a few words; `measured` is a model in one of our processes."""
+        facts = self.manifest.facts
+        return {
+            "local": "measured",
+            "endpoint": f"served by {str(facts.get('url', 'a server')).rpartition('//')[2]}",
+            "recorded": f"replies from a file, {facts['file']}" if "file" in facts else "replies from a file",
+        }[self.summary.engine]
+
+    @property
     def sandbox(self) -> str:
         """What ran the code of its calls, with its version; empty where the manifest does not say."""
         return str(self.manifest.recipe.settings.get("sandbox", ""))
@@ -128,6 +138,13 @@ def evaluated_models() -> list[str]:
     root = artifacts_root()
     names = sorted(p.parent.name for p in root.glob("*/eval") if not p.parent.name.startswith("."))
     return [name for name in names if _find_results(name)]
+
+
+def is_reference_alone(name: str) -> bool:
+    """Whether a model was measured to compare others with: by a server or a file, and never audited."""
+    if any((artifacts_root() / name / "audit").glob("*/audit.json")):
+        return False
+    return all(_read_summary(folder).engine != "local" for folder in _find_results(name))
 
 
 def load_model_preset(model: str, reference: str | None) -> Preset:

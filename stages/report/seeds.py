@@ -112,6 +112,8 @@ def _refuse(arm: Arm, other: Arm, suite: str) -> str:
     mine, theirs = arm.suites[suite], other.suites[suite]
     if problem := refuse_comparison(mine.summary, theirs.summary):
         return problem
+    if mine.summary.engine != theirs.summary.engine:
+        return f"{theirs.origin}, where {arm.label} is {mine.origin}"
     made = {**arm.manifests, "eval": mine.manifest}, {**other.manifests, "eval": theirs.manifest}
     stages = [name for name in made[0] if name in made[1]]
     changed = [s for s in stages if _settings(made[0][s].recipe) != _settings(made[1][s].recipe)]

@@ -31,10 +31,18 @@ from stages.report.flaws import (
     find_constants,
     find_faults,
     find_flaws,
+    find_same_replies,
+    find_self_comparison,
     find_unaudited,
     lacks_audit,
 )
-from stages.report.opening import describe_rule, name_answer, write_matrix, write_verdict
+from stages.report.opening import (
+    describe_rule,
+    explain_answer,
+    name_answer,
+    write_matrix,
+    write_verdict,
+)
 from stages.report.pages import save_page
 from stages.report.plot import draw_losses
 from stages.report.provenance import write_provenance, write_recorded_provenance
@@ -47,10 +55,12 @@ from stages.report.results import (
     choose_arm,
     evaluated_models,
     find_arms,
+    is_reference_alone,
     load_model_preset,
+    require_audit,
 )
 from stages.report.seeds import answer_seeds, depends_on_seed, describe_seeds, sort_seeds, write_spread
-from stages.report.steps import Steps, plan_steps
+from stages.report.steps import Steps, ask_anew, plan_steps
 from stages.report.training import list_losses, write_recorded_training, write_training
 from stages.report.verdict import Match, choose_match, reach_verdict
 
@@ -68,13 +78,11 @@ def write_reports(request: Request) -> dict[str, Verdict]:
     if not models:
         progress.say(f"  no evaluation in {artifacts_root()}: the first experiment alone")
     for name in [FIRST_EXPERIMENT, *models]:
-        if name not in (FIRST_EXPERIMENT, *preset_names()):
-            progress.say(
-                f"  {name}: not one of our presets; name it with --model FILE.toml or --model FOLDER"
-            )
-            continue
         try:
-            written[name] = _write_report(name, request)
+            if passed := _pass_over(name):
+                progress.say(f"  {name}: {passed}")
+            else:
+                written[name] = _write_report(name, request)
         except ForeignFiles as error:
             foreign += error.paths
         except StageError as error:
@@ -83,6 +91,20 @@ def write_reports(request: Request) -> dict[str, Verdict]:
     if problems:
         raise StageError("; ".join(problems))
     return written
+
+
+def _pass_over(name: str) -> str:
+    """Why an evaluated model that nobody asked for by its name has no report; empty where it has one."""
+    if name == FIRST_EXPERIMENT:
+        return ""
+    if name not in preset_names():
+        return "not one of our presets; name it with --model FILE.toml or --model FOLDER"
+    if is_reference_alone(name):
+        return (
+            "a reference and no candidate, so it has no report of its own: its replies came from a server "
+            "or a file, and nothing of it was audited"
+        )
+    return ""
 
 
 def _write_report(name: str, request: Request) -> Verdict:
@@ -109,7 +131,10 @@ def report_model(preset: Preset, request: Request) -> Verdict:
     def reach(seed: Arm) -> Verdict:
         theirs = match_result(seed, suite, reference, recorded, large_preset.name)
         problems = [*find_flaws(seed), *find_faults(reference, theirs)]
-        caveats = [*find_constants(seed, reference, theirs), *find_unaudited(seed, suite)]
+        one = find_self_comparison(seed, reference, theirs)
+        problems += one
+        caveats = [] if one else find_same_replies(seed, reference, theirs)
+        caveats += [*find_constants(seed, reference, theirs), *find_unaudited(seed, suite)]
         caveats += [*find_caveats(theirs), *passed_over]
         return reach_verdict(preset.name, theirs, problems, seed.options.seed, caveats)
 
@@ -118,6 +143,10 @@ def report_model(preset: Preset, request: Request) -> Verdict:
     steps = plan_steps(request, arms, same, large_preset, reference, matches.values())
     if reference and find_faults(reference, match) and not find_flaws(arm):
         steps = replace(steps, repeat=_repair(reference, match, request))
+    elif find_self_comparison(arm, reference, match):
+        steps = replace(steps, repeat=steps.own)
+    elif arm.suites[suite].summary.engine != "local" and not require_audit(arm).critical:
+        steps = replace(steps, repeat=ask_anew(arm, suite))
     asides = [
         describe_seeds(verdict, large),
         describe_arms(arms),
@@ -146,16 +175,24 @@ def report_model(preset: Preset, request: Request) -> Verdict:
 
 
 def _repair(reference: Arm, match: Match, request: Request) -> str:
-    """The command that mends a reference: the audit that it lacks, else the whole work anew."""
+    """The command that mends a reference: the audit that it lacks, the answers anew, else the whole work."""
     if lacks_audit(reference, match):
         return reference.options.command("audit")
+    if reference.suites[match.candidate.suite].summary.engine != "local":
+        return ask_anew(reference, match.candidate.suite)
     return retest_command(reference.options, ["fair"], request.out, force=True)
 
 
 def report_recorded(request: Request) -> Verdict:
     """The report of the first experiment, from its published figures."""
     recorded = load_recorded()
-    match = Match(recorded.candidate, recorded.reference, same_machine=True)
+    match = Match(
+        recorded.candidate,
+        recorded.reference,
+        same_machine=True,
+        candidate_origin="recorded",
+        reference_origin="recorded",
+    )
     flaws = [describe_flaw(flaw) for flaw in recorded.flaws if flaw.number]
     verdict = reach_verdict(recorded.name, match, flaws, None)
     small, large = short_model(recorded.candidate.model), short_model(recorded.reference.model)
@@ -189,7 +226,7 @@ def save_report(
     """Write the page, its picture and the verdict, and say the verdict."""
     verdict = sign_verdict(verdict)
     target = save_page(request.out, verdict, page, plot, force=request.force)
-    answer = name_answer(verdict.supported_answer, large) + (f" ({verdict.cause})" if verdict.cause else "")
+    answer = name_answer(verdict.supported_answer, large) + explain_answer(verdict)
     progress.say(f"  {verdict.report}: {describe_rule(verdict, large)}")
     if verdict.cause and verdict.reasons:
         progress.say(f"  {verdict.report}: {shorten(verdict.reasons[0], 160, placeholder=' ...')}")

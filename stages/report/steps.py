@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from stages.core.cli import Options
 from stages.core.fixes import FAIR
 from stages.core.preset import Preset
-from stages.report.commands import report_command, retest_command
+from stages.report.commands import answer_command, recall_options, report_command, retest_command
 from stages.report.request import Request
 from stages.report.results import Arm
 from stages.report.verdict import Match
@@ -22,6 +22,8 @@ class Steps:
 
     repeat: str
     """Runs the experiment again, or for an arm that lacks fixes the arm that has them."""
+    own: str = ""
+    """Puts the suites to the arm's own model, in a process here."""
     measure: str = ""
     """Measures the reference on the candidate's suites; empty when that is the candidate itself."""
     renew: str = ""
@@ -54,11 +56,19 @@ def plan_steps(
     more = [seeds[0], *(seed for seed in ADVISED_SEEDS if seed != seeds[0])]
     return Steps(
         repeat=retest_command(repeated, names if fair else ["fair"], request.out, seeds=seeds, force=fair),
+        own=_evaluate_own(arm, repeated, request),
         seeds=retest_command(repeated, names, request.out, seeds=more),
         measure=_measure(request, arm, large, reference, lacking.keys()),
         renew=report_command(request, arm.options.preset.name),
         unmeasured=lacking,
     )
+
+
+def _evaluate_own(arm: Arm, repeated: Options, request: Request) -> str:
+    """The evaluation of the model that the arm's stages made; all of them where it is not made."""
+    if "quantize" in arm.manifests:
+        return f"{arm.options.command('eval')} --force"
+    return retest_command(repeated, [arm.options.arm], request.out, force=True)
 
 
 def _measure(request: Request, arm: Arm, large: Preset, reference: Arm | None, lacking: Iterable[str]) -> str:
@@ -75,4 +85,14 @@ def _measure(request: Request, arm: Arm, large: Preset, reference: Arm | None, l
     kept = {name: value for name, value in reference.options.overrides.items() if name != "suites"}
     options = replace(reference.options, overrides=kept | asked)
     stale = any(suite in reference.suites for suite in lacking)
-    return options.command("eval") + (" --force" if stale else "")
+    return answer_command(options, reference.largest.manifest, again=stale)
+
+
+def ask_anew(arm: Arm, suite: str) -> str:
+    """The command that gets an arm's replies once more from the server or file that gave those to `suite`.
+
+    It names all the suites that the same server answered; a file answers one.
+    """
+    made = arm.suites[suite].manifest
+    same = [result.manifest for result in arm.suites.values() if result.manifest.facts == made.facts]
+    return answer_command(recall_options(arm.options, {}, same), made, again=True)

@@ -26,6 +26,15 @@ class Match:
     problem: str = ""
     same_machine: bool = False
     """Whether times and memory of the two compare."""
+    candidate_origin: str = "measured"
+    """Where the candidate's replies come from, in a few words."""
+    reference_origin: str = "measured"
+    """The same of the reference."""
+
+
+def name_elsewhere(origin: str | None) -> str:
+    """An origin in brackets, to go behind a name; nothing for what was measured here, as is usual."""
+    return "" if origin in (None, "measured") else f" ({origin})"
 
 
 def apply_rule(ratio: float) -> Answer:
@@ -98,7 +107,9 @@ def reach_verdict(
         suite_version=candidate.suite_version,
         suite_fingerprint=candidate.suite_fingerprint,
         candidate_decision=candidate.tool_or_direct,
+        candidate_origin=match.candidate_origin,
         reference_decision=reference.tool_or_direct if reference else None,
+        reference_origin=match.reference_origin if reference else None,
         ratio=ratio,
         ratio_low=limits.low if reference else None,
         ratio_high=limits.high if reference and math.isfinite(limits.high) else None,
@@ -112,7 +123,7 @@ def reach_verdict(
 
 
 def _weigh(match: Match, flaws: Sequence[str]) -> _Weighed:
-    """Numbers first, then the flaws, which outweigh them."""
+    """Numbers first, then what nobody audited, then the flaws, which outweigh both."""
     candidate, reference = match.candidate, match.reference
     if reference is None:
         weighed = _Weighed(cause="no comparable reference", reasons=[match.problem])
@@ -126,10 +137,10 @@ def _weigh(match: Match, flaws: Sequence[str]) -> _Weighed:
     else:
         needed, note = plan_queries(candidate.tool_or_direct, reference.tool_or_direct)
         weighed = _Weighed(cause="too few queries", reasons=[_spanned(limits)], needed=needed, note=note)
+    if weighed.cause != "no comparable reference" and (doubt := doubt_origin(match)):
+        _outweigh(weighed, [doubt], "unaudited set-up")
     if flaws:
-        aside = f"The interval alone would support {weighed.answer!r}, and says nothing about a sound set-up."
-        weighed.reasons = [*flaws, *(weighed.reasons if weighed.cause else [aside])]
-        weighed.answer, weighed.cause = "inconclusive", "flawed set-up"
+        _outweigh(weighed, flaws, "flawed set-up")
     if reference is not None and reference.source != candidate.source:
         asked = plural(reference.tool_or_direct.n, "query")
         weighed.reasons.append(
@@ -137,6 +148,39 @@ def _weigh(match: Match, flaws: Sequence[str]) -> _Weighed:
             "counts, not the same texts."
         )
     return weighed
+
+
+def _outweigh(weighed: _Weighed, doubts: Sequence[str], cause: Doubt) -> None:
+    """Let doubts about the set-up count for more than the numbers."""
+    aside = f"The interval alone would support {weighed.answer!r}, and says nothing about a sound set-up."
+    weighed.reasons = [*doubts, *(weighed.reasons if weighed.cause else [aside])]
+    weighed.answer, weighed.cause = "inconclusive", cause
+
+
+def doubt_origin(match: Match) -> str:
+    """Why no answer follows from the candidate's rate, for the set-up that gave it is not the audited one.
+
+    An arm's audit judges what the stages made and ran here. A server's template, parser or stop tokens can
+    spoil a good model's replies, and hardly mend a bad one's: so only an answer that needs good replies holds
+    for what a server served. A file of replies holds nothing that ties it to the arm's model, or to any.
+    """
+    candidate, reference = match.candidate, match.reference
+    if candidate.engine == "local" or reference is None:
+        return ""
+    if candidate.engine == "recorded":
+        return (
+            f"{candidate.title}: {match.candidate_origin}. Nobody here saw how they were made: by which "
+            "model, with which prompt, tools and sampling. The audit is about the model that was trained "
+            "here, and no answer about that one follows from them."
+        )
+    ratio = rate_ratio(candidate.tool_or_direct, reference.tool_or_direct)
+    if ratio is not None and apply_rule(ratio) == "use small":
+        return ""
+    return (
+        f"{candidate.title}, {match.candidate_origin}, stays below 'use small', and so does a good model "
+        "behind a server that drops the tools, or has another template, parser or stop tokens: the audit is "
+        "about the set-up here and not about that server's."
+    )
 
 
 def plan_queries(candidate: Rate, reference: Rate) -> tuple[int | None, str]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from stages.core.cli import Options
 from stages.core.errors import StageError
 from stages.core.records import RawReply, read_lines
 from stages.eval.__main__ import main
-from stages.eval.engines.transport import LARGEST_ANSWER, LONGEST_WAIT
+from stages.eval.engines.transport import LARGEST_ANSWER, LONGEST_WAIT, read_seconds
 from tests.chat_server import ChatServer, complete, serving
 from tests.served import ask_one, make_endpoint, run
 from tests.small_suite import DIRECT, TESTS, TYPES
@@ -135,6 +139,99 @@ def test_an_answer_that_drips_is_not_waited_for(server: ChatServer) -> None:
     with pytest.raises(StageError, match=r"query q: no answer within 0\.4 s"):
         ask_one(server, timeout=0.4)
     assert time.perf_counter() - started < whole, "it was waited for"
+
+
+def test_a_wait_of_hours_ends_the_run_at_once(options: Options, server: ChatServer) -> None:
+    server.reply = lambda *_: (429, {"error": "quota"}, {"Retry-After": "86400"})
+    said = r"query \w+: status 429, .*quota.*; the server asks to wait 86400 s; the same command asks"
+    with pytest.raises(StageError, match=said):
+        run(options, make_endpoint(server, 3))
+    assert max(server.times().values()) == 1
+    later = datetime.now(UTC) + timedelta(hours=2)
+    server.reply = lambda *_: (503, {}, {"Retry-After": format_datetime(later, usegmt=True)})
+    with pytest.raises(StageError, match=r"status 503, .*the server asks to wait 7[12]\d\d s"):
+        run(options, make_endpoint(server))
+    server.models = (429, {}, {"Retry-After": "86400"})
+    with pytest.raises(StageError, match=r"/models: status 429, .*the server asks to wait 86400 s"):
+        run(options, make_endpoint(server))
+
+
+def test_a_wait_that_the_server_asks_for_is_told_as_that_and_once(
+    options: Options, server: ChatServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("stages.eval.engines.patience.WORTH_A_WORD", 0.5)
+    monkeypatch.setattr("stages.eval.engines.patience.LONG", 1.5)
+    server.reply = lambda _, number: (429, {}, {"Retry-After": "2"}) if number == 1 else (200, complete())
+    run(options, make_endpoint(server, 3))
+    told = capsys.readouterr().out
+    assert told.count(f"  {server.url} asked to wait 2 s (status 429)\n") == 1, "three, sent away together"
+    assert "no answer of" not in told
+
+
+def test_the_date_of_a_wait_that_has_passed_is_none() -> None:
+    now = datetime.now(UTC)
+    dates = [format_datetime(now + timedelta(seconds=n), usegmt=True) for n in (-60, 60)]
+    assert [round(read_seconds(date), -1) for date in dates] == [0, 60]
+    others = (None, "", "soon", "Sun, 99 Foo 2026 00:00:00 GMT", "7")
+    assert [read_seconds(text) for text in others] == [0, 0, 0, 0, 7]
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_told_and_not_followed(
+    status: int, options: Options, server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAIR_RETEST_API_KEY", "sk-secret")
+    with serving(ChatServer()) as other:
+        told = f"status {status}, the server redirects to {other.url}: if that is the one"
+        server.reply = lambda *_: (status, b"", {"Location": f"{other.url}/chat/completions"})
+        with pytest.raises(StageError, match=told):
+            run(options, make_endpoint(server))
+        server.models = (status, b"", {"Location": f"{other.url}/models"})
+        with pytest.raises(StageError, match=told):
+            run(options, make_endpoint(server))
+        assert not other.asked
+        assert not other.probed
+        server.reply = ChatServer.reply
+        run(options, replace(make_endpoint(server), served_model="tiny"))  # the list alone is elsewhere
+    server.reply = lambda *_: (status, b"", {"Location": "/elsewhere"})
+    server.models = ChatServer.models
+    host = server.url.removesuffix("/v1")
+    with pytest.raises(StageError, match=f"redirects to {host}/elsewhere: "):
+        ask_one(server)
+
+
+def test_a_status_without_a_word_is_called_that(server: ChatServer) -> None:
+    server.reply = lambda *_: (400, b"")
+    with pytest.raises(StageError, match="query q: status 400, without a word;"):
+        ask_one(server)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        (b"<html>Login</html>", "text/html; charset=utf-8", "not JSON but text/html; it begins: <html>Login"),
+        (
+            b"data: {}\n\n",
+            "text/event-stream",
+            "-stream, a stream that nobody asked for; it begins: data:",
+        ),
+        (b'{"choices": [', "application/json", 'not JSON; it begins: {"choices"'),
+        (b" ", "application/json", "the answer is empty"),
+    ],
+)
+def test_what_came_in_place_of_json_is_told(body: bytes, kind: str, words: str, server: ChatServer) -> None:
+    server.reply = lambda *_: (200, body, {"Content-Type": kind})
+    with pytest.raises(StageError, match=re.escape(words)):
+        ask_one(server, attempts=2)
+
+
+@pytest.mark.parametrize("bad", [b"\\ud83d", b"\xff\xfe", b"\xed\xa0\xbd"])
+def test_characters_that_are_none_are_replaced_in_a_reply(bad: bytes, server: ChatServer) -> None:
+    whole = json.dumps(complete("start HERE end")).encode()
+    server.reply = lambda *_: (200, whole.replace(b"HERE", bad))
+    reply = ask_one(server)
+    assert re.fullmatch("start \ufffd+ end", reply.text)
+    assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize("wait", ["nan", "inf", "-inf", "-3"])

@@ -557,11 +557,16 @@ def test_outputs_that_cannot_be_compared_are_refused(
     changed["queries"][2]["query"] += " Why?"
     suite.write_text(json.dumps(changed), "utf-8")
     evaluate(replace(options, out=tmp_path / "other"), Request(replies=file))
+    changed = json.loads(json.dumps(SUITE))
+    changed["queries"][1]["accept"] = [{"function": "run_command"}]
+    suite.write_text(json.dumps(changed), "utf-8")
+    evaluate(replace(options, out=tmp_path / "accepted"), Request(replies=file))
     suite.write_text(json.dumps({**SUITE, "name": "four"}), "utf-8")
     evaluate(replace(options, out=tmp_path / "four"), Request(replies=file))
     (tmp_path / "empty").mkdir()
     for other, words in (
         ("other", "answered different queries of three: evaluate the same version of the suite"),
+        ("accepted", "answered the same queries of three, whose accepted calls differ: evaluate both again"),
         ("four", "have no suite in common: evaluate the same ones"),
         ("empty", "holds no output of eval: give a folder that nox -s eval wrote"),
         ("none", "holds no output of eval: give a folder that nox -s eval wrote"),

@@ -118,6 +118,17 @@ def test_served_arguments_of_any_depth_can_be_kept(dialect: str, tmp_path: Path)
         assert not given.strict.whole
 
 
+def test_a_call_in_the_older_shape_is_a_call(server: ChatServer) -> None:
+    older = {"function_call": {"name": "execute_code", "arguments": json.dumps(CODE)}}
+    server.reply = lambda *_: (200, complete(None, "function_call", message=older))
+    reply = ask_one(server)
+    assert (reply.text, reply.calls_by, reply.finish) == (WRITTEN, "server", "stop")
+    assert reply.served is not None
+    assert reply.served["message"]["function_call"] == older["function_call"]
+    server.reply = lambda *_: (200, complete("Hello.", message={"function_call": None}))
+    assert (ask_one(server).text, ask_one(server).calls_by) == ("Hello.", "model")
+
+
 def test_malformed_calls_count_as_malformed(server: ChatServer, options: Options) -> None:
     server.reply = lambda *_: (200, complete(None, "tool_calls", message=call('{"code": "print(1)')))
     folder = run(options, make_endpoint(server))
@@ -130,6 +141,8 @@ def test_malformed_calls_count_as_malformed(server: ChatServer, options: Options
     ("message", "finish", "causes"),
     [
         ({}, "tool_calls", ["malformed", "decided wrong"]),
+        ({}, "function_call", ["malformed", "decided wrong"]),
+        ({"function_call": "print"}, "function_call", ["malformed", "decided wrong"]),
         ({}, "length", ["ran away", "ran away"]),
         ({"tool_calls": [{"function": {"arguments": "{}"}}]}, "tool_calls", ["malformed", "decided wrong"]),
         (

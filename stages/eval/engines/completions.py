@@ -55,6 +55,7 @@ def _refuse_error(error: Any) -> Any:
 class _Message(BaseModel):
     content: Annotated[str | None, BeforeValidator(_join_parts)] = None
     tool_calls: list[Any] | None = None
+    function_call: Any = None  # of older servers: one call, without the list
 
 
 class _Choice(BaseModel):
@@ -154,7 +155,8 @@ def read_completion(answer: Mapping[str, Any], question: Question, dialect: str,
     completion, choice = Completion.model_validate(answer), answer["choices"][0]
     message, usage = completion.choices[0].message, completion.usage or _Usage()
     reason = completion.choices[0].finish_reason
-    called, cut = message.tool_calls or [], reason in CUT
+    older = [{"function": message.function_call}] if message.function_call else []
+    called, cut = message.tool_calls or older, reason in CUT
     tools = [Tool.from_json(tool) for tool in question.row.get("tools") or ()]
     calls = [_write_call(call, dialect, tools) for call in called[:-1]]
     calls += [_write_call(call, dialect, tools, cut=cut) for call in called[-1:]]
@@ -166,7 +168,7 @@ def read_completion(answer: Mapping[str, Any], question: Question, dialect: str,
         seconds=seconds,
         prompt_tokens=usage.prompt_tokens,
         # Without any call, that reason tells of one that the server's parser dropped.
-        calls_by="server" if called or reason == "tool_calls" else "model",
+        calls_by="server" if called or reason in ("tool_calls", "function_call") else "model",
         served=as_json({"message": choice["message"], "finish_reason": choice.get("finish_reason")}),
     )
 

@@ -42,6 +42,7 @@ from stages.eval.engines.transport import (
     KEY_VARIABLE,
     LOCKED,
     BrokenAnswer,
+    OtherPlaceOrTime,
     PassingError,
     ServerError,
     Transport,
@@ -74,6 +75,7 @@ class Endpoint:
     kept_models: tuple[str, ...] = ()
     """Its models of which replies are kept: these can be scored again without the server."""
     first_token_seconds: float | None = None
+    _patience: Patience | None = field(default=None, repr=False)
     _checked: bool = field(default=False, repr=False)
     _listed: bool = field(default=False, repr=False)
 
@@ -156,10 +158,13 @@ class Endpoint:
             except PassingError as error:
                 if isinstance(error, BrokenAnswer):
                     return None
+                how = "does not answer" if error.status is None else "is not ready"
                 raise NoServer(
-                    f"{self.transport.url} does not answer ({error}): start the server, or check --endpoint"
+                    f"{self.transport.url} {how} ({error}): start the server, or check --endpoint"
                 ) from None
             except ServerError as error:
+                if isinstance(error, OtherPlaceOrTime) and self.served_model is None:
+                    raise StageError(f"{self.transport.url}/models: {error}") from None
                 if error.status in LOCKED and self.served_model is None:
                     raise StageError(f"{self.transport.url}/models is not for everybody: {error}") from None
                 return None
@@ -188,7 +193,7 @@ class Endpoint:
         label: str,
     ) -> None:
         """Answer all, with a word when nothing comes for long; when a stop is wanted, what comes soon."""
-        patience = Patience(self.transport.url)
+        patience = self._patience = Patience(self.transport.url)
 
         def keep_and_note(question: Question, reply: RawReply) -> None:
             keep(question, reply)
@@ -302,7 +307,8 @@ class Endpoint:
     ) -> dict[str, Any]:
         """One answer as it came. Raises ServerError when none of the right model comes."""
         body = write_request(question, sampling, self.served_model)
-        answer = await self.transport.post(client, "/chat/completions", body, once=once)
+        heed = self._patience.heed if self._patience else None
+        answer = await self.transport.post(client, "/chat/completions", body, once=once, heed=heed)
         try:
             completion = Completion.model_validate_json(answer)
         except ValidationError as error:

@@ -6,8 +6,10 @@ import time
 from dataclasses import dataclass, field
 
 from stages.core import progress
+from stages.eval.engines.transport import PassingError
 
 LONG = 60.0  # seconds without an answer before the first word; each later one waits twice as long
+WORTH_A_WORD = 10.0  # seconds of a wait that the server asks for
 
 
 @dataclass
@@ -17,14 +19,27 @@ class Patience:
     url: str
     _since: float = field(default_factory=time.monotonic)
     _limit: float = field(default_factory=lambda: LONG)
+    _rest: float = 0.0
+    """The end of the longest wait that it asked for."""
 
     def renew(self) -> None:
         """An answer came."""
         self._since, self._limit = time.monotonic(), LONG
 
+    def heed(self, error: PassingError) -> None:
+        """The server answered that it is to be asked later: no silence, and a word where it is long.
+
+        Questions that are sent away together are told of once.
+        """
+        end = time.monotonic() + error.after
+        if error.after >= WORTH_A_WORD and end > self._rest + 1:
+            progress.say(f"  {self.url} asked to wait {error.after:.0f} s (status {error.status})")
+        if error.after:
+            self._rest = max(self._rest, end)
+
     def speak(self) -> None:
         """Say that nothing came for long, now and then."""
-        passed = time.monotonic() - self._since
+        passed = time.monotonic() - max(self._since, self._rest)
         if passed >= self._limit:
             self._limit *= 2
             progress.say(

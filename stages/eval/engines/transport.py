@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx2
@@ -20,14 +23,18 @@ from tenacity import (
 )
 
 from stages.core.errors import StageError
+from stages.core.records import as_json
 
 KEY_VARIABLE = "FAIR_RETEST_API_KEY"  # a name of our own: no server gets a key that is meant for another one
 PASSING = {408, 409, 425, 429, 500, 502, 503, 504}  # statuses that another try may not meet again
 LOCKED = (401, 403)  # statuses of who wants a key, or another one
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LARGEST_ANSWER = 8_000_000  # bytes; a reply of a million tokens has about half as many
-LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
+REDIRECTS = (301, 302, 303, 307, 308)
+LONGEST_WAIT = 60.0  # seconds between two tries, where the server asks for none
+LONGEST_ASKED = 300.0  # seconds that a server may ask for; behind more is a quota, and not a moment's load
 LONGEST_LINE = 200  # characters of it that are shown
+FIRST_WORDS = 80  # characters of an answer that is no JSON
 LONGEST_ERROR = 4000  # characters of a server's error that are kept
 UNREAD = re.compile(  # how servers say that they could not read what their model wrote
     r"pars\w* (?:the )?(?:tool|function)[ _-]?call|(?:tool|function)[ _-]?call\w* pars"
@@ -61,6 +68,10 @@ class PassingError(ServerError):
         self.after = after
 
 
+class OtherPlaceOrTime(ServerError):
+    """An answer that says where else to ask, or how much later: nothing here helps but to tell the user."""
+
+
 class NoAnswerInTime(PassingError):
     """No answer within the time that one may have; all of it has passed by then."""
 
@@ -71,6 +82,23 @@ class BrokenAnswer(PassingError):
 
 class BrokenOff(PassingError):
     """The server took the request and closed the connection without an answer."""
+
+
+Heed = Callable[[PassingError], None]
+"""Is told of a failure before the wait for the next try."""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a server sent, whole; its text is taken for UTF-8."""
+
+    status: int
+    headers: httpx2.Headers
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
@@ -105,7 +133,13 @@ class Transport:
         return await self._send(client, "GET", path, None)
 
     async def post(
-        self, client: httpx2.AsyncClient, path: str, body: Mapping[str, Any], *, once: bool = False
+        self,
+        client: httpx2.AsyncClient,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        once: bool = False,
+        heed: Heed | None = None,
     ) -> bytes:
         """The JSON that a request brings, tried as often as allowed, or `once`. Raises ServerError."""
         backoff = wait_random_exponential(multiplier=self.first_wait, max=LONGEST_WAIT)
@@ -113,7 +147,12 @@ class Transport:
         def wait(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
             asked = error.after if isinstance(error, PassingError) else 0.0
-            return min(max(asked, backoff(state)), LONGEST_WAIT)
+            return max(asked, backoff(state))
+
+        def tell(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome else None
+            if heed and isinstance(error, PassingError):
+                heed(error)
 
         def stop(state: RetryCallState) -> bool:
             late = state.outcome is not None and isinstance(state.outcome.exception(), NoAnswerInTime)
@@ -123,6 +162,7 @@ class Transport:
         retrying = AsyncRetrying(
             stop=stop,
             wait=wait,
+            before_sleep=tell,
             retry=retry_if_exception(lambda error: isinstance(error, PassingError) and not error.unread),
             reraise=True,
         )
@@ -134,7 +174,7 @@ class Transport:
     ) -> bytes:
         content = None if body is None else orjson.dumps(body)
         try:
-            response = await self._fetch(client, method, self.url + path, content)
+            answer = await self._fetch(client, method, self.url + path, content)
         except httpx2.ConnectTimeout:
             raise PassingError("no connection in time") from None
         except httpx2.TimeoutException:
@@ -143,24 +183,38 @@ class Transport:
             raise BrokenOff(f"the connection failed, {_in_a_line(error)}") from None
         except httpx2.RequestError as error:
             raise PassingError(f"the connection failed, {_in_a_line(error)}") from None
-        if not response.is_success:
-            status, said = response.status_code, hide_key(response.text)
-            reason = f"status {status}, {_in_a_line(said)}"
-            if status in LOCKED:
-                reason += f" (the key for it goes into {KEY_VARIABLE})"
-            if status in PASSING:
-                raise PassingError(reason, status, said, _read_seconds(response.headers.get("Retry-After")))
-            raise ServerError(reason, status, said)
+        if not 200 <= answer.status < 300:
+            raise self._explain_status(answer, path)
         try:
-            orjson.loads(response.content)
-        except orjson.JSONDecodeError:
-            raise BrokenAnswer("the answer is not JSON") from None
-        return response.content
+            return _read_json(answer.body)
+        except (ValueError, RecursionError):
+            raise BrokenAnswer(_describe_other(answer)) from None
+
+    def _explain_status(self, answer: _Answer, path: str) -> ServerError:
+        """The failure that an answer with another status than that of success is."""
+        status, said = answer.status, hide_key(answer.text)
+        reason = f"status {status}, {_in_a_line(said) if said.strip() else 'without a word'}"
+        if status in REDIRECTS and (place := answer.headers.get("Location")):
+            where = _in_a_line(_resolve(self.url + path, place).removesuffix(path))
+            return OtherPlaceOrTime(
+                f"status {status}, the server redirects to {where}: if that is the one to ask, give its "
+                "address with --endpoint (no redirect is followed, for the key would go along)",
+                status,
+                said,
+            )
+        if status in LOCKED:
+            reason += f" (the key for it goes into {KEY_VARIABLE})"
+        if status not in PASSING:
+            return ServerError(reason, status, said)
+        asked = read_seconds(answer.headers.get("Retry-After"))
+        if asked > LONGEST_ASKED:
+            return OtherPlaceOrTime(f"{reason}; the server asks to wait {asked:.0f} s", status, said)
+        return PassingError(reason, status, said, asked)
 
     async def _fetch(
         self, client: httpx2.AsyncClient, method: str, url: str, content: bytes | None
-    ) -> httpx2.Response:
-        """The answer, whole within the time and the size that one may have; its text is taken for UTF-8."""
+    ) -> _Answer:
+        """The answer, whole within the time and the size that one may have."""
         body = bytearray()
         try:
             # The client's own limit is for each read: a server that says a byte now and then would pass it.
@@ -171,8 +225,7 @@ class Transport:
                         raise ServerError(f"the answer has more than {LARGEST_ANSWER // 10**6} MB")
         except TimeoutError:
             raise NoAnswerInTime(f"no answer within {self.timeout:g} s") from None
-        waits = {name: value for name, value in answer.headers.items() if name.lower() == "retry-after"}
-        return httpx2.Response(answer.status_code, headers=waits, content=bytes(body))
+        return _Answer(answer.status_code, answer.headers, bytes(body))
 
 
 def read_key() -> str | None:
@@ -183,13 +236,53 @@ def read_key() -> str | None:
     return key or None
 
 
-def _read_seconds(text: str | None) -> float:
-    """The seconds of a Retry-After; a date, or nothing, asks for no more than the usual wait."""
+def read_seconds(text: str | None) -> float:
+    """The seconds of a Retry-After, or until its date; what is neither asks for the usual wait alone."""
     try:
-        seconds = max(float(text or 0), 0.0)
-        return seconds if math.isfinite(seconds) else 0.0
+        seconds = float(text or 0)
     except ValueError:
+        seconds = _seconds_until(str(text))
+    return max(seconds, 0.0) if math.isfinite(seconds) else 0.0
+
+
+def _seconds_until(date: str) -> float:
+    """The seconds from now to a date as headers write it; 0 for a text that is none."""
+    try:
+        then = parsedate_to_datetime(date)
+        return (then if then.tzinfo else then.replace(tzinfo=UTC)).timestamp() - datetime.now(UTC).timestamp()
+    except (ValueError, OverflowError):
         return 0.0
+
+
+def _read_json(body: bytes) -> bytes:
+    """The JSON of an answer as any reader takes it. Raises ValueError or RecursionError where it is none.
+
+    What a model writes may hold half a surrogate pair, or bytes that are no UTF-8: these are replaced, and
+    the reply is a reply.
+    """
+    try:
+        orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return orjson.dumps(as_json(json.loads(body.decode("utf-8", "replace"))))
+    return body
+
+
+def _describe_other(answer: _Answer) -> str:
+    """What came in place of JSON: its kind and its first words."""
+    if not answer.body.strip():
+        return "the answer is empty"
+    kind = answer.headers.get("Content-Type", "").partition(";")[0].strip()
+    but = "" if not kind or kind.endswith("json") else f" but {_in_a_line(kind)}"
+    aside = ", a stream that nobody asked for" if kind == "text/event-stream" else ""
+    return f"the answer is not JSON{but}{aside}; it begins: {_in_a_line(answer.text)[:FIRST_WORDS]}"
+
+
+def _resolve(url: str, place: str) -> str:
+    """The address that a Location header names, which may be relative."""
+    try:
+        return str(httpx2.URL(url).join(place))
+    except httpx2.InvalidURL:
+        return place
 
 
 def hide_key(text: str) -> str:
