@@ -17,9 +17,8 @@ from stages.core.dialects import Reply
 from stages.core.dialects.foreign import BRACKETED, MARKED, NAME_IN_JSON
 from stages.core.query import Query
 from stages.core.records import Cause, RawReply
-from stages.core.tools import EXECUTE_CODE, FUNCTIONS
 from stages.eval.behaviour import Behaviour
-from stages.eval.code import code_of, parse_code
+from stages.eval.code import parse_code
 from stages.eval.cutoff import breaks_off
 from stages.eval.matching import Match, begin_right, match_calls
 from stages.eval.repetition import find_loop
@@ -33,7 +32,6 @@ _SPOKEN_OF = re.compile(r"`(?:<[/|]?[\w|= .-]{1,40}>|\[TOOL_CALLS\])`")  # a mar
 _LISTED = re.compile(r"^[ \t]*\[\s*([\w.]+)\(", re.MULTILINE)
 _ALONE = re.compile(r"\s*(?:```\w*\s*)?[{\[].*[}\]]\s*(?:```\s*)?", re.DOTALL)  # nothing but JSON
 _ARGUMENTS = re.compile(r"""["'](?:arguments|parameters)["']\s*:""")
-_CALLED = re.compile(rf"(?<![\w.])({'|'.join(FUNCTIONS)})\s*\(")
 _FENCED_CODE = re.compile(r"```(?:python|py|tool_code)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
@@ -166,33 +164,13 @@ def _find_wrong_call(
         match = Match(True, True)
     if not query.code_mode and not match.arguments and _only_repeats(query, calls):
         return "repeated itself"
-    if query.code_mode and not match.tool and (cause := _find_unusable(query, calls)):
-        return cause
-    if not match.tool:
+    if match.tool is False:
         return "wrong tool"
-    if not match.arguments:
+    if match.arguments is False:
         return "wrong arguments"
     if code.works is False:
         return "code fails"
     return "repeated itself" if query.code_mode and len(_distinct(calls)) < len(calls) else None
-
-
-def _find_unusable(query: Query, calls: Sequence[ToolCall]) -> Cause | None:
-    """What keeps calls that are all of `execute_code` from calling a function at all.
-
-    Code that does not parse has chosen a tool nevertheless: one that is wrong where it names functions, and
-    none that is accepted.
-    """
-    codes = [code_of(call) for call in calls]
-    if any(call.name != EXECUTE_CODE.name for call in calls):
-        return None
-    if all(code is None for code in codes):
-        return "wrong arguments"
-    if any(code is not None and parse_code(code) is not None for code in codes):
-        return None
-    named = {name for code in codes if code is not None for name in _CALLED.findall(code)}
-    accepted = {expected.function for expected in query.expected}
-    return "wrong tool" if named and named.isdisjoint(accepted) else "code fails"
 
 
 def _only_repeats(query: Query, calls: Sequence[ToolCall]) -> bool:

@@ -16,7 +16,14 @@ from stages.core.chat import ToolCall
 from stages.core.query import Calls, Expected, Query
 from stages.core.records import CodeCall, CodeRun
 from stages.core.tools import FUNCTIONS
-from stages.eval.code import UNKNOWN, FunctionCall, code_of, functions_called, parse_code
+from stages.eval.code import (
+    UNKNOWN,
+    FunctionCall,
+    code_of,
+    functions_called,
+    functions_unread,
+    parse_code,
+)
 from stages.eval.functions import cut_argument
 
 RunCode = Callable[[Query, str], CodeRun]
@@ -36,6 +43,8 @@ class Behaviour:
 
     made: tuple[list[FunctionCall], ...]
     """The calls of functions that it made, and where it did not end these with those of its text."""
+    unsure: frozenset[str]
+    """The functions that it may have called beside these, with what nobody knows: it could not be run."""
     works: bool | None
     """All of it ran to its end, could print something, and used only fields that there are."""
     printed: bool | None
@@ -49,8 +58,11 @@ def observe_code(query: Query, calls: Sequence[ToolCall], run_code: RunCode | No
     done: list[FunctionCall] = []
     meant: list[FunctionCall] = []
     runs: list[tuple[str, CodeRun]] = []
+    unsure: set[str] = set()
     for call in calls if query.code_mode else ():
         code, said = code_of(call), [_cut(c) for c in functions_called(call)]
+        if code is not None and parse_code(code) is None:
+            unsure |= functions_unread(code)
         if run_code is None or code is None:
             done, meant = done + said, meant + said
             continue
@@ -58,8 +70,10 @@ def observe_code(query: Query, calls: Sequence[ToolCall], run_code: RunCode | No
         runs.append((code, run))
         made = [FunctionCall(c.function, _known(c.arguments)) for c in run.calls]
         done, meant = done + made, meant + (made if run.outcome == "ran" else said)
+        unsure |= functions_unread(code) if run.outcome == "unsupported" else set()
     return Behaviour(
         made=(done,) if done == meant else (done, meant),
+        unsure=frozenset(unsure),
         works=_all_told(_works(query, code, run) for code, run in runs),
         printed=_all_told(_prints(query, run) for _, run in runs),
         fields=_all_told(_reads_fields(code, run) for code, run in runs),
@@ -68,7 +82,8 @@ def observe_code(query: Query, calls: Sequence[ToolCall], run_code: RunCode | No
 
 def _cut(call: FunctionCall) -> FunctionCall:
     """A call in the text of code, its arguments cut as those of a run are."""
-    return FunctionCall(call.function, {name: cut_argument(name, v) for name, v in call.arguments.items()})
+    cut = {name: cut_argument(name, value) for name, value in call.arguments.items()}
+    return FunctionCall(call.function, cut, call.rest)
 
 
 def _known(arguments: dict[str, str | None]) -> dict[str, object]:

@@ -80,6 +80,7 @@ def _judge(
     calls = bool(reading.calls) or (forgiving and signs.attempt is not None)
     match = match_calls(query, reading.calls, code)
     written = bool(reading.calls) and (forgiving or not reading.problems)
+    unknown = wants_tool and None in (match.tool, match.arguments)
     return Parsed(
         dialect=reading.dialect if reading.calls else None,
         calls=[_to_json(call) for call in reading.calls],
@@ -92,7 +93,7 @@ def _judge(
         printed=code.printed,
         fields=code.fields,
         stop=True if forgiving and reading.calls else signs.ended,
-        whole=cause is None,
+        whole=None if cause is None and unknown else cause is None,
     )
 
 
