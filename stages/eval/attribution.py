@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stages.core.chat import ToolCall
-from stages.core.dialects import Reply
-from stages.core.dialects.foreign import BRACKETED, MARKED, NAME_IN_JSON
+from stages.core.dialects import DIALECTS, Reply
+from stages.core.dialects.foreign import BRACKETED, MARKED, NAME_IN_JSON, find_foreign
 from stages.core.query import Query
 from stages.core.records import Cause, RawReply
 from stages.eval.behaviour import Behaviour
@@ -27,6 +27,7 @@ THINKING, THOUGHT = "<think>", "</think>"  # behind the second a model answers
 BEFORE_A_LOOP = 20  # characters before a loop that say nothing yet
 AS_CODE = "python"  # no dialect: the functions are called in a code block, or in bare code
 _TAGGED = re.compile(r"<tool_call>\s*(?:```\w*\s*)?(<function|[{\[])?")
+_GLM = "<arg_key>"
 _XML = re.compile(r"<function(?:=| name=)")
 _SPOKEN_OF = re.compile(r"`(?:<[/|]?[\w|= .-]{1,40}>|\[TOOL_CALLS\])`")  # a mark alone, as code
 _LISTED = re.compile(r"^[ \t]*\[\s*([\w.]+)\(", re.MULTILINE)
@@ -40,7 +41,7 @@ class Signs:
     """What a reply shows whatever dialect it is read in."""
 
     attempt: str | None
-    """The dialect in which it seems to open a call, or AS_CODE; None where nothing looks like a call."""
+    """The dialect, or other format, in which it seems to open a call, or AS_CODE; None without such a sign."""
     calls: bool
     """Some dialect reads a call in it."""
     loop: int | None
@@ -51,6 +52,11 @@ class Signs:
     """It ended by itself and did not hit the token limit; None where it was stopped for another reason."""
     torn: bool
     """It hit the token limit within a block that was well written so far, as was all before it."""
+
+    @property
+    def foreign(self) -> bool:
+        """It opens a call in a format that no dialect here reads."""
+        return self.attempt not in (None, AS_CODE, *DIALECTS)
 
     @property
     def cut(self) -> bool:
@@ -85,7 +91,7 @@ def read_signs(query: Query, reply: RawReply, lenient: Reply, dialect: str) -> S
 def find_attempt(text: str, query: Query, dialect: str) -> str | None:
     """The dialect in which a text seems to open a call that cannot be read; None where it does not.
 
-    A direct question may be about JSON or code, so there only tags and the names of offered tools count, and
+    Another model's format is named where its marks are certain. A direct question may be about JSON or code, so there only tags and the names of offered tools count, and
     of other tools JSON that is all of the text. A tag that stands alone as code is spoken of.
     """
     text = _SPOKEN_OF.sub("", text)
@@ -95,7 +101,8 @@ def find_attempt(text: str, query: Query, dialect: str) -> str | None:
         if tagged[1]:
             return "hermes"
         code = query.code_mode and re.match(r"[\w\s=.]*\w\(", text[tagged.end() :])
-        return "bare_python" if code else dialect
+        xml = _find_family(text, query) if _GLM in text else None  # of models that have the same tag
+        return "bare_python" if code else xml or dialect
     if _XML.search(text):
         return "qwen3_coder"
     if "</tool_call>" in text:
@@ -106,7 +113,14 @@ def find_attempt(text: str, query: Query, dialect: str) -> str | None:
         return "fenced_json"
     if BRACKETED.search(text) or any(name in names for name in _LISTED.findall(text)):
         return "pythonic"
+    if family := _find_family(text, query):
+        return family
     return AS_CODE if query.kind == "tool" and _calls_in_code(text, names) else None
+
+
+def _find_family(text: str, query: Query) -> str | None:
+    seen = find_foreign(text, query.toolbox)
+    return seen.family if seen is not None and seen.certain else None
 
 
 def _names_a_tool(text: str, names: set[str], *, guess: bool) -> bool:
@@ -150,7 +164,7 @@ def _find_unread(signs: Signs, dialect: str | None) -> Cause:
     if signs.attempt is None:
         undecided = _find_bad_end(signs) if signs.cut and signs.empty else None
         return undecided or "decided wrong"
-    if signs.attempt == AS_CODE or dialect not in (signs.attempt, None):
+    if signs.attempt == AS_CODE or signs.foreign or dialect not in (signs.attempt, None):
         return "wrong dialect"
     return (_find_bad_end(signs) if signs.torn else None) or "malformed"
 

@@ -90,7 +90,7 @@ def _send_code(calls: Sequence[ToolCall]) -> bool:
 
 
 def _all_lack_code(calls: Sequence[ToolCall]) -> bool:
-    """Whether all calls are of the tool that takes code, and none gives it any: what was meant is not known."""
+    """Whether all calls are of the tool that takes code, and none gives it any: what was meant is unknown."""
     return all(call.name == EXECUTE_CODE.name and code_of(call) is None for call in calls)
 
 

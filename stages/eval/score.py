@@ -79,12 +79,13 @@ def _judge(
     wants_tool = query.kind == "tool"
     calls = bool(reading.calls) or (forgiving and signs.attempt is not None)
     match = match_calls(query, reading.calls, code)
+    unread = [f"a call in a format that nothing here reads: {signs.attempt}"] if signs.foreign else []
     written = bool(reading.calls) and (forgiving or not reading.problems)
     unknown = wants_tool and None in (match.tool, match.arguments)
     return Parsed(
         dialect=reading.dialect if reading.calls else None,
         calls=[_to_json(call) for call in reading.calls],
-        problems=as_json(reading.problems),
+        problems=as_json([*reading.problems, *unread]),
         decision=calls == wants_tool,
         format=written if reading.calls or signs.attempt is not None else None,
         tool=match.tool if wants_tool else None,

@@ -164,3 +164,36 @@ def test_the_cause_is_the_labelled_one(reply: dict[str, Any], run_code: CodeRunn
     given_score = score(reply, run_code)
     assert given_score.cause == reply["cause"], reply["text"]
     assert given_score.strict.whole == (reply["cause"] is None)
+
+
+FOREIGN = {
+    "ReAct (Action: …)": 'Thought: it is far\nAction: get_weather\nAction Input: {"city": "Paris"}',
+    "Anthropic (XML)": '<invoke name="get_weather">\n<parameter name="city">Paris</parameter>\n</invoke>',
+    "Harmony (gpt-oss)": '<|channel|>commentary to=functions.get_weather <|message|>{"city": "Paris"}<|call|>',
+    "DeepSeek": '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{"city": "Paris"}',
+    "Kimi": '<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0{"city": "Paris"}',
+    "Gemma": "<start_function_call>call:get_weather{city:<escape>Paris<escape>}<end_function_call>",
+    "GLM": "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n</tool_call>",
+}
+
+
+@pytest.mark.parametrize("family", FOREIGN)
+def test_a_call_in_a_format_that_nothing_reads_is_a_decision(family: str) -> None:
+    text = FOREIGN[family]
+    given = score({"query": "paris", "text": text, "dialect": "hermes", "finish": "stop"})
+    assert (given.strict.decision, given.lenient.decision, given.cause) == (False, True, "wrong dialect")
+    assert (given.strict.format, given.strict.whole, given.lenient.whole) == (False, False, False)
+    assert family in given.strict.problems[-1]
+    spare = QUERIES["paris"].model_copy(update={"kind": "direct", "accept": ()})
+    raw = RawReply(id="paris", text=text, tokens=9, finish="stop", seconds=0.1)
+    none = score_reply(spare, raw, "hermes")
+    assert (none.strict.decision, none.lenient.decision, none.cause) == (True, False, "decided wrong")
+    quoted = raw.model_copy(update={"text": f"It is written so:\n```\n{text}\n```"})
+    assert score_reply(spare, quoted, "hermes").cause == ("decided wrong" if family == "GLM" else None)
+
+
+def test_words_about_an_action_are_no_call() -> None:
+    direct = QUERIES["paris"].model_copy(update={"kind": "direct", "accept": ()})
+    for text in ("Action: take an umbrella.", "Use `to=functions.get_weather` there.", "<invoke> is a tag."):
+        raw = RawReply(id="paris", text=text, tokens=9, finish="stop", seconds=0.1)
+        assert score_reply(direct, raw, "hermes").cause is None
