@@ -18,10 +18,10 @@ from stages.core.dialects.foreign import BRACKETED, MARKED, NAME_IN_JSON, find_f
 from stages.core.query import Query
 from stages.core.records import Cause, RawReply
 from stages.eval.behaviour import Behaviour
-from stages.eval.code import parse_code
+from stages.eval.code import code_of, parse_code
 from stages.eval.cutoff import breaks_off
 from stages.eval.matching import Match, begin_right, match_calls
-from stages.eval.repetition import find_loop
+from stages.eval.repetition import find_loop, find_repeated_line
 
 THINKING, THOUGHT = "<think>", "</think>"  # behind the second a model answers
 BEFORE_A_LOOP = 20  # characters before a loop that say nothing yet
@@ -41,7 +41,7 @@ class Signs:
     """What a reply shows whatever dialect it is read in."""
 
     attempt: str | None
-    """The dialect, or other format, in which it seems to open a call, or AS_CODE; None without such a sign."""
+    """The dialect, or other format, in which it seems to open a call, or AS_CODE; None where nothing does."""
     calls: bool
     """Some dialect reads a call in it."""
     loop: int | None
@@ -91,8 +91,9 @@ def read_signs(query: Query, reply: RawReply, lenient: Reply, dialect: str) -> S
 def find_attempt(text: str, query: Query, dialect: str) -> str | None:
     """The dialect in which a text seems to open a call that cannot be read; None where it does not.
 
-    Another model's format is named where its marks are certain. A direct question may be about JSON or code, so there only tags and the names of offered tools count, and
-    of other tools JSON that is all of the text. A tag that stands alone as code is spoken of.
+    Another model's format is named where its marks are certain. A direct question may be about JSON or code,
+    so there only tags and the names of offered tools count, and of other tools JSON that is all of the text.
+    A tag that stands alone as code is spoken of.
     """
     text = _SPOKEN_OF.sub("", text)
     if tagged := _TAGGED.search(text):
@@ -184,7 +185,13 @@ def _find_wrong_call(
         return "wrong arguments"
     if code.works is False:
         return "code fails"
-    return "repeated itself" if query.code_mode and len(_distinct(calls)) < len(calls) else None
+    return "repeated itself" if query.code_mode and _repeat_code(calls) else None
+
+
+def _repeat_code(calls: Sequence[ToolCall]) -> bool:
+    """Whether a call is made twice, or its code says one line over and over."""
+    codes = [code for call in calls if (code := code_of(call)) is not None]
+    return len(_distinct(calls)) < len(calls) or any(find_repeated_line(code) is not None for code in codes)
 
 
 def _only_repeats(query: Query, calls: Sequence[ToolCall]) -> bool:

@@ -22,6 +22,7 @@ from stages.eval.behaviour import Behaviour, observe_code
 from stages.eval.code import FunctionCall, code_of
 
 Takes = Mapping[str, Parameters]  # what the tools take, by name
+OPEN = ("type", "regex", "contains")
 _ANYTHING = Parameters({})  # what is known of a function of Code Mode, whose code is run
 
 
@@ -157,18 +158,20 @@ def _is_taken(takes: Parameters, given: Mapping[str, Any], rules: Mapping[str, M
 
 
 def _suits(takes: Parameters, name: str, value: Any, rule: Matcher | None) -> bool:
-    """Whether the definition allows a value; where the suite has a rule for it the rule alone decides.
+    """Whether the definition allows a value; where the suite has a rule that names values it alone decides.
 
-    But `contains` is a rule for texts and for lists: which of them is meant, the definition says.
+    A rule for many values (OPEN) says nothing of those that no tool takes: which of them are meant, the
+    definition says.
     """
-    if rule is None:
+    if rule is None or rule.rule in OPEN:
         return takes.find_misfit(name, value) is None and takes.lists(name, value)
-    return rule.rule != "contains" or not rule.types & takes.find_types(name) or _has_type(takes, name, value)
-
-
-def _has_type(takes: Parameters, name: str, value: Any) -> bool:
-    misfit = takes.find_misfit(name, value)
-    return misfit is None or misfit.path != name
+    if rule.rule == "any_of":
+        return any(_suits(takes, name, value, inner) for inner in rule.wanted if inner.fits(value))
+    return (
+        rule.rule != "all_of"
+        or any(inner.rule not in OPEN for inner in rule.wanted)
+        or _suits(takes, name, value, None)
+    )
 
 
 def _pair_up(choices: Sequence[Sequence[int]]) -> bool:

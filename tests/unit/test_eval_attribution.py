@@ -72,6 +72,13 @@ def run_code() -> Iterator[CodeRunner]:
         ("An answer.\n\n" + "-" * 300, 12),
         ("| a | b | c |\n" + "|---" * 20 + "|", None),
         ("!" * 60, None),
+        ("| a | b |\n|---|---|\n" + "| 0 | 0 |\n" * 6, None),
+        ("| a | b |\n|---|---|\n" + "| no | no |\n" * 6, None),
+        ("| a | b |\n|---|---|\n" + "| not known | not known |\n" * 6 + "\nThat is all.", None),
+        ("| a | b |\n|---|---|\n" + "| no | no |\n" * 40, 18),
+        ("```\n" + "[0, 0, 0, 0, 0, 0, 0, 0],\n" * 8 + "```", None),
+        ("So:\n```python\n" + "print(1)\n" * 40 + "```", 14),
+        ("So:\n```python\n" + "next(it)\n" * 5 + "```", None),
         ("ha" * 30, 0),
     ],
 )
@@ -93,6 +100,25 @@ def test_what_a_model_thinks_is_no_answer(thought: str) -> None:
         text = f"<think>\n{thought}\n</think>\n\n{answer}"
         raw = RawReply(id=direct.id, text=text, tokens=9, finish="stop", seconds=0.1)
         assert score_reply(direct, raw, "hermes").cause is None
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        ("print(typecheck('src/app.py'))\n" * 3, None),
+        ("print(typecheck('src/app.py'))\n" * 9, "repeated itself"),
+        ("print(typecheck('src/app.py'))\n" + "# done\n" * 40, "repeated itself"),
+        ("print(typecheck('src/app.py'))\n" + "# done\n" * 4, None),
+        ("print(typecheck('src/app.py'))\n\n" + "x = 1\n\n" * 40, "repeated itself"),
+        ("for _ in range(9):\n    print(typecheck('src/app.py'))", None),
+        ("x = [\n" + "  [0, 0, 0, 0, 0, 0, 0, 0],\n" * 8 + "]\nprint(typecheck('src/app.py'))", None),
+    ],
+)
+def test_a_line_of_code_is_repeated_however_the_code_is_written(code: str, cause: Cause | None) -> None:
+    for dialect in ("hermes", "qwen3_coder"):
+        text = render_calls([ToolCall("execute_code", {"code": code})], dialect)
+        given = score({"query": "types", "text": text, "dialect": dialect, "finish": "stop"})
+        assert (given.cause, given.strict.whole, given.lenient.whole) == (cause, cause is None, cause is None)
 
 
 def weather(*cities: str) -> str:
@@ -169,7 +195,7 @@ def test_the_cause_is_the_labelled_one(reply: dict[str, Any], run_code: CodeRunn
 FOREIGN = {
     "ReAct (Action: …)": 'Thought: it is far\nAction: get_weather\nAction Input: {"city": "Paris"}',
     "Anthropic (XML)": '<invoke name="get_weather">\n<parameter name="city">Paris</parameter>\n</invoke>',
-    "Harmony (gpt-oss)": '<|channel|>commentary to=functions.get_weather <|message|>{"city": "Paris"}<|call|>',
+    "Harmony (gpt-oss)": '<|channel|>commentary to=functions.get_weather <|message|>{"city": "Rome"}<|call|>',
     "DeepSeek": '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{"city": "Paris"}',
     "Kimi": '<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0{"city": "Paris"}',
     "Gemma": "<start_function_call>call:get_weather{city:<escape>Paris<escape>}<end_function_call>",
