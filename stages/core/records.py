@@ -256,7 +256,9 @@ class Parsed(Record):
     fields: bool | None = Field(
         None, description="its code asked typed results only for fields that they have; None: it got none"
     )
-    stop: bool | None = Field(description="it ended by itself; leniently also where it went on behind a call")
+    stop: bool | None = Field(
+        description="it ended by itself and wrote no turn but its own; leniently also behind a call"
+    )
     whole: bool | None = Field(
         description="right in every respect that was judged; None: nothing is known to be wrong, but only a "
         "run of its code could tell whether tool and arguments are right"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stages.core.chat import ToolCall
-from stages.core.dialects import DIALECTS, Reply
+from stages.core.dialects import DIALECTS, Reply, parse_reply
 from stages.core.dialects.foreign import BRACKETED, MARKED, NAME_IN_JSON, find_foreign
 from stages.core.query import Query
 from stages.core.records import Cause, RawReply
@@ -30,6 +30,10 @@ _TAGGED = re.compile(r"<tool_call>\s*(?:```\w*\s*)?(<function|[{\[])?")
 _GLM = "<arg_key>"
 _XML = re.compile(r"<function(?:=| name=)")
 _SPOKEN_OF = re.compile(r"`(?:<[/|]?[\w|= .-]{1,40}>|\[TOOL_CALLS\])`")  # a mark alone, as code
+_QUOTED = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
+_OTHER_TURN = re.compile(  # of ChatML, Llama and Gemma; without its mark it stands right behind a call's tag
+    r"^<tool_response>|<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>", re.MULTILINE
+)
 _LISTED = re.compile(r"^[ \t]*\[\s*([\w.]+)\(", re.MULTILINE)
 _ALONE = re.compile(r"\s*(?:```\w*\s*)?[{\[].*[}\]]\s*(?:```\s*)?", re.DOTALL)  # nothing but JSON
 _ARGUMENTS = re.compile(r"""["'](?:arguments|parameters)["']\s*:""")
@@ -50,6 +54,8 @@ class Signs:
     """It has nothing behind its reasoning, or never came to the end of it."""
     ended: bool | None
     """It ended by itself and did not hit the token limit; None where it was stopped for another reason."""
+    went_on: bool
+    """It wrote a turn of someone else: a result that nobody gave, or the head of the next turn."""
     torn: bool
     """It hit the token limit within a block that was well written so far, as was all before it."""
 
@@ -84,6 +90,7 @@ def read_signs(query: Query, reply: RawReply, lenient: Reply, dialect: str) -> S
         loop=find_loop(reply.text if thinks_on else said),
         empty=thinks_on or (not lenient.calls and not lenient.content.strip()),
         ended={"stop": True, "length": False}.get(reply.finish or ""),
+        went_on=_OTHER_TURN.search(_QUOTED.sub("", lenient.content)) is not None,
         torn=reply.finish == "length" and breaks_off(reply.text, dialect, query.toolbox),
     )
 
@@ -112,11 +119,18 @@ def find_attempt(text: str, query: Query, dialect: str) -> str | None:
     guess = query.kind == "tool" or _ALONE.fullmatch(text) is not None
     if MARKED.search(text) or _names_a_tool(text, names, guess=guess):
         return "fenced_json"
-    if BRACKETED.search(text) or any(name in names for name in _LISTED.findall(text)):
+    listed = any(name in names for name in _LISTED.findall(text)) or _is_list_of_calls(text)
+    if BRACKETED.search(text) or listed:
         return "pythonic"
     if family := _find_family(text, query):
         return family
     return AS_CODE if query.kind == "tool" and _calls_in_code(text, names) else None
+
+
+def _is_list_of_calls(text: str) -> bool:
+    """Whether a text is nothing but calls as Python lists them, be their tools offered or not."""
+    listed = _LISTED.match(text.strip()) is not None and text.rstrip().endswith("]")
+    return listed and parse_reply(text, "pythonic").calls != [] and not parse_reply(text, "pythonic").content
 
 
 def _find_family(text: str, query: Query) -> str | None:
@@ -207,6 +221,6 @@ def _distinct(calls: Sequence[ToolCall]) -> list[ToolCall]:
 def _find_bad_end(signs: Signs, empty: Cause | None = None) -> Cause | None:
     if signs.loop is not None:
         return "repeated itself"
-    if signs.cut:
+    if signs.cut or signs.went_on:
         return "ran away"
     return empty if signs.empty else None

@@ -29,6 +29,7 @@ from stages.eval.functions import cut_argument
 RunCode = Callable[[Query, str], CodeRun]
 """Runs a code over the project of its query."""
 
+MOST_RUNS, MOST_ENDLESS = 20, 3  # codes of a reply that are run, and those of them that come to no end
 _PRINTING = {"print", "pprint", "stdout"}  # names without which nothing is printed
 _WRITING = "write_file"
 _QUOTED = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*\"""")  # what a shell takes as it is
@@ -54,7 +55,7 @@ class Behaviour:
 
 
 def observe_code(query: Query, calls: Sequence[ToolCall], run_code: RunCode | None) -> Behaviour:
-    """Run the code of calls; without `run_code` only its text is read."""
+    """Run the code of calls; without `run_code`, and where too many run too long, only its text is read."""
     done: list[FunctionCall] = []
     meant: list[FunctionCall] = []
     runs: list[tuple[str, CodeRun]] = []
@@ -63,7 +64,9 @@ def observe_code(query: Query, calls: Sequence[ToolCall], run_code: RunCode | No
         code, said = code_of(call), [_cut(c) for c in functions_called(call)]
         if code is not None and parse_code(code) is None:
             unsure |= functions_unread(code)
-        if run_code is None or code is None:
+        endless = sum(run.timed_out for _, run in runs) >= MOST_ENDLESS
+        if run_code is None or code is None or endless or len(runs) >= MOST_RUNS:
+            unsure |= functions_unread(code) if runs and code is not None else set()
             done, meant = done + said, meant + said
             continue
         run = run_code(query, code)

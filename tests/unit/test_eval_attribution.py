@@ -20,7 +20,7 @@ from stages.core.chat import ToolCall
 from stages.core.dialects import DIALECTS, render_calls
 from stages.core.records import Cause, RawReply, Score
 from stages.core.suite import load_suite
-from stages.eval.behaviour import RunCode
+from stages.eval.behaviour import MOST_ENDLESS, MOST_RUNS, RunCode
 from stages.eval.repetition import find_loop
 from stages.eval.sandbox import CodeRunner, Sandbox
 from stages.eval.score import score_reply
@@ -216,6 +216,66 @@ def test_a_call_in_a_format_that_nothing_reads_is_a_decision(family: str) -> Non
     assert (none.strict.decision, none.lenient.decision, none.cause) == (True, False, "decided wrong")
     quoted = raw.model_copy(update={"text": f"It is written so:\n```\n{text}\n```"})
     assert score_reply(spare, quoted, "hermes").cause == ("decided wrong" if family == "GLM" else None)
+
+
+PARIS = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "\n<tool_response>\n18 degrees\n</tool_response>\nIt is 18 degrees.",
+        "<|im_end|>\n<|im_start|>user\nAnd Rome?",
+        "\n<|start_header_id|>user<|end_header_id|>\n\nAnd Rome?",
+    ],
+)
+def test_who_makes_up_the_next_turn_ran_away(rest: str) -> None:
+    reply = {"query": "paris", "dialect": "hermes", "finish": "stop"}
+    given = score(reply | {"text": PARIS + rest})
+    assert (given.cause, given.strict.arguments, given.strict.stop) == ("ran away", True, False)
+    assert (given.runaway, given.lenient.stop, given.lenient.whole) == (False, True, True)
+    direct = QUERIES["paris"].model_copy(update={"kind": "direct", "accept": ()})
+    raw = RawReply(id="paris", text="Take a coat." + rest, tokens=9, finish="stop", seconds=0.1)
+    assert score_reply(direct, raw, "hermes").cause == "ran away"
+    for spoken in ("It stands in <tool_response> tags.", "So:\n```\n<tool_response>\n```", "`<|im_start|>`"):
+        assert score_reply(direct, raw.model_copy(update={"text": spoken}), "hermes").cause is None
+    assert score(reply | {"text": PARIS + "\nI look."}).cause is None
+
+
+def test_a_number_that_json_lacks_is_malformed() -> None:
+    text = '<tool_call>\n{"name": "set_timer", "arguments": {"minutes": %s}}\n</tool_call>'
+    for value in ("NaN", "Infinity", "-Infinity"):
+        given = score({"query": "timer", "text": text % value, "dialect": "hermes", "finish": "stop"})
+        assert (given.cause, given.strict.decision, given.strict.format) == ("malformed", True, False)
+        assert f"no number of JSON: {value}" in given.strict.problems[0]
+
+
+def test_nothing_but_calls_is_an_attempt_whatever_tools_are_offered() -> None:
+    direct = QUERIES["paris"].model_copy(update={"kind": "direct", "accept": ()})
+    for text, cause in {
+        "[book_table(people=2)]": "decided wrong",
+        '{"name": "book_table", "arguments": {"people": 2}}': "decided wrong",
+        "[len(word) for word in words]": None,
+        "[book_table(people=2)] books a table.": None,
+        "[1]": None,
+    }.items():
+        raw = RawReply(id="paris", text=text, tokens=9, finish="stop", seconds=0.1)
+        assert score_reply(direct, raw, "hermes").cause == cause, text
+
+
+def test_a_reply_of_endless_codes_is_not_run_for_ever(run_code: CodeRunner) -> None:
+    codes = [f"while True:\n    x = {i}\ntypecheck('src/app.py')" for i in range(40)]
+    text = render_calls([ToolCall("execute_code", {"code": code}) for code in codes], "hermes")
+    before = len(run_code.runs)
+    given = score({"query": "types", "text": text, "dialect": "hermes", "finish": "stop"}, run_code)
+    assert (given.cause, given.strict.arguments, given.strict.code) == ("code fails", True, False)
+    assert len(run_code.runs) - before == MOST_ENDLESS
+    short = [f"print(typecheck('src/app.py').success, {i})" for i in range(MOST_RUNS + 5)]
+    text = render_calls([ToolCall("execute_code", {"code": code}) for code in short], "hermes")
+    assert (
+        score({"query": "types", "text": text, "dialect": "hermes", "finish": "stop"}, run_code).cause is None
+    )
+    assert len(run_code.runs) - before == MOST_ENDLESS + MOST_RUNS
 
 
 def test_words_about_an_action_are_no_call() -> None:
