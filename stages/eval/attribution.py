@@ -12,8 +12,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stages.core.chat import ToolCall
-from stages.core.dialects import DIALECTS, Reply, parse_reply
+from stages.core.chat import Tool, ToolCall
+from stages.core.dialects import DIALECTS, Reply, Toolbox, parse_reply
 from stages.core.dialects.foreign import BRACKETED, MARKED, NAME_IN_JSON, find_foreign
 from stages.core.query import Query
 from stages.core.records import Cause, RawReply
@@ -134,7 +134,9 @@ def _is_list_of_calls(text: str) -> bool:
 
 
 def _find_family(text: str, query: Query) -> str | None:
-    seen = find_foreign(text, query.toolbox)
+    """The format of another model whose certain marks a text has; functions of Code Mode count as tools."""
+    functions = [Tool(name, "", {}) for name in query.parameters] if query.code_mode else []
+    seen = find_foreign(text, Toolbox((*query.toolbox, *functions)))
     return seen.family if seen is not None and seen.certain else None
 
 

@@ -278,6 +278,12 @@ def test_a_reply_of_endless_codes_is_not_run_for_ever(run_code: CodeRunner) -> N
     assert len(run_code.runs) - before == MOST_ENDLESS + MOST_RUNS
 
 
+def test_a_function_of_code_mode_is_called_in_another_format() -> None:
+    text = 'Thought: I check.\nAction: typecheck\nAction Input: {"path": "src/app.py"}'
+    given = score({"query": "types", "text": text, "dialect": "hermes", "finish": "stop"})
+    assert (given.cause, given.lenient.decision) == ("wrong dialect", True)
+
+
 def test_words_about_an_action_are_no_call() -> None:
     direct = QUERIES["paris"].model_copy(update={"kind": "direct", "accept": ()})
     for text in ("Action: take an umbrella.", "Use `to=functions.get_weather` there.", "<invoke> is a tag."):
