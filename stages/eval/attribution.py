@@ -31,7 +31,7 @@ _GLM = "<arg_key>"
 _XML = re.compile(r"<function(?:=| name=)")
 _SPOKEN_OF = re.compile(r"`(?:<[/|]?[\w|= .-]{1,40}>|\[TOOL_CALLS\])`")  # a mark alone, as code
 _QUOTED = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
-_OTHER_TURN = re.compile(  # of ChatML, Llama and Gemma; without its mark it stands right behind a call's tag
+_OTHER_TURN = re.compile(  # the marks of ChatML, Llama and Gemma
     r"^<tool_response>|<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>", re.MULTILINE
 )
 _LISTED = re.compile(r"^[ \t]*\[\s*([\w.]+)\(", re.MULTILINE)
