@@ -6,6 +6,7 @@ import posixpath
 import re
 import signal
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -17,6 +18,9 @@ from stages.core.errors import StageError
 from stages.core.words import plural
 
 _IGNORED = re.compile(r"[ ,./\-_*^]")
+_QUOTES = dict.fromkeys(
+    map(ord, "'\u2018\u2019\u201a\u201b\u2032\u201c\u201d\u201e\u201f\u2033\xab\xbb\u2039\u203a"), '"'
+)  # straight, raised, low and angled ones, and the signs for feet and inches
 SECONDS = 2.0  # of computing for one search; a pattern with nested repetitions may take years
 _KINDS: dict[str, tuple[type, ...]] = {
     "null": (type(None),),
@@ -186,7 +190,7 @@ def _same_text(wanted: str, value: Any) -> bool:
 
 
 def _bare(text: str) -> str:
-    return _IGNORED.sub("", text).lower().replace("'", '"')
+    return _IGNORED.sub("", unicodedata.normalize("NFC", text)).lower().translate(_QUOTES)
 
 
 def _same_path(wanted: str, value: Any) -> bool:

@@ -30,7 +30,7 @@ _KINDS: dict[type, str] = {
 }  # fmt: skip
 JSON_TYPES = frozenset(_KINDS.values())
 _TYPES = JSON_TYPES | {_ANY}
-_PROBES: dict[str, Any] = {
+PROBES: dict[str, Any] = {
     "string": "", "integer": 1, "number": 0.5, "boolean": True, "array": [], "object": {}, "null": None,
 }  # fmt: skip
 
@@ -97,7 +97,7 @@ class Parameters:
 
     def find_types(self, name: str) -> frozenset[str]:
         """The JSON types that an argument may have, whatever its schema asks of what is within."""
-        misfits = {kind: self.find_misfit(name, probe) for kind, probe in _PROBES.items()}
+        misfits = {kind: self.find_misfit(name, probe) for kind, probe in PROBES.items()}
         return frozenset(kind for kind, misfit in misfits.items() if misfit is None or misfit.path != name)
 
 

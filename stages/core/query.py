@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -70,7 +71,7 @@ def _read_messages(value: Any) -> Any:
     """The neutral form of given turns, whose calls may have their arguments as a JSON string."""
     if not isinstance(value, list | tuple) or not value:
         return value
-    messages = [_decode_arguments(m) if isinstance(m, Mapping) else m for m in value]
+    messages = _order_results([_decode_arguments(m) if isinstance(m, Mapping) else m for m in value])
     rows: list[dict[str, Any]] = Conversation.from_row({"messages": messages}).to_row()["messages"]
     given = [call.get("id") for message in messages for call in message.get("tool_calls") or ()]
     called = [call["function"]["name"] for row in rows for call in row.get("tool_calls", ())]
@@ -78,11 +79,32 @@ def _read_messages(value: Any) -> Any:
         if "tool_call_id" in row:  # of a result that answers a call
             number = int(row["tool_call_id"].removeprefix("call_"))
             if message.get("tool_call_id") not in (None, given[number]):
-                raise ValueError("the results in `messages` must stand in the order of their calls")
+                raise ValueError(
+                    "a result in `messages` has the id of no call that waits for it: give every call of a "
+                    "turn one result"
+                )
             row["name"] = called[number]
         elif row["role"] == "tool":
             raise ValueError("a tool result in `messages` has no call before it: give the turn that made it")
     return rows
+
+
+def _order_results(messages: Sequence[Any]) -> list[Any]:
+    """The results behind a turn with calls in the order of these, where their ids say which is whose."""
+    ordered: list[Any] = []
+    ids: list[Any] = []
+    for is_result, group in groupby(messages, lambda m: isinstance(m, Mapping) and m.get("role") == "tool"):
+        turns = list(group)
+        if is_result:
+            named = [turn.get("tool_call_id") for turn in turns]
+            known = all(isinstance(name, str) and ids.count(name) == 1 for name in named)
+            turns = sorted(turns, key=lambda turn: ids.index(turn["tool_call_id"])) if known else turns
+        else:
+            calls = turns[-1].get("tool_calls") if isinstance(turns[-1], Mapping) else None
+            calls = calls if isinstance(calls, list) else []
+            ids = [call.get("id") if isinstance(call, Mapping) else None for call in calls]
+        ordered += turns
+    return ordered
 
 
 def _decode_arguments(message: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -242,8 +242,10 @@ class Parsed(Record):
     format: bool | None = Field(
         description="what looks like a call is one: strictly without a problem, leniently at all"
     )
-    tool: bool | None = Field(description="an accepted function was called; None for direct queries")
-    arguments: bool | None = Field(description="its arguments match as well; None for direct queries")
+    tool: bool | None = Field(
+        description="an accepted function was called; None for direct queries, or where only a run could tell"
+    )
+    arguments: bool | None = Field(description="its arguments match as well; None as for `tool`")
     code: bool | None = Field(
         description="the code of its calls ran to its end, has something that prints and used fields that "
         "there are; None: it was not run"
@@ -254,8 +256,13 @@ class Parsed(Record):
     fields: bool | None = Field(
         None, description="its code asked typed results only for fields that they have; None: it got none"
     )
-    stop: bool | None = Field(description="it ended by itself; leniently also where it went on behind a call")
-    whole: bool = Field(description="right in every respect that was judged")
+    stop: bool | None = Field(
+        description="it ended by itself and wrote no turn but its own; leniently also behind a call"
+    )
+    whole: bool | None = Field(
+        description="right in every respect that was judged; None: nothing is known to be wrong, but only a "
+        "run of its code could tell whether tool and arguments are right"
+    )
 
 
 class DirectAnswer(Record):
@@ -277,7 +284,9 @@ class Score(Record):
     strict: Parsed
     lenient: Parsed
     runaway: bool = Field(description="it hit the token limit")
-    cause: Cause | None = Field(description="what went wrong first, read strictly; None: the whole is right")
+    cause: Cause | None = Field(
+        description="what went wrong first, read strictly; None: nothing that is known"
+    )
     answer: DirectAnswer | None = Field(description="None for tool queries")
 
 

@@ -12,28 +12,31 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stages.core.chat import ToolCall
-from stages.core.dialects import Reply
-from stages.core.dialects.foreign import BRACKETED, MARKED, NAME_IN_JSON
+from stages.core.chat import Tool, ToolCall
+from stages.core.dialects import DIALECTS, Reply, Toolbox, parse_reply
+from stages.core.dialects.foreign import BRACKETED, MARKED, NAME_IN_JSON, find_foreign
 from stages.core.query import Query
 from stages.core.records import Cause, RawReply
-from stages.core.tools import EXECUTE_CODE, FUNCTIONS
 from stages.eval.behaviour import Behaviour
 from stages.eval.code import code_of, parse_code
 from stages.eval.cutoff import breaks_off
 from stages.eval.matching import Match, begin_right, match_calls
-from stages.eval.repetition import find_loop
+from stages.eval.repetition import find_loop, find_repeated_line
 
 THINKING, THOUGHT = "<think>", "</think>"  # behind the second a model answers
 BEFORE_A_LOOP = 20  # characters before a loop that say nothing yet
 AS_CODE = "python"  # no dialect: the functions are called in a code block, or in bare code
 _TAGGED = re.compile(r"<tool_call>\s*(?:```\w*\s*)?(<function|[{\[])?")
+_GLM = "<arg_key>"
 _XML = re.compile(r"<function(?:=| name=)")
 _SPOKEN_OF = re.compile(r"`(?:<[/|]?[\w|= .-]{1,40}>|\[TOOL_CALLS\])`")  # a mark alone, as code
+_QUOTED = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
+_OTHER_TURN = re.compile(  # the marks of ChatML, Llama and Gemma
+    r"^<tool_response>|<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>", re.MULTILINE
+)
 _LISTED = re.compile(r"^[ \t]*\[\s*([\w.]+)\(", re.MULTILINE)
 _ALONE = re.compile(r"\s*(?:```\w*\s*)?[{\[].*[}\]]\s*(?:```\s*)?", re.DOTALL)  # nothing but JSON
 _ARGUMENTS = re.compile(r"""["'](?:arguments|parameters)["']\s*:""")
-_CALLED = re.compile(rf"(?<![\w.])({'|'.join(FUNCTIONS)})\s*\(")
 _FENCED_CODE = re.compile(r"```(?:python|py|tool_code)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
@@ -42,7 +45,7 @@ class Signs:
     """What a reply shows whatever dialect it is read in."""
 
     attempt: str | None
-    """The dialect in which it seems to open a call, or AS_CODE; None where nothing looks like a call."""
+    """The dialect, or other format, in which it seems to open a call, or AS_CODE; None where nothing does."""
     calls: bool
     """Some dialect reads a call in it."""
     loop: int | None
@@ -51,8 +54,15 @@ class Signs:
     """It has nothing behind its reasoning, or never came to the end of it."""
     ended: bool | None
     """It ended by itself and did not hit the token limit; None where it was stopped for another reason."""
+    went_on: bool
+    """It wrote a turn of someone else: a result that nobody gave, or the head of the next turn."""
     torn: bool
     """It hit the token limit within a block that was well written so far, as was all before it."""
+
+    @property
+    def foreign(self) -> bool:
+        """It opens a call in a format that no dialect here reads."""
+        return self.attempt not in (None, AS_CODE, *DIALECTS)
 
     @property
     def cut(self) -> bool:
@@ -80,6 +90,7 @@ def read_signs(query: Query, reply: RawReply, lenient: Reply, dialect: str) -> S
         loop=find_loop(reply.text if thinks_on else said),
         empty=thinks_on or (not lenient.calls and not lenient.content.strip()),
         ended={"stop": True, "length": False}.get(reply.finish or ""),
+        went_on=_OTHER_TURN.search(_QUOTED.sub("", lenient.content)) is not None,
         torn=reply.finish == "length" and breaks_off(reply.text, dialect, query.toolbox),
     )
 
@@ -87,8 +98,9 @@ def read_signs(query: Query, reply: RawReply, lenient: Reply, dialect: str) -> S
 def find_attempt(text: str, query: Query, dialect: str) -> str | None:
     """The dialect in which a text seems to open a call that cannot be read; None where it does not.
 
-    A direct question may be about JSON or code, so there only tags and the names of offered tools count, and
-    of other tools JSON that is all of the text. A tag that stands alone as code is spoken of.
+    Another model's format is named where its marks are certain. A direct question may be about JSON or code,
+    so there only tags and the names of offered tools count, and of other tools JSON that is all of the text.
+    A tag that stands alone as code is spoken of.
     """
     text = _SPOKEN_OF.sub("", text)
     if tagged := _TAGGED.search(text):
@@ -97,7 +109,8 @@ def find_attempt(text: str, query: Query, dialect: str) -> str | None:
         if tagged[1]:
             return "hermes"
         code = query.code_mode and re.match(r"[\w\s=.]*\w\(", text[tagged.end() :])
-        return "bare_python" if code else dialect
+        xml = _find_family(text, query) if _GLM in text else None  # of models that have the same tag
+        return "bare_python" if code else xml or dialect
     if _XML.search(text):
         return "qwen3_coder"
     if "</tool_call>" in text:
@@ -106,9 +119,25 @@ def find_attempt(text: str, query: Query, dialect: str) -> str | None:
     guess = query.kind == "tool" or _ALONE.fullmatch(text) is not None
     if MARKED.search(text) or _names_a_tool(text, names, guess=guess):
         return "fenced_json"
-    if BRACKETED.search(text) or any(name in names for name in _LISTED.findall(text)):
+    listed = any(name in names for name in _LISTED.findall(text)) or _is_list_of_calls(text)
+    if BRACKETED.search(text) or listed:
         return "pythonic"
+    if family := _find_family(text, query):
+        return family
     return AS_CODE if query.kind == "tool" and _calls_in_code(text, names) else None
+
+
+def _is_list_of_calls(text: str) -> bool:
+    """Whether a text is nothing but calls as Python lists them, be their tools offered or not."""
+    listed = _LISTED.match(text.strip()) is not None and text.rstrip().endswith("]")
+    return listed and parse_reply(text, "pythonic").calls != [] and not parse_reply(text, "pythonic").content
+
+
+def _find_family(text: str, query: Query) -> str | None:
+    """The format of another model whose certain marks a text has; functions of Code Mode count as tools."""
+    functions = [Tool(name, "", {}) for name in query.parameters] if query.code_mode else []
+    seen = find_foreign(text, Toolbox((*query.toolbox, *functions)))
+    return seen.family if seen is not None and seen.certain else None
 
 
 def _names_a_tool(text: str, names: set[str], *, guess: bool) -> bool:
@@ -152,7 +181,7 @@ def _find_unread(signs: Signs, dialect: str | None) -> Cause:
     if signs.attempt is None:
         undecided = _find_bad_end(signs) if signs.cut and signs.empty else None
         return undecided or "decided wrong"
-    if signs.attempt == AS_CODE or dialect not in (signs.attempt, None):
+    if signs.attempt == AS_CODE or signs.foreign or dialect not in (signs.attempt, None):
         return "wrong dialect"
     return (_find_bad_end(signs) if signs.torn else None) or "malformed"
 
@@ -166,33 +195,19 @@ def _find_wrong_call(
         match = Match(True, True)
     if not query.code_mode and not match.arguments and _only_repeats(query, calls):
         return "repeated itself"
-    if query.code_mode and not match.tool and (cause := _find_unusable(query, calls)):
-        return cause
-    if not match.tool:
+    if match.tool is False:
         return "wrong tool"
-    if not match.arguments:
+    if match.arguments is False:
         return "wrong arguments"
     if code.works is False:
         return "code fails"
-    return "repeated itself" if query.code_mode and len(_distinct(calls)) < len(calls) else None
+    return "repeated itself" if query.code_mode and _repeat_code(calls) else None
 
 
-def _find_unusable(query: Query, calls: Sequence[ToolCall]) -> Cause | None:
-    """What keeps calls that are all of `execute_code` from calling a function at all.
-
-    Code that does not parse has chosen a tool nevertheless: one that is wrong where it names functions, and
-    none that is accepted.
-    """
-    codes = [code_of(call) for call in calls]
-    if any(call.name != EXECUTE_CODE.name for call in calls):
-        return None
-    if all(code is None for code in codes):
-        return "wrong arguments"
-    if any(code is not None and parse_code(code) is not None for code in codes):
-        return None
-    named = {name for code in codes if code is not None for name in _CALLED.findall(code)}
-    accepted = {expected.function for expected in query.expected}
-    return "wrong tool" if named and named.isdisjoint(accepted) else "code fails"
+def _repeat_code(calls: Sequence[ToolCall]) -> bool:
+    """Whether a call is made twice, or its code says one line over and over."""
+    codes = [code for call in calls if (code := code_of(call)) is not None]
+    return len(_distinct(calls)) < len(calls) or any(find_repeated_line(code) is not None for code in codes)
 
 
 def _only_repeats(query: Query, calls: Sequence[ToolCall]) -> bool:
@@ -208,6 +223,6 @@ def _distinct(calls: Sequence[ToolCall]) -> list[ToolCall]:
 def _find_bad_end(signs: Signs, empty: Cause | None = None) -> Cause | None:
     if signs.loop is not None:
         return "repeated itself"
-    if signs.cut:
+    if signs.cut or signs.went_on:
         return "ran away"
     return empty if signs.empty else None

@@ -16,12 +16,20 @@ from stages.core.chat import ToolCall
 from stages.core.query import Calls, Expected, Query
 from stages.core.records import CodeCall, CodeRun
 from stages.core.tools import FUNCTIONS
-from stages.eval.code import UNKNOWN, FunctionCall, code_of, functions_called, parse_code
+from stages.eval.code import (
+    UNKNOWN,
+    FunctionCall,
+    code_of,
+    functions_called,
+    functions_unread,
+    parse_code,
+)
 from stages.eval.functions import cut_argument
 
 RunCode = Callable[[Query, str], CodeRun]
 """Runs a code over the project of its query."""
 
+MOST_RUNS, MOST_ENDLESS = 20, 3  # codes of a reply that are run, and those of them that come to no end
 _PRINTING = {"print", "pprint", "stdout"}  # names without which nothing is printed
 _WRITING = "write_file"
 _QUOTED = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*\"""")  # what a shell takes as it is
@@ -36,6 +44,8 @@ class Behaviour:
 
     made: tuple[list[FunctionCall], ...]
     """The calls of functions that it made, and where it did not end these with those of its text."""
+    unsure: frozenset[str]
+    """The functions that it may have called beside these, with what nobody knows: it could not be run."""
     works: bool | None
     """All of it ran to its end, could print something, and used only fields that there are."""
     printed: bool | None
@@ -45,21 +55,28 @@ class Behaviour:
 
 
 def observe_code(query: Query, calls: Sequence[ToolCall], run_code: RunCode | None) -> Behaviour:
-    """Run the code of calls; without `run_code` only its text is read."""
+    """Run the code of calls; without `run_code`, and where too many run too long, only its text is read."""
     done: list[FunctionCall] = []
     meant: list[FunctionCall] = []
     runs: list[tuple[str, CodeRun]] = []
+    unsure: set[str] = set()
     for call in calls if query.code_mode else ():
         code, said = code_of(call), [_cut(c) for c in functions_called(call)]
-        if run_code is None or code is None:
+        if code is not None and parse_code(code) is None:
+            unsure |= functions_unread(code)
+        endless = sum(run.timed_out for _, run in runs) >= MOST_ENDLESS
+        if run_code is None or code is None or endless or len(runs) >= MOST_RUNS:
+            unsure |= functions_unread(code) if runs and code is not None else set()
             done, meant = done + said, meant + said
             continue
         run = run_code(query, code)
         runs.append((code, run))
         made = [FunctionCall(c.function, _known(c.arguments)) for c in run.calls]
         done, meant = done + made, meant + (made if run.outcome == "ran" else said)
+        unsure |= functions_unread(code) if run.outcome == "unsupported" else set()
     return Behaviour(
         made=(done,) if done == meant else (done, meant),
+        unsure=frozenset(unsure),
         works=_all_told(_works(query, code, run) for code, run in runs),
         printed=_all_told(_prints(query, run) for _, run in runs),
         fields=_all_told(_reads_fields(code, run) for code, run in runs),
@@ -68,7 +85,8 @@ def observe_code(query: Query, calls: Sequence[ToolCall], run_code: RunCode | No
 
 def _cut(call: FunctionCall) -> FunctionCall:
     """A call in the text of code, its arguments cut as those of a run are."""
-    return FunctionCall(call.function, {name: cut_argument(name, v) for name, v in call.arguments.items()})
+    cut = {name: cut_argument(name, value) for name, value in call.arguments.items()}
+    return FunctionCall(call.function, cut, call.rest)
 
 
 def _known(arguments: dict[str, str | None]) -> dict[str, object]:

@@ -67,6 +67,15 @@ def list_cells(preset: Preset) -> Iterator[Cell]:
                 yield Cell(Sampling(setup.max_tokens, temperature, sample, setup.stop_at_call), name, system)
 
 
+def describe_single_draws(preset: Preset) -> str:
+    """That a temperature gets one draw where several were asked for; empty where none does."""
+    setup = preset.eval
+    if setup.samples == 1 or 0.0 not in setup.temperature:
+        return ""
+    said = f"at temperature 0 every draw is the same, so there is one and not {setup.samples}"
+    return said if any(setup.temperature) else f"{said}: --temperature 0.7 draws several"
+
+
 def _read_prompt(path: Path) -> tuple[str, str | None]:
     """A prompt's name and its system line."""
     try:

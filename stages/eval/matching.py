@@ -17,19 +17,24 @@ from stages.core.chat import ToolCall
 from stages.core.matcher import Matcher, fits_all
 from stages.core.parameters import Parameters
 from stages.core.query import Calls, Expected, Query
+from stages.core.tools import EXECUTE_CODE
 from stages.eval.behaviour import Behaviour, observe_code
 from stages.eval.code import FunctionCall, code_of
 
 Takes = Mapping[str, Parameters]  # what the tools take, by name
+OPEN = ("type", "regex", "contains")
 _ANYTHING = Parameters({})  # what is known of a function of Code Mode, whose code is run
 
 
 @dataclass(frozen=True)
 class Match:
-    """How far the calls of a reply are right; `arguments` only where `tool` is."""
+    """How far the calls of a reply are right; `arguments` only where `tool` is.
 
-    tool: bool
-    arguments: bool
+    None: only a run could tell, and there was none.
+    """
+
+    tool: bool | None
+    arguments: bool | None
 
 
 def match_calls(query: Query, calls: Sequence[ToolCall], code: Behaviour | None = None) -> Match:
@@ -38,13 +43,34 @@ def match_calls(query: Query, calls: Sequence[ToolCall], code: Behaviour | None 
     `code` is what the code of the calls did; without it their text is read.
     """
     if query.code_mode and not _send_code(calls):
-        return Match(False, False)
+        return Match(None if _all_lack_code(calls) else False, False)
     takes, ways, named, fitting = _read_tools(query), _list_ways(query, calls, code), False, False
     for accepted, made in product(query.accept, ways):
         several = accepted if isinstance(accepted, Calls) else Calls(calls=(accepted,))
         named = named or _names_fit(several, made, only=not query.code_mode)
         fitting = fitting or _calls_fit(several, made, takes, only=not query.code_mode)
-    return Match(named, fitting and (not query.code_mode or _send_no_more(calls, takes)))
+    if not query.code_mode:
+        return Match(named, fitting)
+    match = Match(True, True) if fitting else _allow_unseen(query, ways, named, code)
+    return match if _send_no_more(calls, takes) else Match(match.tool, False)
+
+
+def _allow_unseen(
+    query: Query, ways: Sequence[list[FunctionCall]], named: bool, code: Behaviour | None
+) -> Match:
+    """How far calls are right that do not fit, when some of their code may have called more than is seen."""
+    unsure = code.unsure if code is not None else frozenset[str]()
+    if not unsure:
+        return Match(named, False)
+    seen = [call for made in ways for call in made]
+    wanted = [accepted.calls if isinstance(accepted, Calls) else (accepted,) for accepted in query.accept]
+    may_fit = any(
+        all(e.function in unsure or any(_fits(call, e, {}) for call in seen) for e in calls)
+        for calls in wanted
+    )
+    names = unsure | {call.function for call in seen}
+    may_name = any(all(e.function in names for e in calls) for calls in wanted)
+    return Match(named or (None if may_name else False), None if may_fit else False)
 
 
 def begin_right(query: Query, calls: Sequence[ToolCall], code: Behaviour) -> bool:
@@ -62,6 +88,11 @@ def begin_right(query: Query, calls: Sequence[ToolCall], code: Behaviour) -> boo
 
 def _send_code(calls: Sequence[ToolCall]) -> bool:
     return all(code_of(call) is not None for call in calls)
+
+
+def _all_lack_code(calls: Sequence[ToolCall]) -> bool:
+    """Whether all calls are of the tool that takes code, and none gives it any: what was meant is unknown."""
+    return all(call.name == EXECUTE_CODE.name and code_of(call) is None for call in calls)
 
 
 def _send_no_more(calls: Sequence[ToolCall], takes: Takes) -> bool:
@@ -127,18 +158,20 @@ def _is_taken(takes: Parameters, given: Mapping[str, Any], rules: Mapping[str, M
 
 
 def _suits(takes: Parameters, name: str, value: Any, rule: Matcher | None) -> bool:
-    """Whether the definition allows a value; where the suite has a rule for it the rule alone decides.
+    """Whether the definition allows a value; where the suite has a rule that names values it alone decides.
 
-    But `contains` is a rule for texts and for lists: which of them is meant, the definition says.
+    A rule for many values (OPEN) says nothing of those that no tool takes: which of them are meant, the
+    definition says.
     """
-    if rule is None:
+    if rule is None or rule.rule in OPEN:
         return takes.find_misfit(name, value) is None and takes.lists(name, value)
-    return rule.rule != "contains" or not rule.types & takes.find_types(name) or _has_type(takes, name, value)
-
-
-def _has_type(takes: Parameters, name: str, value: Any) -> bool:
-    misfit = takes.find_misfit(name, value)
-    return misfit is None or misfit.path != name
+    if rule.rule == "any_of":
+        return any(_suits(takes, name, value, inner) for inner in rule.wanted if inner.fits(value))
+    return (
+        rule.rule != "all_of"
+        or any(inner.rule not in OPEN for inner in rule.wanted)
+        or _suits(takes, name, value, None)
+    )
 
 
 def _pair_up(choices: Sequence[Sequence[int]]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from stages.core import progress
 from stages.core.artifact import build_artifact, is_current, read_manifest, refuse_busy, require_artifact
 from stages.core.cli import Options
 from stages.core.errors import StageError
@@ -87,9 +88,9 @@ class Run:
     def _evaluate(self, suite: Suite, cell: Cell, folder: Path) -> EvalSummary:
         """Replies, scores and summary of one suite, written into `folder`."""
         replies, timing = self._replies.collect(suite, cell)
-        with Sandbox() as sandbox:
+        with Sandbox() as sandbox, progress.bar(f"{suite.name}, scoring", len(replies), "replies") as bar:
             run_code = CodeRunner(sandbox)
-            scores = score_replies(suite, replies, self._options.parser, run_code)
+            scores = score_replies(suite, replies, self._options.parser, run_code, bar.advance)
         summary = summarize_scores(suite, scores, self._options, self._engine.name, timing)
         write_lines(folder / REPLIES, replies)
         write_lines(folder / SCORES, scores)

@@ -34,6 +34,29 @@ CLOCK = datetime(2024, 5, 1, 10)  # stands still, so that every run prints the s
 GRACE = 1.0  # seconds after which a process that does not keep its own time is killed
 LONGEST_ERROR = 300  # characters
 MOST_STARTS = 8  # runs of one code to find the paths that it puts together
+STUCK = "cannot suspend in this synchronous context"  # a function of Code Mode was called back by a built-in
+BUILT_INS = """
+_max, _min, _sorted = max, min, sorted
+def map(function, *items):
+    return iter([function(*taken) for taken in zip(*items)])
+def filter(function, items):
+    return iter([item for item in items if (item if function is None else function(item))])
+def sorted(items, key=None, reverse=False):
+    items = list(items)
+    keys = items if key is None else [key(item) for item in items]
+    return [items[i] for i in _sorted(range(len(items)), key=lambda i: keys[i], reverse=reverse)]
+def _pick(pick, items, key, default):
+    items = list(items[0] if len(items) == 1 else items)
+    if not items and default:
+        return default[0]
+    keys = items if key is None else [key(item) for item in items]
+    return items[pick(range(len(items)), key=lambda i: keys[i])]
+def max(*items, key=None, **default):
+    return _pick(_max, items, key, list(default.values()))
+def min(*items, key=None, **default):
+    return _pick(_min, items, key, list(default.values()))
+"""
+"""The built-ins that call a function, written so that this may be one of Code Mode."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +121,23 @@ class Sandbox:
         self._pool.__exit__(*error)
 
     def run_code(self, code: str, project: Project) -> CodeRun:
-        """What the code does in the project. Never raises for anything that code does."""
-        feed = self._feed(code, project, Reads())
+        """What the code does in the project. Never raises for anything that code does.
+
+        A built-in of the interpreter cannot call a function of Code Mode (`map(typecheck, paths)`). Code that
+        asks for that runs again with BUILT_INS, which do at once what `map` and `filter` do bit by bit; so a
+        run that comes to no end with them, or to that of the memory, does not count.
+        """
+        run = self._run_behind("", code, project)
+        if run.outcome == "unsupported" and STUCK in (run.error or ""):
+            other = self._run_behind(BUILT_INS, code, project)
+            return run if other.timed_out or "MemoryError" in (other.error or "") else other
+        return run
+
+    def _run_behind(self, before: str, code: str, project: Project) -> CodeRun:
+        """The same behind other code, which defines names for it."""
+        feed = self._feed(before, code, project, Reads())
         typed = any(FUNCTIONS[call.function].result for call in feed.functions.calls)
-        used = self._trace_fields(code, project) if typed and feed.stopped is None else set()
+        used = self._trace_fields(before, code, project) if typed and feed.stopped is None else set()
         return CodeRun(
             outcome=_judge(feed, code),
             error=None if feed.error is None else as_json(": ".join(filter(None, feed.error))),
@@ -113,13 +149,13 @@ class Sandbox:
             fields_missing=sorted(feed.reads.missing),
         )
 
-    def _trace_fields(self, code: str, project: Project) -> set[str]:
+    def _trace_fields(self, before: str, code: str, project: Project) -> set[str]:
         """The fields that code reads: it runs again with the fields held back, so that it has to ask."""
         used: set[str] = set()
         sent: set[str] = set()
         until = time.monotonic() + self.limits.seconds
         while time.monotonic() < until:
-            feed = self._feed(code, project, Reads(held=all_fields() - sent))
+            feed = self._feed(before, code, project, Reads(held=all_fields() - sent))
             used |= feed.reads.used
             lost = lost_field(feed.error[1]) if feed.error else None
             if lost is None or lost in sent:
@@ -127,10 +163,10 @@ class Sandbox:
             sent.add(lost)
         return used | sent
 
-    def _feed(self, code: str, project: Project, reads: Reads) -> _Feed:
+    def _feed(self, before: str, code: str, project: Project, reads: Reads) -> _Feed:
         feed = _Feed(Functions(project, self.limits.room), reads)
         try:
-            self._drive(code, feed)
+            self._drive(before, code, feed)
         except _TimeUp:
             feed.stopped = "time"
         except MontyCrashedError as error:
@@ -148,7 +184,7 @@ class Sandbox:
             feed.error = ("TimeoutError", f"not done after {self.limits.seconds:g} s")
         return feed
 
-    def _drive(self, code: str, feed: _Feed) -> None:
+    def _drive(self, before: str, code: str, feed: _Feed) -> None:
         """Run code to its end or to an error, answering its calls."""
         limits = self.limits
         lookup = {name: partial(_call, feed, name) for name in FUNCTIONS}
@@ -162,6 +198,8 @@ class Sandbox:
             assert_message_annotations=False,
             os_policy={"datetime": CLOCK, "sleep": "zero", "random_start": {"seed": 0}},
         ) as session:
+            if before:
+                session.feed_run(before)
             until = time.monotonic() + limits.seconds  # not before: a new process may have to be started
             step = session.feed_start(
                 code, external_lookup=lookup, print_callback=partial(feed.take_print, limits.printed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from stages.core.chat import ToolCall
 from stages.core.dialects import Reply, parse_any, parse_reply
@@ -20,17 +20,26 @@ AS_SERVED = "hermes"  # how a served call is written that the target's dialect c
 
 
 def score_replies(
-    suite: Suite, replies: Sequence[RawReply], dialect: str, run_code: RunCode | None = None
+    suite: Suite,
+    replies: Sequence[RawReply],
+    dialect: str,
+    run_code: RunCode | None = None,
+    on_score: Callable[[], None] = lambda: None,
 ) -> list[Score]:
     """Score the replies of a suite, read strictly in `dialect` and leniently in any.
 
-    Without `run_code` no code is run: its text is read, and `code` stays unscored. Raises ValueError
-    when the replies are not those of the suite's queries, and StageError for a regex that takes too long.
+    `on_score` is called behind each. Without `run_code` no code is run: its text is read, and `code` stays
+    unscored. Raises ValueError when the replies are not those of the suite's queries, and StageError for a
+    regex that takes too long.
     """
     by_id = {reply.id: reply for reply in replies}
     if by_id.keys() != {query.id for query in suite.queries}:
         raise ValueError(f"the replies are not those of suite {suite.name}")
-    return [_score_query(suite, query, by_id[query.id], dialect, run_code) for query in suite.queries]
+    scores = []
+    for query in suite.queries:
+        scores.append(_score_query(suite, query, by_id[query.id], dialect, run_code))
+        on_score()
+    return scores
 
 
 def _score_query(
@@ -79,11 +88,13 @@ def _judge(
     wants_tool = query.kind == "tool"
     calls = bool(reading.calls) or (forgiving and signs.attempt is not None)
     match = match_calls(query, reading.calls, code)
+    unread = [f"a call in a format that nothing here reads: {signs.attempt}"] if signs.foreign else []
     written = bool(reading.calls) and (forgiving or not reading.problems)
+    unknown = wants_tool and None in (match.tool, match.arguments)
     return Parsed(
         dialect=reading.dialect if reading.calls else None,
         calls=[_to_json(call) for call in reading.calls],
-        problems=as_json(reading.problems),
+        problems=as_json([*reading.problems, *unread]),
         decision=calls == wants_tool,
         format=written if reading.calls or signs.attempt is not None else None,
         tool=match.tool if wants_tool else None,
@@ -91,8 +102,8 @@ def _judge(
         code=code.works,
         printed=code.printed,
         fields=code.fields,
-        stop=True if forgiving and reading.calls else signs.ended,
-        whole=cause is None,
+        stop=True if forgiving and reading.calls else False if signs.went_on else signs.ended,
+        whole=None if cause is None and unknown else cause is None,
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from stages.core import progress
 from stages.core.cli import Options, Outcome
 from stages.core.errors import StageError
 from stages.core.suite import Suite, load_suites
-from stages.eval.cells import Cell, list_cells, usual_cell
+from stages.eval.cells import Cell, describe_single_draws, list_cells, usual_cell
 from stages.eval.engines import Engine
 from stages.eval.engines.choice import choose_engine
 from stages.eval.request import Request
@@ -38,6 +39,8 @@ def _open_run(options: Options, request: Request) -> Run:
 
 def _carry_out(run: Run, options: Options, suites: Sequence[Suite]) -> Outcome:
     place, cells = find_place(options), plan_cells(options)
+    if said := describe_single_draws(options.preset):
+        progress.say(f"  {said}")
     outputs = list_outputs(options, suites)
     for output in outputs:  # one that may not be replaced is said before the first query is asked
         run.is_current(*output)

@@ -80,7 +80,7 @@ def published() -> Iterator[Callable[[str, str, list[Call]], bool]]:
 
 def ours(query: Query, calls: list[Call]) -> bool:
     made = [ToolCall(name, arguments) for call in calls for name, arguments in call.items()]
-    return match_calls(query, made).arguments
+    return match_calls(query, made).arguments is True
 
 
 def choose_gold(row: dict[str, Any], rng: random.Random) -> list[Call]:

@@ -20,7 +20,7 @@ from stages.core.chat import ToolCall
 from stages.core.dialects import DIALECTS, render_calls
 from stages.core.records import Cause, RawReply, Score
 from stages.core.suite import load_suite
-from stages.eval.behaviour import RunCode
+from stages.eval.behaviour import MOST_ENDLESS, MOST_RUNS, RunCode
 from stages.eval.repetition import find_loop
 from stages.eval.sandbox import CodeRunner, Sandbox
 from stages.eval.score import score_reply
@@ -72,6 +72,13 @@ def run_code() -> Iterator[CodeRunner]:
         ("An answer.\n\n" + "-" * 300, 12),
         ("| a | b | c |\n" + "|---" * 20 + "|", None),
         ("!" * 60, None),
+        ("| a | b |\n|---|---|\n" + "| 0 | 0 |\n" * 6, None),
+        ("| a | b |\n|---|---|\n" + "| no | no |\n" * 6, None),
+        ("| a | b |\n|---|---|\n" + "| not known | not known |\n" * 6 + "\nThat is all.", None),
+        ("| a | b |\n|---|---|\n" + "| no | no |\n" * 40, 18),
+        ("```\n" + "[0, 0, 0, 0, 0, 0, 0, 0],\n" * 8 + "```", None),
+        ("So:\n```python\n" + "print(1)\n" * 40 + "```", 14),
+        ("So:\n```python\n" + "next(it)\n" * 5 + "```", None),
         ("ha" * 30, 0),
     ],
 )
@@ -93,6 +100,25 @@ def test_what_a_model_thinks_is_no_answer(thought: str) -> None:
         text = f"<think>\n{thought}\n</think>\n\n{answer}"
         raw = RawReply(id=direct.id, text=text, tokens=9, finish="stop", seconds=0.1)
         assert score_reply(direct, raw, "hermes").cause is None
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        ("print(typecheck('src/app.py'))\n" * 3, None),
+        ("print(typecheck('src/app.py'))\n" * 9, "repeated itself"),
+        ("print(typecheck('src/app.py'))\n" + "# done\n" * 40, "repeated itself"),
+        ("print(typecheck('src/app.py'))\n" + "# done\n" * 4, None),
+        ("print(typecheck('src/app.py'))\n\n" + "x = 1\n\n" * 40, "repeated itself"),
+        ("for _ in range(9):\n    print(typecheck('src/app.py'))", None),
+        ("x = [\n" + "  [0, 0, 0, 0, 0, 0, 0, 0],\n" * 8 + "]\nprint(typecheck('src/app.py'))", None),
+    ],
+)
+def test_a_line_of_code_is_repeated_however_the_code_is_written(code: str, cause: Cause | None) -> None:
+    for dialect in ("hermes", "qwen3_coder"):
+        text = render_calls([ToolCall("execute_code", {"code": code})], dialect)
+        given = score({"query": "types", "text": text, "dialect": dialect, "finish": "stop"})
+        assert (given.cause, given.strict.whole, given.lenient.whole) == (cause, cause is None, cause is None)
 
 
 def weather(*cities: str) -> str:
@@ -164,3 +190,102 @@ def test_the_cause_is_the_labelled_one(reply: dict[str, Any], run_code: CodeRunn
     given_score = score(reply, run_code)
     assert given_score.cause == reply["cause"], reply["text"]
     assert given_score.strict.whole == (reply["cause"] is None)
+
+
+FOREIGN = {
+    "ReAct (Action: …)": 'Thought: it is far\nAction: get_weather\nAction Input: {"city": "Paris"}',
+    "Anthropic (XML)": '<invoke name="get_weather">\n<parameter name="city">Paris</parameter>\n</invoke>',
+    "Harmony (gpt-oss)": '<|channel|>commentary to=functions.get_weather <|message|>{"city": "Rome"}<|call|>',
+    "DeepSeek": '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{"city": "Paris"}',
+    "Kimi": '<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0{"city": "Paris"}',
+    "Gemma": "<start_function_call>call:get_weather{city:<escape>Paris<escape>}<end_function_call>",
+    "GLM": "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n</tool_call>",
+}
+
+
+@pytest.mark.parametrize("family", FOREIGN)
+def test_a_call_in_a_format_that_nothing_reads_is_a_decision(family: str) -> None:
+    text = FOREIGN[family]
+    given = score({"query": "paris", "text": text, "dialect": "hermes", "finish": "stop"})
+    assert (given.strict.decision, given.lenient.decision, given.cause) == (False, True, "wrong dialect")
+    assert (given.strict.format, given.strict.whole, given.lenient.whole) == (False, False, False)
+    assert family in given.strict.problems[-1]
+    spare = QUERIES["paris"].model_copy(update={"kind": "direct", "accept": ()})
+    raw = RawReply(id="paris", text=text, tokens=9, finish="stop", seconds=0.1)
+    none = score_reply(spare, raw, "hermes")
+    assert (none.strict.decision, none.lenient.decision, none.cause) == (True, False, "decided wrong")
+    quoted = raw.model_copy(update={"text": f"It is written so:\n```\n{text}\n```"})
+    assert score_reply(spare, quoted, "hermes").cause == ("decided wrong" if family == "GLM" else None)
+
+
+PARIS = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "\n<tool_response>\n18 degrees\n</tool_response>\nIt is 18 degrees.",
+        "<|im_end|>\n<|im_start|>user\nAnd Rome?",
+        "\n<|start_header_id|>user<|end_header_id|>\n\nAnd Rome?",
+    ],
+)
+def test_who_makes_up_the_next_turn_ran_away(rest: str) -> None:
+    reply = {"query": "paris", "dialect": "hermes", "finish": "stop"}
+    given = score(reply | {"text": PARIS + rest})
+    assert (given.cause, given.strict.arguments, given.strict.stop) == ("ran away", True, False)
+    assert (given.runaway, given.lenient.stop, given.lenient.whole) == (False, True, True)
+    direct = QUERIES["paris"].model_copy(update={"kind": "direct", "accept": ()})
+    raw = RawReply(id="paris", text="Take a coat." + rest, tokens=9, finish="stop", seconds=0.1)
+    assert score_reply(direct, raw, "hermes").cause == "ran away"
+    for spoken in ("It stands in <tool_response> tags.", "So:\n```\n<tool_response>\n```", "`<|im_start|>`"):
+        assert score_reply(direct, raw.model_copy(update={"text": spoken}), "hermes").cause is None
+    assert score(reply | {"text": PARIS + "\nI look."}).cause is None
+
+
+def test_a_number_that_json_lacks_is_malformed() -> None:
+    text = '<tool_call>\n{"name": "set_timer", "arguments": {"minutes": %s}}\n</tool_call>'
+    for value in ("NaN", "Infinity", "-Infinity"):
+        given = score({"query": "timer", "text": text % value, "dialect": "hermes", "finish": "stop"})
+        assert (given.cause, given.strict.decision, given.strict.format) == ("malformed", True, False)
+        assert f"no number of JSON: {value}" in given.strict.problems[0]
+
+
+def test_nothing_but_calls_is_an_attempt_whatever_tools_are_offered() -> None:
+    direct = QUERIES["paris"].model_copy(update={"kind": "direct", "accept": ()})
+    for text, cause in {
+        "[book_table(people=2)]": "decided wrong",
+        '{"name": "book_table", "arguments": {"people": 2}}': "decided wrong",
+        "[len(word) for word in words]": None,
+        "[book_table(people=2)] books a table.": None,
+        "[1]": None,
+    }.items():
+        raw = RawReply(id="paris", text=text, tokens=9, finish="stop", seconds=0.1)
+        assert score_reply(direct, raw, "hermes").cause == cause, text
+
+
+def test_a_reply_of_endless_codes_is_not_run_for_ever(run_code: CodeRunner) -> None:
+    codes = [f"while True:\n    x = {i}\ntypecheck('src/app.py')" for i in range(40)]
+    text = render_calls([ToolCall("execute_code", {"code": code}) for code in codes], "hermes")
+    before = len(run_code.runs)
+    given = score({"query": "types", "text": text, "dialect": "hermes", "finish": "stop"}, run_code)
+    assert (given.cause, given.strict.arguments, given.strict.code) == ("code fails", True, False)
+    assert len(run_code.runs) - before == MOST_ENDLESS
+    short = [f"print(typecheck('src/app.py').success, {i})" for i in range(MOST_RUNS + 5)]
+    text = render_calls([ToolCall("execute_code", {"code": code}) for code in short], "hermes")
+    assert (
+        score({"query": "types", "text": text, "dialect": "hermes", "finish": "stop"}, run_code).cause is None
+    )
+    assert len(run_code.runs) - before == MOST_ENDLESS + MOST_RUNS
+
+
+def test_a_function_of_code_mode_is_called_in_another_format() -> None:
+    text = 'Thought: I check.\nAction: typecheck\nAction Input: {"path": "src/app.py"}'
+    given = score({"query": "types", "text": text, "dialect": "hermes", "finish": "stop"})
+    assert (given.cause, given.lenient.decision) == ("wrong dialect", True)
+
+
+def test_words_about_an_action_are_no_call() -> None:
+    direct = QUERIES["paris"].model_copy(update={"kind": "direct", "accept": ()})
+    for text in ("Action: take an umbrella.", "Use `to=functions.get_weather` there.", "<invoke> is a tag."):
+        raw = RawReply(id="paris", text=text, tokens=9, finish="stop", seconds=0.1)
+        assert score_reply(direct, raw, "hermes").cause is None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stages.core.chat import ToolCall
 from stages.core.tools import EXECUTE_CODE, FUNCTIONS, as_code_mode
-from stages.eval.code import LONGEST_CODE, UNKNOWN, FunctionCall, functions_called
+from stages.eval.code import LONGEST_CODE, UNKNOWN, FunctionCall, functions_called, functions_unread
 
 
 def read(code: str) -> list[FunctionCall]:
@@ -83,9 +83,7 @@ def test_a_name_counts_when_it_can_only_be_one_text(code: str, path: str | None)
 @pytest.mark.parametrize(
     "code",
     [
-        "typecheck('src'",
         "\0",
-        "typecheck('a')\n\tx",
         "(" * 5000,
         "-" * 200_000 + "1",
         "a." * 50_000 + "b",
@@ -96,6 +94,45 @@ def test_a_name_counts_when_it_can_only_be_one_text(code: str, path: str | None)
 )
 def test_what_does_not_parse_calls_nothing(code: str) -> None:
     assert read(code) == []
+    assert functions_unread(code) == set(FUNCTIONS), "any of them may have been meant"
+
+
+@pytest.mark.parametrize(
+    ("code", "calls"),
+    [
+        ("typecheck('src'", [call("typecheck")]),
+        ("typecheck('a')\n\tx", [call("typecheck", path="a")]),
+        ("```python\nprint(typecheck('a)'))\n```", [call("typecheck", path="a)")]),
+        (
+            "if x\n  read_file(p); run_command('b')",
+            [call("read_file", path=UNKNOWN), call("run_command", command="b")],
+        ),
+    ],
+)
+def test_calls_are_found_in_code_that_does_not_parse(code: str, calls: list[FunctionCall]) -> None:
+    assert read(code) == calls
+
+
+@pytest.mark.parametrize(
+    ("code", "unread"),
+    [
+        ("print(typecheck('src'))", set()),
+        ("p = 'src'\nprint(typecheck(p), 'typecheck is done')", set()),
+        ("map(typecheck, ['a'])", {"typecheck"}),
+        ("typecheck('a')\nsorted(ps, key=typecheck)", {"typecheck"}),
+        ("filter(lambda p: ruff_check(p).success, ps)", {"ruff_check"}),
+        ("read_file(*paths)", {"read_file"}),
+        ("read_file(**named)", {"read_file"}),
+        ("globals()['typecheck'](p)", {"typecheck"}),
+        ("eval('typecheck(p)')", {"typecheck"}),
+        ("tools.typecheck(p)", {"typecheck"}),
+        ("x = 1  # typecheck", set()),
+        ("typecheck('src'", {"typecheck"}),
+        ("typecheck('src')\n\tx", set()),
+    ],
+)
+def test_what_only_a_run_could_tell_is_known(code: str, unread: set[str]) -> None:
+    assert functions_unread(code) == unread
 
 
 def test_an_odd_escape_is_read_without_a_warning() -> None:

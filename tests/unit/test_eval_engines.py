@@ -26,7 +26,7 @@ from stages.core.records import (
 )
 from stages.core.suite import load_suites
 from stages.eval.__main__ import main
-from stages.eval.cells import list_cells, usual_cell
+from stages.eval.cells import describe_single_draws, list_cells, usual_cell
 from stages.eval.clock import WorkClock, percentile, summarize_timing
 from stages.eval.engines import Costs, Question
 from stages.eval.engines.endpoint import Endpoint
@@ -295,6 +295,14 @@ def test_a_sweep_has_a_cell_for_every_draw(options: Options, tmp_path: Path) -> 
         (tmp_path / f"{name}.txt").write_text(f"You are {name}.\n")
     prompts = (str(tmp_path / "terse.txt"), str(tmp_path / "kind.txt"))
     swept = with_setup(options, temperature=(0.0, 0.5), samples=2, prompts=prompts)
+    told = "at temperature 0 every draw is the same, so there is one and not 2"
+    assert describe_single_draws(swept.preset) == told
+    assert (
+        describe_single_draws(with_setup(options, samples=2).preset)
+        == f"{told}: --temperature 0.7 draws several"
+    )
+    assert not describe_single_draws(with_setup(options, temperature=(0.5,), samples=2).preset)
+    assert not describe_single_draws(options.preset)
     assert [cell.slug for cell in list_cells(swept.preset)] == [
         *("terse-t0-s0", "terse-t0.5-s0", "terse-t0.5-s1"),
         *("kind-t0-s0", "kind-t0.5-s0", "kind-t0.5-s1"),

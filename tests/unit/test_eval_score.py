@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from stages.core.chat import ToolCall
 from stages.core.dialects import DIALECTS, render_calls
 from stages.core.matcher import Matcher
-from stages.core.query import Expected, Query
-from stages.core.records import QueryRun, Rate, RawReply, Score, read_lines, write_lines
+from stages.core.query import Calls, Expected, Query
+from stages.core.records import Cause, QueryRun, Rate, RawReply, Score, read_lines, write_lines
 from stages.core.suite import SUITES, Suite, load_suite
 from stages.core.tools import EXECUTE_CODE
 from stages.eval.sandbox import CodeRunner, Sandbox
@@ -46,6 +46,7 @@ def score(query: Query, text: str, dialect: str = "hermes") -> Score:
 
 
 RIGHT = write("print(typecheck('./src/'))")
+SENT = '<tool_call>\n{"name": "execute_code", "arguments": %s}\n</tool_call>\n'
 
 
 def verdict(given: Score, lenient: bool = False) -> tuple[bool, bool | None, bool | None]:
@@ -62,7 +63,14 @@ def verdict(given: Score, lenient: bool = False) -> tuple[bool, bool | None, boo
         (write("print(typecheck())"), (True, True, False), (True, True, False), True),
         (write("print(ruff_check('src'))"), (True, False, False), (True, False, False), True),
         (write("print(ruff_check('src'))\ntypecheck('src')"), (True, True, True), (True, True, True), True),
-        (write("typecheck('src'"), (True, False, False), (True, False, False), True),
+        (write("typecheck('src'"), (True, True, None), (True, True, None), True),
+        (write("typecheck('src'))"), (True, True, True), (True, True, True), True),
+        (write("typecheck('x'))"), (True, True, False), (True, True, False), True),
+        (write("ruff_check('src'))"), (True, False, False), (True, False, False), True),
+        (write("mypy src/"), (True, None, None), (True, None, None), True),
+        (SENT % "{}", (True, None, False), (True, None, False), True),
+        (SENT % '{"code": ["print(typecheck(\'src\'))"]}', (True, None, False), (True, None, False), True),
+        (RIGHT + SENT % "{}", (True, False, False), (True, False, False), True),
         (RIGHT + RIGHT, (True, True, True), (True, True, True), True),
         (write("typecheck('src')", "qwen3_coder"), (False, False, False), (True, True, True), False),
         (write("typecheck('src')", "fenced_json"), (False, False, False), (True, True, True), False),
@@ -363,6 +371,56 @@ def test_who_wants_to_see_the_file_too_needs_it_printed(
     )
     text = "\n".join(write(code) for code in codes)
     assert score_reply(query, reply(text, of="note"), "hermes", run_code).cause == cause
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "print(list(map(typecheck, ['src'])))",
+        "for r in map(typecheck, ['src']):\n    print(r.errors)",
+        "print(sorted(['src'], key=lambda p: typecheck(p).error_count, reverse=True))",
+        "print(list(filter(lambda p: typecheck(p).success, ['src'])))",
+        "print(max(['src', 'tests'], key=lambda p: typecheck(p).error_count))",
+    ],
+)
+def test_a_built_in_may_call_a_function_of_code_mode(code: str, run_code: CodeRunner) -> None:
+    given = score_reply(TYPES, reply(write(code)), "hermes", run_code)
+    assert (given.cause, given.strict.arguments, given.strict.code) == (None, True, True)
+
+
+STUCK = "import glob\nfor p in glob.glob('*'):\n    print(%s)"
+
+
+@pytest.mark.parametrize(
+    ("code", "tool", "arguments", "cause"),
+    [
+        (STUCK % "typecheck(p)", True, None, None),
+        (STUCK % "list(map(typecheck, [p]))", None, None, None),
+        (STUCK % "typecheck('src')", True, True, None),
+        (STUCK % "typecheck('docs')", True, False, "wrong arguments"),
+        (STUCK % "ruff_check(p)", False, False, "wrong tool"),
+        (STUCK % "p", False, False, "wrong tool"),
+        ("def f(ps):\n    for p in ps:\n        yield typecheck(p)\nprint(*f(['src']))", True, None, None),
+        ("import itertools\nprint(map(typecheck, itertools.repeat('src')))", None, None, None),
+    ],
+)
+def test_what_only_a_run_could_tell_is_not_wrong(
+    code: str, tool: bool | None, arguments: bool | None, cause: Cause | None, run_code: CodeRunner
+) -> None:
+    given = score_reply(TYPES, reply(write(code)), "hermes", run_code)
+    assert (given.strict.tool, given.strict.arguments, given.cause) == (tool, arguments, cause)
+    assert given.strict.code is None
+    whole = None if arguments is None else arguments
+    assert (given.strict.whole, given.lenient.whole) == (whole, whole)
+    cut = score_reply(TYPES, reply(write(code) + "And so", "length"), "hermes", run_code)
+    assert (cut.cause, cut.strict.whole) == (cause or "ran away", False), "that is known without a run"
+
+
+def test_an_order_that_only_a_run_could_tell_is_still_wrong_where_it_was_seen(run_code: CodeRunner) -> None:
+    calls = [Expected(function=name) for name in ("ruff_check", "typecheck")]
+    query = TYPES.model_copy(update={"id": "two", "accept": (Calls(calls=tuple(calls), ordered=True),)})
+    text = write("print(typecheck('src'))\nprint(ruff_check('src'))")
+    assert score_reply(query, reply(text, of="two"), "hermes", run_code).cause == "wrong arguments"
 
 
 def test_several_codes_are_judged_together(run_code: CodeRunner) -> None:

@@ -40,7 +40,9 @@ def rule(**fields: Any) -> Matcher:
         (rule(exact=[1, {"a": [True]}]), [[1.0, {"a": [True]}]], [[1, {"a": [1]}], [1], [{"a": [True]}, 1]]),
         (rule(exact={"a": 1, "b": None}), [{"b": None, "a": 1}], [{"a": 1}, {"a": 1, "b": None, "c": 2}]),
         (rule(text="April 1, 2024"), ["april 1 2024", "April-1/2024"], ["April 2, 2024", 1, None]),
-        (rule(text="it's"), ['It"s'], ["its"]),
+        (rule(text="it's"), ['It"s', "it\u2019s"], ["its"]),
+        (rule(text='"x"'), ["\u201cx\u201d", "\xabx\xbb", "'x'"], ["x"]),
+        (rule(text="caf\xe9"), ["cafe\u0301", "CAF\xc9"], ["cafe"]),
         (rule(contains=["a", "b"]), ["xaxb", ["b", "a", 3]], ["a", ["a"], {"a": 1, "b": 1}, 3]),
         (rule(contains=[1, [2]]), [[[2], 0, 1]], [[True, [2]], "1[2]", [1, 2]]),
         (rule(regex="^a+$"), ["aa"], ["b", 1, ["aa"]]),
@@ -190,3 +192,40 @@ def test_a_report_says_what_is_accepted() -> None:
     ]  # fmt: skip
     nested = rule(any_of=[{"items": [{"regex": "a"}]}, {"fields": {"k": {"contains": ["a", 1]}}}])
     assert describe_matcher(nested) == "[/a/] or {k: …a…1…}"
+
+
+@pytest.mark.parametrize("rules", [None, {}, {"type": "string"}, {"regex": "."}, {"contains": ["a"]},
+                                   {"any_of": [{"type": "null"}, {"type": "string"}, {"type": "integer"}]},
+                                   {"all_of": [{"type": "string"}, {"regex": "."}]}])  # fmt: skip
+def test_what_no_tool_takes_is_wrong_whatever_a_rule_for_many_values_says(rules: Any) -> None:
+    parts = {
+        "room": {"type": "string", "enum": ["bath", "hall"]},
+        "to": {"type": "array"},
+        "who": {"type": "string"},
+    }
+    schema = {"type": "object", "properties": parts, "required": ["who"]}
+    offered = {"type": "function", "function": {"name": "f", "parameters": schema}}
+
+    def fits(name: str, value: Any) -> bool:
+        wanted = {"who": {"type": "string"}} | ({name: rules} if rules else {})
+        asked = {"id": "q", "query": "?", "tools": [offered]}
+        accept = [{"function": "f", "arguments": wanted}]
+        given = {"who": "a"} | {name: value}
+        return match_calls(Query.model_validate(asked | {"accept": accept}), [call("f", **given)]) == RIGHT
+
+    assert not fits("room", "garage")
+    assert not fits("to", "ann@x.org")
+    assert not fits("who", 5)
+    assert not fits("who", None)
+    assert fits("room", "bath")
+    assert fits("who", "ann")
+    assert fits("to", ["a"]) == (rules in (None, {}, {"contains": ["a"]}))
+
+
+def test_a_rule_that_names_a_value_decides_alone() -> None:
+    parts = {"room": {"type": "string", "enum": ["bath"]}}
+    offered = {"type": "function", "function": {"name": "f", "parameters": {"properties": parts}}}
+    for one in ({"exact": "hall"}, {"text": "Hall"}, {"any_of": [{"type": "integer"}, {"text": "Hall"}]}):
+        accept = [{"function": "f", "arguments": {"room": one}}]
+        asked = Query.model_validate({"id": "q", "query": "?", "tools": [offered], "accept": accept})
+        assert match_calls(asked, [call("f", room="hall")]) == RIGHT

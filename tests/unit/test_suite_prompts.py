@@ -71,11 +71,16 @@ def test_a_query_may_end_with_a_result() -> None:
     assert [turn["role"] for turn in query.turns] == ["user", "assistant", "tool"]
 
 
-def test_results_in_another_order_than_their_calls_are_refused() -> None:
-    other = CALL | {"id": "x8"}
-    turns = [TURNS[0], {"role": "assistant", "tool_calls": [other, CALL]}, RESULT, RESULT]
-    with pytest.raises(ValidationError, match="must stand in the order of their calls"):
-        ask(messages=turns, tools=[SEARCH])
+def test_results_find_their_calls_by_their_ids() -> None:
+    other, its_result = CALL | {"id": "x8"}, RESULT | {"tool_call_id": "x8", "content": "of x8"}
+    called = [TURNS[0], {"role": "assistant", "tool_calls": [other, CALL]}]
+    for results in ([RESULT, its_result], [its_result, RESULT]):
+        query = ask(messages=[*called, *results], tools=[SEARCH])
+        assert [turn["content"] for turn in query.messages[2:]] == ["of x8", RESULT["content"]]
+        assert [turn["tool_call_id"] for turn in query.messages[2:]] == ["call_0", "call_1"]
+    for results in ([RESULT, RESULT], [RESULT], [its_result, RESULT | {"tool_call_id": "x9"}]):
+        with pytest.raises(ValidationError, match="has the id of no call that waits for it"):
+            ask(messages=[*called, *results], tools=[SEARCH])
 
 
 @pytest.mark.parametrize("fixes", ALL)

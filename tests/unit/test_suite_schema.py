@@ -32,6 +32,11 @@ def search(**matchers: dict[str, Any]) -> dict[str, Any]:
     """A query that wants the tool `search`, which requires a text."""
     required = json.loads(json.dumps(SEARCH))
     required["function"]["parameters"]["required"] = ["text"]
+    required["function"]["parameters"]["properties"] |= {
+        "kind": {"type": "string", "enum": ["file", "line"]},
+        "names": {"type": "array", "items": {"type": "string"}},
+        "area": {"type": "object", "properties": {"top": {"type": "integer"}}},
+    }
     return TOOL | {"tools": [required], "accept": [{"function": "search", "arguments": matchers}]}
 
 
@@ -194,6 +199,14 @@ def test_an_unknown_suite_names_the_known(tmp_path: Path) -> None:
         (TOOL | {"tools": [SEARCH], "accept": [
             {"calls": [{"function": "search"}, {"function": "search", "arguments": {"text": {"exact": 1}}}]},
         ]}, "accept.0.calls.1.arguments.text: the rule is for number, and search takes null or string there"),
+        (search() | {"accept": [{"function": "search", "closed": True, "arguments": {}}]},
+         "query t, accept.0: search requires text, which `arguments` do not name and `closed`"),
+        (search(kind={"exact": "folder"}), "kind: search does not take this value there: nothing could"),
+        (search(names={"items": [{"exact": "a"}, {"exact": 1}]}), "arguments.names.items.1: the rule "
+         "is for number, and search takes string there: nothing could match"),
+        (search(names={"exact": ["a", 1]}), "names: search does not take this value there: nothing could"),
+        (search(names={"any_of": [{"items": [{"exact": 1}]}]}), "names.any_of.0.items.0: the rule is for"),
+        (search(area={"fields": {"top": {"exact": "1"}}}), "area.fields.top: the rule is for string, and"),
         (accept(regex="(unclosed"), "the regex '(unclosed' is not valid"),
         (accept(any_of=[{"regex": "["}]), "the regex '[' is not valid"),
         (TOOL | {"accept": [{"function": "typechek"}]}, "no function 'typechek': use one of read_file"),

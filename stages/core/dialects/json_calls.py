@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from stages.core.chat import ToolCall
-from stages.core.dialects.literals import LOOSE, Doubled, NotLiteral, read_json, read_literal
+from stages.core.dialects.literals import LOOSE, NO_NUMBER, Doubled, NotLiteral, read_json, read_literal
 from stages.core.dialects.scanning import skip_separator
 
 _ESCAPE = re.compile(r"""\\(?:(["\\/bfnrt]|u[0-9a-fA-F]{4})|('))?""")
@@ -58,6 +58,11 @@ def read_value(text: str, pos: int) -> tuple[Any, int, str]:
     if str(strict).startswith("Invalid control character"):
         try:
             return (*read_json(text, pos, strict=False), "raw control characters in a string")
+        except NotLiteral as error:
+            strict.reached = max(strict.reached, error.reached)
+    if str(strict).startswith(NO_NUMBER):
+        try:
+            return (*read_json(text, pos, strict=False), str(strict))
         except NotLiteral as error:
             strict.reached = max(strict.reached, error.reached)
     try:

@@ -51,7 +51,13 @@ def find_doubled(value: Any) -> str:
     return ""
 
 
-_STRICT = json.JSONDecoder(object_pairs_hook=_make_object)
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{NO_NUMBER}: {name}")
+
+
+NO_NUMBER = "no number of JSON"
+"""What the error about NaN and the infinities begins with, which Python's reader knows."""
+_STRICT = json.JSONDecoder(object_pairs_hook=_make_object, parse_constant=_refuse_constant)
 LOOSE = json.JSONDecoder(object_pairs_hook=_make_object, strict=False)
 
 _SPACE = re.compile(r"\s*+")
@@ -95,7 +101,7 @@ class NotLiteral(ValueError):
 def read_json(text: str, pos: int, *, strict: bool = True) -> tuple[Any, int]:
     """The JSON object or array at `pos` and the position after it.
 
-    With `strict=False`, strings may hold raw newlines and tabs. Raises NotLiteral.
+    With `strict=False`, strings may hold raw newlines and tabs, and NaN is a number. Raises NotLiteral.
     """
     decoder = _STRICT if strict else LOOSE
     size = _FIRST_WINDOW
