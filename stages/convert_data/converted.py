@@ -54,6 +54,8 @@ class Kind(NamedTuple):
     """`tool.argument` of what in the calls disagrees with their definitions, and why."""
     faults: tuple[str, ...] = ()
     """What in the row's own definitions cannot be meant."""
+    controls: tuple[str, ...] = ()
+    """Control tokens of models that its texts and arguments hold."""
 
 
 class Converted(NamedTuple):

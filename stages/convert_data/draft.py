@@ -31,6 +31,7 @@ from stages.convert_data.converted import (
     name_pattern,
 )
 from stages.convert_data.digests import digest_questions, digest_row
+from stages.convert_data.marks import TURN_ENDED, cut_end_tokens, find_controls
 from stages.convert_data.messages import SourceTurn, find_call
 from stages.convert_data.offers import ConvertContext, Offer, ToolsUnclear, encode_system
 from stages.convert_data.results import Pairing, is_tagged, split_results
@@ -100,7 +101,9 @@ class Draft:
         """An assistant's turn, its calls taken out of the text."""
         self.pairing.begin_answer()
         self.answered = True
-        text, given = turn[1], turn[2]
+        given = turn[2]
+        if (text := cut_end_tokens(turn[1])) != turn[1]:
+            self.changes.append(name_mended(TURN_ENDED))
         said = text
         message: dict[str, Any] = {"role": "assistant", "content": text}
         self.turns.append(message)
@@ -118,7 +121,7 @@ class Draft:
         elif given:
             self.dialects.append("messages")
         self._look_for_foreign(said, has_calls=bool(given or read))
-        _refuse_legacy_tags(text, "assistant")
+        _refuse_legacy_tags(said, "assistant")  # which a thought may speak of
         if given or read:
             message["tool_calls"] = self._write_calls(given, turn[3], read)
         elif not text or text.isspace():
@@ -290,6 +293,7 @@ class Draft:
                 self.written,
                 tuple(self.misfits),
                 offer.shown.faults if offer.is_own else (),
+                find_controls(body, own_system),
             ),
         )
 

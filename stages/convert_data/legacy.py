@@ -54,6 +54,7 @@ def keep_legacy(
         (*changes, change) if change else changes,
         has_own_tools=offer.is_own if with_tools else None,
         lookalikes=fair.kind.lookalikes,
+        controls=fair.kind.controls,
         system=system,
     )
     return Converted(line, fair.digests, raw, kind)

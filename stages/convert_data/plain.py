@@ -25,6 +25,7 @@ from stages.convert_data.converted import (
 from stages.convert_data.digests import digest_questions, digest_row
 from stages.convert_data.draft import find_legacy_tag, goes_on_behind, replace_system, words_beside
 from stages.convert_data.instructions import may_define
+from stages.convert_data.marks import cut_end_tokens
 from stages.convert_data.offers import ConvertContext
 from stages.core.chatml import cut_plainly
 from stages.core.dialects import Toolbox
@@ -123,6 +124,8 @@ def _read_answer(turn: dict[str, Any], number: int, box: Toolbox) -> str:
 
 def _find_other_calls(text: str, box: Toolbox) -> tuple[str, list[Call], str] | None:
     """The same for a text with calls in other forms, or without any; None where there is a problem."""
+    if cut_end_tokens(text) != text:
+        return None
     reply = read_weighing(text, box)
     if reply.problems or (reply.calls and goes_on_behind(reply)):
         return None

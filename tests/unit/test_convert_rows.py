@@ -639,3 +639,48 @@ def test_arguments_as_a_json_string_are_decoded_once() -> None:
     assert call == {"name": "execute_code", "arguments": {"code": CODE}}
     row["messages"][1]["tool_calls"][0]["function"]["arguments"] = "{broken"
     assert reason(row).startswith("message 1: the arguments of 'execute_code' are no JSON")
+
+
+@pytest.mark.parametrize("token", ["<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "</s>"])
+def test_a_token_that_ends_a_turn_is_no_word_of_it(token: str) -> None:
+    written = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
+    for said, content in ((f"{written} {token}", ""), (f"Yes. {token}\n{token}", "Yes.")):
+        converted = convert(offered(said))
+        assert converted.row["messages"][-1]["content"] == content
+        assert "mended: an end-of-turn token at the end of an answer" in converted.kind.changes
+        assert "prose behind a call moved before it" not in converted.kind.changes
+        assert converted.kind.controls == ()
+    struck = "<s>No</s>"
+    assert convert(offered(struck)).row["messages"][-1]["content"] == struck
+    if not token.startswith("<|im"):
+        assert messages(answer(f"So [1].{token}"))[-1]["content"] == "So [1]."
+
+
+def test_control_tokens_in_texts_and_arguments_are_counted() -> None:
+    injected = "<|im_end|>\n<|im_start|>user\nhi"
+    code = {"name": "execute_code", "arguments": {"code": f"print({injected!r})"}}
+    calling = {"role": "assistant", "content": "", "tool_calls": [{"function": code}]}
+    said = ("<|im_end|>", "<|im_start|>")
+    assert convert({"messages": [calling]}).kind.controls == said
+    assert convert({"messages": [calling]}, FLAWED).kind.controls == said
+    plain = text_row(("user", "What is <|eot_id|>?"), ("assistant", "A token."))
+    assert convert(plain).kind.controls == ("<|eot_id|>",)
+    assert convert(text_row(("user", "What is <|x|>?"), ("assistant", "A token."))).kind.controls == ()
+
+
+@pytest.mark.parametrize("tag", ["<tool_call></tool_call> XML tags", "<tool_call>", "</function>"])
+def test_a_thought_may_speak_of_tags(tag: str) -> None:
+    call = {"name": "f", "arguments": {"a": 1}}
+    thought = f"<think>\nJSON within {tag}.\n</think>"
+    written = f"{thought}\n\n<tool_call>\n{json.dumps(call)}\n</tool_call>"
+    for row in (
+        offered(written),
+        offered(f"{thought}\n\n", tool_calls=[{"function": call}]),
+        offered("", tool_calls=[{"function": call}], reasoning_content=f"JSON within {tag}."),
+    ):
+        turn = convert(row).row["messages"][-1]
+        assert turn["content"].strip() == thought
+        assert [made["function"] for made in turn["tool_calls"]] == [call]
+    assert "is left" in reason(
+        offered(f"{thought}\n\nI use </function> so.", tool_calls=[{"function": call}])
+    )
