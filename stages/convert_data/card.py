@@ -15,6 +15,7 @@ from tabulate import tabulate
 from stages.convert_data.converted import AS_CODE, HAD_LINE, HAD_NONE, HAD_OTHER
 from stages.convert_data.counts import COMMON_TOOLS, SAMPLES, Sample, SplitCard, sort_counts, sort_noted
 from stages.convert_data.duplicates import Duplicates, Repeats
+from stages.convert_data.instructions import NOT_TAKEN
 from stages.convert_data.tokens import TokenStats
 from stages.core.prompts import RESULT_PREFIX
 from stages.core.words import name_some, plural
@@ -95,6 +96,11 @@ class Card:
             named = name_some(list(sort_counts(undefined)), _NAMED)
             calls = plural(undefined.total(), "call")
             lines.append(f"{calls} of tools that no definition names: {named}")
+        if missed := sum(s.changes.get(NOT_TAKEN, 0) for s in self.splits.values()):
+            lines.append(
+                f"WARNING: {NOT_TAKEN} ({plural(missed, 'row')}): they are no list in JSON; give the rows a "
+                "column tools, or all of them --tools"
+            )
         lines += self._describe_misfits()
         if alike := self._list_noted("lookalikes"):
             lines.append(f"turns without a call that look like one: {alike}")
