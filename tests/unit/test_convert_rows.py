@@ -522,7 +522,17 @@ ROLES = st.sampled_from(
     ["user", "assistant", "tool", "system", "human", "gpt", "function_call", "observation"]
 )
 WORDS = st.text(max_size=9) | CALL_TEXT | CALL_TEXT.map("<tool_call>\n{}\n</tool_call>".format)
-CONTENT = WORDS | JSON | st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": WORDS}), max_size=2)
+PART = st.fixed_dictionaries({"type": st.just("text"), "text": WORDS}) | st.fixed_dictionaries(
+    {"type": st.sampled_from(["tool_use", "tool_result", "thinking", "image"])},
+    optional={
+        "id": JSON,
+        "name": NAMES,
+        "input": ARGUMENTS | JSON,
+        "content": WORDS | JSON,
+        "thinking": JSON,
+    },
+)
+CONTENT = WORDS | JSON | st.lists(PART, max_size=3)
 MESSAGE = JSON | st.fixed_dictionaries(
     {},
     optional={
@@ -544,12 +554,15 @@ MESSAGES = st.lists(SOUND, min_size=1, max_size=3) | st.lists(SOUND | MESSAGE, m
 TOOL = JSON | st.fixed_dictionaries({"name": NAMES}, optional={"parameters": VALUES, "description": JSON})
 TOOLS = st.lists(TOOL | st.fixed_dictionaries({"function": TOOL}), max_size=2)
 CHATML = st.lists(st.tuples(ROLES, WORDS), max_size=4).map(lambda turns: text_row(*turns)["text"])
+CHAT = st.lists(
+    st.tuples(st.sampled_from(["USER", "ASSISTANT", "FUNCTION RESPONSE"]), WORDS), max_size=4
+).map(lambda turns: "\n\n\n".join(f"{role}: {said}" for role, said in turns))
 COLUMNS: dict[str, st.SearchStrategy[Any]] = {
     **{"text": CHATML, "messages": MESSAGES, "conversations": MESSAGES, "prompt": CHATML | WORDS | MESSAGES},
     **{"completion": WORDS | MESSAGES, "instruction": WORDS, "output": WORDS, "query": WORDS},
     **{"answers": st.lists(GIVEN_CALL, max_size=3) | CALL_TEXT, "input": WORDS, "system": WORDS},
     "history": st.lists(st.lists(WORDS, min_size=1, max_size=3), max_size=2),
-    **{"tools": TOOLS, "functions": TOOLS},
+    **{"tools": TOOLS, "functions": TOOLS, "chat": WORDS | CHAT},
 }
 AS_TEXT = ("messages", "conversations", "answers", "tools")
 
