@@ -6,7 +6,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import orjson
+
 from stages.convert_data.converted import name_mended
+from stages.convert_data.lines import load_once
 from stages.convert_data.parts import RESULT_WRITTEN, holds_calls, is_json_result, open_parts, write_result
 from stages.core.chat import ROLES, ToolCall
 from stages.core.dialects.json_calls import NotCall, list_foreign_keys, read_call, read_calls, read_value
@@ -360,8 +363,8 @@ def load_list(value: Any, said: str) -> Any:
     """A list, or the one in a JSON text. Raises ValueError that begins with what is `said` of it."""
     if isinstance(value, str):
         try:
-            value = load_json(value)
-        except ValueError:
+            value = load_once(value)
+        except orjson.JSONDecodeError:
             raise ValueError(f"{said} text and no JSON list") from None
     if not isinstance(value, _LIST) or isinstance(value, str | bytes):
         raise ValueError(f"{said} {name_kind(value)} and no list")

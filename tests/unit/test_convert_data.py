@@ -191,6 +191,10 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
             "not valid JSON: no low surrogate in string at character 11 of the row (1 row, first 15)",
         ),
         (
+            {"train": '{"text": "a", "text": "b"}'},
+            "could be converted: an object with the key 'text' twice: the one before the last would be lost",
+        ),
+        (
             {"valid": "[]\n{}\n[]"},
             "could be converted: not a JSON object (2 rows, first 1); no conversation in",
         ),
