@@ -132,11 +132,12 @@ class Card:
         texts = sum(rows.get(HAD_OTHER, 0) for s in splits for rows in s.systems.values())
         done = [f"{plural(calls, 'direct call')} {AS_CODE}'s code"] if calls else []
         done += [f"{plural(texts, 'system text')} replaced by Code Mode's"] if texts else []
-        if any(s.systems for s in splits) and not any(s.calls_by_tool for s in splits):
-            rows = sum(s.rows_by_owner.get(COMMON_TOOLS, 0) for s in splits)
-            done += [f"{plural(rows, 'row')} without a call offered execute_code"] if rows else []
         way_out = "where that is wrong, --tools FILE gives the tools, [] in it none"
-        return f"taken for Code Mode's: {', '.join(done)}; {way_out}" if done else ""
+        none_calls = any(s.systems for s in splits) and not any(s.calls_by_tool for s in splits)
+        rows = sum(s.rows_by_owner.get(COMMON_TOOLS, 0) for s in splits) if none_calls else 0
+        done += [f"{plural(rows, 'row')} without a call offered execute_code"] if rows else []
+        warning = "WARNING: no row calls a tool, and all the same they are " if rows else ""
+        return f"{warning}taken for Code Mode's: {', '.join(done)}; {way_out}" if done else ""
 
     def describe_share(self) -> str:
         """How many rows were set aside as `valid`, and how many should have been."""
