@@ -23,6 +23,7 @@ from stages.convert_data.converted import (
     RESULT_MADE,
     SYSTEM_ADDED,
     SYSTEM_REPLACED,
+    THOUGHT_TAGGED,
     Converted,
     Kind,
     SystemText,
@@ -44,7 +45,8 @@ from stages.core.prompts import as_user_turn
 from stages.core.records import DEEPEST
 from stages.core.tools import EXECUTE_CODE, as_code_mode, is_code_mode_call
 
-_LEGACY_TAG = re.compile(r"</?tool_call>|</?tool_response>|<function=|</function>|<parameter=|</parameter>")
+_TAG = r"(?:</?tool_call>|</?tool_response>|<function=|</function>|<parameter=|</parameter>)"
+_LEGACY_TAG = re.compile(rf"{_TAG}(?!`)|(?<!`){_TAG}")  # alone in backquotes it is spoken of
 _EMPTY_THOUGHT = re.compile(r"\s*+(?:<think>\s*+)?+</think>")
 _LONGEST_PATH = 80  # of a place in an argument
 _NO_TOOLS = Toolbox()
@@ -111,6 +113,8 @@ class Draft:
         if "<" in text or "{" in text or "[" in text:  # no dialect writes a call without one of them
             reply = self._parse(text)
             said = reply.content
+            if find_legacy_tag(reply.reasoning):
+                self.changes.append(THOUGHT_TAGGED)
             if reply.calls:
                 read = self._take_calls(reply, given)
                 message["content"] = text = words_beside(reply, text)
@@ -121,7 +125,7 @@ class Draft:
         elif given:
             self.dialects.append("messages")
         self._look_for_foreign(said, has_calls=bool(given or read))
-        _refuse_legacy_tags(said, "assistant")  # which a thought may speak of
+        _refuse_legacy_tags(said, "assistant")
         if given or read:
             message["tool_calls"] = self._write_calls(given, turn[3], read)
         elif not text or text.isspace():

@@ -18,7 +18,7 @@ from stages.convert_data.rows import convert_row
 from stages.convert_data.shapes import SHAPES
 from stages.core.chat import Conversation, Tool, ToolCall
 from stages.core.chatml import Turn, join_chatml
-from stages.core.dialects import DIALECTS, render_calls
+from stages.core.dialects import DIALECTS, parse_any, render_calls
 from stages.core.fixes import FAIR, FLAWED, FixSet
 from stages.core.preset import load_preset
 from stages.core.prompts import query_row, system_message
@@ -621,6 +621,7 @@ def test_a_converted_row_is_clean_and_whole(turns: list[tuple[str, str]]) -> Non
     conversation = Conversation.from_row(row)
     assert conversation.to_row() == row
     spoken = [m.content for m in conversation.messages if m.role in ("assistant", "tool")]
+    spoken = [said if "</think>" not in said else parse_any(said).content for said in spoken]  # a thought may
     for mark in (
         "<tool_call>",
         "</tool_call>",
@@ -691,9 +692,17 @@ def test_a_thought_may_speak_of_tags(tag: str) -> None:
         offered(f"{thought}\n\n", tool_calls=[{"function": call}]),
         offered("", tool_calls=[{"function": call}], reasoning_content=f"JSON within {tag}."),
     ):
-        turn = convert(row).row["messages"][-1]
+        converted = convert(row)
+        turn = converted.row["messages"][-1]
+        assert "tags of calls within a thought kept as words of it" in converted.kind.changes
         assert turn["content"].strip() == thought
         assert [made["function"] for made in turn["tool_calls"]] == [call]
     assert "is left" in reason(
         offered(f"{thought}\n\nI use </function> so.", tool_calls=[{"function": call}])
     )
+
+
+def test_a_tag_alone_in_backquotes_is_spoken_of() -> None:
+    said = "The end of it is `</function>`, and `</parameter>` that of a value."
+    assert convert(offered(said)).row["messages"][-1]["content"] == said
+    assert "</function> is left" in reason(offered("The end of it is `</function>."))
