@@ -45,8 +45,7 @@ from stages.core.prompts import as_user_turn
 from stages.core.records import DEEPEST
 from stages.core.tools import EXECUTE_CODE, as_code_mode, is_code_mode_call
 
-_TAG = r"(?:</?tool_call>|</?tool_response>|<function=|</function>|<parameter=|</parameter>)"
-_LEGACY_TAG = re.compile(rf"{_TAG}(?!`)|(?<!`){_TAG}")  # alone in backquotes it is spoken of
+_LEGACY_TAG = re.compile(r"</?tool_call>|</?tool_response>|<function=|</function>|<parameter=|</parameter>")
 _EMPTY_THOUGHT = re.compile(r"\s*+(?:<think>\s*+)?+</think>")
 _LONGEST_PATH = 80  # of a place in an argument
 _NO_TOOLS = Toolbox()
@@ -378,9 +377,11 @@ def describe_foreign(text: str, seen: Sighting) -> str:
 
 
 def find_legacy_tag(text: str) -> str:
-    """The first tag of an old format in a text, empty where there is none."""
-    found = _LEGACY_TAG.search(text) if "<" in text else None
-    return found[0] if found is not None else ""
+    """The first tag of an old format in a text, empty where there is none; in backquotes it is spoken of."""
+    for found in _LEGACY_TAG.finditer(text) if "<" in text else ():
+        if text[max(0, found.start() - 1) : found.end() + 1] != f"`{found[0]}`":
+            return found[0]
+    return ""
 
 
 def _refuse_legacy_tags(text: str, role: str) -> None:
