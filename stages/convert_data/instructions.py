@@ -1,8 +1,8 @@
 """Tool definitions and call instructions inside a system text, as chat templates write them there.
 
 The target's template writes its own, so both are taken out of the text. Known are the wordings of
-Qwen2.5, Qwen3, Qwen3-Coder, Hermes, Llama 3.1, Glaive, ToolACE and this project's own template. Where the
-definitions stand in other words, they alone are taken out and the words stay.
+Qwen2.5, Qwen3, Qwen3-Coder, Hermes, Llama 3.1, Kimi, Glaive, ToolACE and this project's own template.
+Where the definitions stand in other words, they alone are taken out and the words stay.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ _TAILS = (
         r"func2\(params\)\](?:\s*+NO other text MUST be included\.)?",
         in_one=False,
     ),
+    _wording(0, r"\s*+<\|im_end\|>"),
 )
 _OPENERS = (
     _wording(0, r" with access to the following functions\. Use them if required\s*+(?:-\s*+)?(?=[\[{])"),
@@ -95,8 +96,10 @@ _OPENERS = (
         in_one=False,
     ),
     _wording(0, r"Here is a list of functions in JSON format that you can invoke[:.]\s*+(?=[\[{])"),
+    _wording(0, r"<\|im_system\|>tool_declare<\|im_middle\|>\s*+(?=[\[{])"),
 )
 _CALL_FORMAT = re.compile(r"</?tool_call>|<function=|</?tools>|\[func\w*+\(param")
+_HINTS = ("<tools>", "following functions", "functions in JSON format", "tool_declare")
 _SCHEMA_KEY = re.compile(r"[\"'](?:parameters|input_schema)[\"']\s*+:")
 _LIST_START = re.compile(r"\[\s*+\{|\{(?=\s*+[\"'](?:type|name|function|description)[\"']\s*+:)")
 
@@ -141,17 +144,12 @@ def take_tools(text: str) -> Taken | None:
 
     Raises ValueError when there are definitions that cannot be read.
     """
-    return _take_tools(text) if may_define(text) else None
+    return _take_tools(text) if any(words in text for words in _HINTS) else None
 
 
-def may_define(text: str) -> bool:
-    """Whether a text has the words that definitions of tools in known words come with."""
-    return "<tools>" in text or "following functions" in text or "functions in JSON format" in text
-
-
-def may_list(text: str) -> bool:
-    """Whether a system text has a word that definitions in any words have."""
-    return "parameters" in text or "input_schema" in text
+def may_define(system: str) -> bool:
+    """Whether a system text has words that definitions of tools come with."""
+    return "parameters" in system or "input_schema" in system or any(words in system for words in _HINTS)
 
 
 @lru_cache(maxsize=512)

@@ -79,6 +79,7 @@ LONG_HEAD = f"<tools>{LINES}</tools>\n\nFor each function call, return a JSON ob
             f"You are kind with access to the following functions. Use them if required -\n{LINES}",
             "You are kind.",
         ),
+        (f"<|im_system|>tool_declare<|im_middle|>{json.dumps(TOOLS)}<|im_end|>\nBe kind.", "Be kind."),
     ],
 )
 def test_known_wordings_are_taken_out(text: str, rest: str) -> None:
