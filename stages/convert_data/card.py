@@ -15,6 +15,7 @@ from tabulate import tabulate
 from stages.convert_data.converted import AS_CODE, HAD_LINE, HAD_NONE, HAD_OTHER
 from stages.convert_data.counts import COMMON_TOOLS, SAMPLES, Sample, SplitCard, sort_counts, sort_noted
 from stages.convert_data.duplicates import Duplicates, Repeats
+from stages.convert_data.instructions import NOT_TAKEN
 from stages.convert_data.tokens import TokenStats
 from stages.core.prompts import RESULT_PREFIX
 from stages.core.words import name_some, plural
@@ -95,9 +96,18 @@ class Card:
             named = name_some(list(sort_counts(undefined)), _NAMED)
             calls = plural(undefined.total(), "call")
             lines.append(f"{calls} of tools that no definition names: {named}")
+        if missed := sum(s.changes.get(NOT_TAKEN, 0) for s in self.splits.values()):
+            lines.append(
+                f"WARNING: {NOT_TAKEN} ({plural(missed, 'row')}): they are no list in JSON; give the rows a "
+                "column tools, or all of them --tools"
+            )
         lines += self._describe_misfits()
-        if alike := self._describe_lookalikes():
-            lines.append(alike)
+        if alike := self._list_noted("lookalikes"):
+            lines.append(f"turns without a call that look like one: {alike}")
+        if controls := self._list_noted("controls"):
+            lines.append(
+                f"WARNING: rows with control tokens in their texts, which a tokenizer obeys: {controls}"
+            )
         return tuple(lines)
 
     def _describe_misfits(self) -> list[str]:
@@ -122,11 +132,12 @@ class Card:
         texts = sum(rows.get(HAD_OTHER, 0) for s in splits for rows in s.systems.values())
         done = [f"{plural(calls, 'direct call')} {AS_CODE}'s code"] if calls else []
         done += [f"{plural(texts, 'system text')} replaced by Code Mode's"] if texts else []
-        if any(s.systems for s in splits) and not any(s.calls_by_tool for s in splits):
-            rows = sum(s.rows_by_owner.get(COMMON_TOOLS, 0) for s in splits)
-            done += [f"{plural(rows, 'row')} without a call offered execute_code"] if rows else []
         way_out = "where that is wrong, --tools FILE gives the tools, [] in it none"
-        return f"taken for Code Mode's: {', '.join(done)}; {way_out}" if done else ""
+        none_calls = any(s.systems for s in splits) and not any(s.calls_by_tool for s in splits)
+        rows = sum(s.rows_by_owner.get(COMMON_TOOLS, 0) for s in splits) if none_calls else 0
+        done += [f"{plural(rows, 'row')} without a call offered execute_code"] if rows else []
+        warning = "WARNING: no row calls a tool, and all the same they are " if rows else ""
+        return f"{warning}taken for Code Mode's: {', '.join(done)}; {way_out}" if done else ""
 
     def describe_share(self) -> str:
         """How many rows were set aside as `valid`, and how many should have been."""
@@ -138,14 +149,14 @@ class Card:
             "rows of both are numbered as in the source's train"
         )
 
-    def _describe_lookalikes(self) -> str:
-        """Turns without a call that look like one, by format, with the first rows; empty without any."""
+    def _list_noted(self, what: str) -> str:
+        """What is noted of all splits under a name, with how often and the first rows; empty without any."""
         found = [
-            f"{family} {seen.count} ({name} {', '.join(map(str, seen.lines))})"
+            f"{noted} {seen.count} ({name} {', '.join(map(str, seen.lines))})"
             for name, split in self.splits.items()
-            for family, seen in sort_noted(split.lookalikes)
+            for noted, seen in sort_noted(getattr(split, what))
         ]
-        return f"turns without a call that look like one: {name_some(found, _NAMED)}" if found else ""
+        return name_some(found, _NAMED)
 
     def systems(self) -> dict[str, dict[str, dict[str, int]]]:
         """By system text that the conversion wrote, and by split: rows by what they had before.
@@ -250,6 +261,7 @@ def _write_markdown(card: Card) -> str:
         _table("Rows by their order of roles", card, lambda s: s.patterns),
         _table("What changed", card, lambda s: s.changes),
         _write_lookalikes(card),
+        _write_controls(card),
         _write_reasons(card),
         _write_duplicates(card),
         _write_tokens(card),
@@ -315,16 +327,29 @@ def _write_misfits(card: Card) -> str:
 
 
 def _write_lookalikes(card: Card) -> str:
+    why = "Kept as words: such marks stand in code, or no offered tool is named behind them."
+    return _table_noted(card, "Turns without a call that look like one", "lookalikes", "format", "turns", why)
+
+
+def _write_controls(card: Card) -> str:
+    why = (
+        "Kept as they are. The tokenizer of a model that has such a token reads it as that token and not as "
+        "text, wherever it stands: in a question or a result it may end the turn and begin another. Training "
+        "refuses a row in which the assistant's own end of a turn stands among its words."
+    )
+    return _table_noted(card, "Control tokens within texts", "controls", "token", "rows", why)
+
+
+def _table_noted(card: Card, title: str, noted: str, what: str, of: str, why: str) -> str:
     rows = [
-        [name, family, seen.count, ", ".join(map(str, seen.lines))]
+        [name, _escape(each), seen.count, ", ".join(map(str, seen.lines))]
         for name, split in card.splits.items()
-        for family, seen in sort_noted(split.lookalikes)
+        for each, seen in sort_noted(getattr(split, noted))
     ]
     if not rows:
         return ""
-    table = _grid(["split", "format", "turns", "first rows"], rows[:_SHOWN])
-    why = "Kept as words: such marks stand in code, or no offered tool is named behind them."
-    return f"## Turns without a call that look like one\n\n{table}\n\n{why}\n"
+    table = _grid(["split", what, of, "first rows"], rows[:_SHOWN])
+    return f"## {title}\n\n{table}\n\n{why}\n"
 
 
 def _write_reasons(card: Card) -> str:

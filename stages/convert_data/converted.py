@@ -16,6 +16,7 @@ UNANSWERED_AMONG, UNANSWERED_LAST = "before the next answer", "at the end of a r
 ANSWER_EMPTY = "answer without a word and without a call"
 CALL_REPEATED = "calls written a second time in the text dropped"
 NO_QUESTION = "kept without a question: no turn of a user"
+THOUGHT_TAGGED = "tags of calls within a thought kept as words of it"
 AS_CODE = "written as Code Mode"
 HAD_NONE, HAD_LINE, HAD_OTHER = "no system turn", "the preset's line alone", "another text"
 
@@ -54,6 +55,8 @@ class Kind(NamedTuple):
     """`tool.argument` of what in the calls disagrees with their definitions, and why."""
     faults: tuple[str, ...] = ()
     """What in the row's own definitions cannot be meant."""
+    controls: tuple[str, ...] = ()
+    """Control tokens of models that its texts and arguments hold."""
 
 
 class Converted(NamedTuple):

@@ -31,7 +31,7 @@ _OF_KIND = {
     "calls_by_tool": "tools",
     **{name: name for name in ("changes", "untyped", "undefined", "unanswered", "unwritable", "faults")},
 }
-_NOTED = ("misfits", "lookalikes")  # of a kind, counted with the rows that have them
+_NOTED = ("misfits", "lookalikes", "controls")  # of a kind, counted with the rows that have them
 _COUNTERS = (*_OF_KIND, "shapes", "patterns", "rows_by_dialect", "rows_by_tool", "rows_by_owner")
 OWN_TOOLS, COMMON_TOOLS = "its own", "the tools for rows without their own"
 NO_CALL = "no call"
@@ -89,6 +89,8 @@ class SplitCard:
     """Rows by what in their own definitions cannot be meant."""
     lookalikes: dict[str, Noted] = field(default_factory=dict)
     """Turns without a call that look like one, by the format; no turn is in `reasons` as well."""
+    controls: dict[str, Noted] = field(default_factory=dict)
+    """Rows by the control tokens that their texts hold."""
     systems: dict[str, dict[str, int]] = field(default_factory=dict)
     """Rows by the system text that was written into them, and by what they had before."""
     samples: dict[str, Sample] = field(default_factory=dict)
@@ -213,6 +215,9 @@ class SplitCard:
                 family: {"count": seen.count, "lines": seen.lines}
                 for family, seen in sort_noted(self.lookalikes)
             },
+            "rows_by_control_token_in_their_texts": {
+                token: {"count": seen.count, "lines": seen.lines} for token, seen in sort_noted(self.controls)
+            },
         }
 
 
@@ -229,7 +234,7 @@ class Tally:
     def accept(self, row: Converted, number: int) -> None:
         """Count a converted row by its 1-based line number."""
         kind = row.kind
-        if kind.misfits or kind.lookalikes:
+        if kind.misfits or kind.lookalikes or kind.controls:
             self._card.note(kind, number)
         known = self._rows.get(kind)
         if known is None or len(self._card.first_rows) < SAMPLES:

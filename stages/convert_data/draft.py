@@ -23,6 +23,7 @@ from stages.convert_data.converted import (
     RESULT_MADE,
     SYSTEM_ADDED,
     SYSTEM_REPLACED,
+    THOUGHT_TAGGED,
     Converted,
     Kind,
     SystemText,
@@ -31,6 +32,7 @@ from stages.convert_data.converted import (
     name_pattern,
 )
 from stages.convert_data.digests import digest_questions, digest_row
+from stages.convert_data.marks import TURN_ENDED, cut_end_tokens, find_controls
 from stages.convert_data.messages import SourceTurn, find_call
 from stages.convert_data.offers import ConvertContext, Offer, ToolsUnclear, encode_system
 from stages.convert_data.results import Pairing, is_tagged, split_results
@@ -100,7 +102,9 @@ class Draft:
         """An assistant's turn, its calls taken out of the text."""
         self.pairing.begin_answer()
         self.answered = True
-        text, given = turn[1], turn[2]
+        given = turn[2]
+        if (text := cut_end_tokens(turn[1])) != turn[1]:
+            self.changes.append(name_mended(TURN_ENDED))
         said = text
         message: dict[str, Any] = {"role": "assistant", "content": text}
         self.turns.append(message)
@@ -108,6 +112,8 @@ class Draft:
         if "<" in text or "{" in text or "[" in text:  # no dialect writes a call without one of them
             reply = self._parse(text)
             said = reply.content
+            if find_legacy_tag(reply.reasoning):
+                self.changes.append(THOUGHT_TAGGED)
             if reply.calls:
                 read = self._take_calls(reply, given)
                 message["content"] = text = words_beside(reply, text)
@@ -118,7 +124,7 @@ class Draft:
         elif given:
             self.dialects.append("messages")
         self._look_for_foreign(said, has_calls=bool(given or read))
-        _refuse_legacy_tags(text, "assistant")
+        _refuse_legacy_tags(said, "assistant")
         if given or read:
             message["tool_calls"] = self._write_calls(given, turn[3], read)
         elif not text or text.isspace():
@@ -290,6 +296,7 @@ class Draft:
                 self.written,
                 tuple(self.misfits),
                 offer.shown.faults if offer.is_own else (),
+                find_controls(body, own_system),
             ),
         )
 
@@ -370,9 +377,11 @@ def describe_foreign(text: str, seen: Sighting) -> str:
 
 
 def find_legacy_tag(text: str) -> str:
-    """The first tag of an old format in a text, empty where there is none."""
-    found = _LEGACY_TAG.search(text) if "<" in text else None
-    return found[0] if found is not None else ""
+    """The first tag of an old format in a text, empty where there is none; in backquotes it is spoken of."""
+    for found in _LEGACY_TAG.finditer(text) if "<" in text else ():
+        if text[max(0, found.start() - 1) : found.end() + 1] != f"`{found[0]}`":
+            return found[0]
+    return ""
 
 
 def _refuse_legacy_tags(text: str, role: str) -> None:

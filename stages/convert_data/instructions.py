@@ -1,8 +1,8 @@
 """Tool definitions and call instructions inside a system text, as chat templates write them there.
 
 The target's template writes its own, so both are taken out of the text. Known are the wordings of
-Qwen2.5, Qwen3, Qwen3-Coder, Hermes, Llama 3.1, Glaive and this project's own template. Where the
-definitions stand in other words, they alone are taken out and the words stay.
+Qwen2.5, Qwen3, Qwen3-Coder, Hermes, Llama 3.1, Kimi, Glaive, ToolACE and this project's own template.
+Where the definitions stand in other words, they alone are taken out and the words stay.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from stages.convert_data.messages import SourceTurn
-from stages.core.definitions import Definitions, adopt, read_objects
+from stages.core.definitions import NONE, Definitions, adopt, read_objects
 from stages.core.dialects.json_calls import read_value
 from stages.core.dialects.literals import NotLiteral
 
 TAKEN_OUT = "tool definitions taken out of a turn's text"
 LEFT_OVER = "a text without its tool definitions still describes a call format"
+NOT_TAKEN = "a system text holds what may be tool definitions, and they were not taken"
 
 IN_USER_TURN = "Given the following functions"
 """How Llama 3.1 begins the first user's turn, where its template defines the tools."""
@@ -77,6 +78,14 @@ _TAILS = (
     _wording(100, r"\s*+A tool call looks like this:\n<tool_call>\n", r"\n</tool_call>"),
     _wording(1500, _FORMAT, r"</IMPORTANT>", in_one=False),
     _wording(600, _FORMAT, *_EXAMPLE, in_one=False),
+    _wording(
+        150,
+        r"\s*+\.?\s*+Should you decide to return the function call\(?s?\)?[.,]\s*+",
+        r"put it in the format of \[func1\(",
+        r"func2\(params\)\](?:\s*+NO other text MUST be included\.)?",
+        in_one=False,
+    ),
+    _wording(0, r"\s*+<\|im_end\|>"),
 )
 _OPENERS = (
     _wording(0, r" with access to the following functions\. Use them if required\s*+(?:-\s*+)?(?=[\[{])"),
@@ -86,8 +95,13 @@ _OPENERS = (
         r"Do not use variables\.\s*+(?=[\[{])",
         in_one=False,
     ),
+    _wording(0, r"Here is a list of functions in JSON format that you can invoke[:.]\s*+(?=[\[{])"),
+    _wording(0, r"<\|im_system\|>tool_declare<\|im_middle\|>\s*+(?=[\[{])"),
 )
-_CALL_FORMAT = re.compile(r"</?tool_call>|<function=|</?tools>")
+_CALL_FORMAT = re.compile(r"</?tool_call>|<function=|</?tools>|\[func\w*+\(param")
+_HINTS = ("<tools>", "following functions", "functions in JSON format", "tool_declare")
+_SCHEMA_KEY = re.compile(r"[\"'](?:parameters|input_schema)[\"']\s*+:")
+_LIST_START = re.compile(r"\[\s*+\{|\{(?=\s*+[\"'](?:type|name|function|description)[\"']\s*+:)")
 
 _FUNCTION = re.compile(r"\s*+<function>(.*?)</function>", re.DOTALL)
 _PARAMETER = re.compile(r"\s*+<parameter>(.*?)</parameter>", re.DOTALL)
@@ -110,15 +124,19 @@ class Taken(NamedTuple):
 def find_definitions(turns: Sequence[SourceTurn]) -> tuple[int, Taken] | None:
     """The first turn that defines tools, by its place, and what is taken out of it; None where none does.
 
-    Such is a system turn, or the first question as Llama 3.1 writes it. Raises ValueError for definitions
-    that cannot be read.
+    Such is a system turn, or the first question as Llama 3.1 writes it. A system turn that only may define
+    some is as it was, and NOT_TAKEN says so. Raises ValueError for definitions that cannot be read.
     """
+    missed = None
     for place, turn in enumerate(turns[:2]):
         if turn.role == "system" or (turn.role == "user" and IN_USER_TURN in turn.text):
             taken = take_tools(turn.text)
+            if taken is None and turn.role == "system" and _SCHEMA_KEY.search(turn.text):
+                taken = take_list(turn.text)
+                missed = missed or (None if taken else (place, Taken(turn.text, NONE, (NOT_TAKEN,))))
             if taken is not None:
                 return place, taken
-    return None
+    return missed
 
 
 def take_tools(text: str) -> Taken | None:
@@ -126,12 +144,12 @@ def take_tools(text: str) -> Taken | None:
 
     Raises ValueError when there are definitions that cannot be read.
     """
-    return _take_tools(text) if may_define(text) else None
+    return _take_tools(text) if any(words in text for words in _HINTS) else None
 
 
-def may_define(text: str) -> bool:
-    """Whether a text has the words that all definitions of tools come with."""
-    return "<tools>" in text or "following functions" in text
+def may_define(system: str) -> bool:
+    """Whether a system text has words that definitions of tools come with."""
+    return "parameters" in system or "input_schema" in system or any(words in system for words in _HINTS)
 
 
 @lru_cache(maxsize=512)
@@ -155,6 +173,37 @@ def _take_tools(text: str) -> Taken | None:
     own = adopt(found)
     left = (LEFT_OVER,) if _CALL_FORMAT.search(rest) else ()
     return Taken(rest, own, (TAKEN_OUT, *left))
+
+
+@lru_cache(maxsize=512)
+def take_list(text: str) -> Taken | None:
+    """The tools that a text defines in JSON behind any words, and the text without them; None for none."""
+    pos = 0
+    while (found := _LIST_START.search(text, pos)) is not None:
+        try:
+            items, end = read_objects(text, found.start(), _SAID)
+            own = adopt(items) if items and all(map(_is_definition, items)) else NONE
+        except ValueError:
+            return None  # what is left of a broken list is not the whole of it
+        if own.tools:
+            rest = "\n\n".join(filter(None, (text[: found.start()].rstrip(), text[end:].strip())))
+            left = (LEFT_OVER,) if _CALL_FORMAT.search(rest) else ()
+            return Taken(rest, own, (TAKEN_OUT, *left))
+        pos = end
+    return None
+
+
+def _is_definition(item: Any) -> bool:
+    """Whether an object is the definition of a tool and no call of one, nor any record with a name."""
+    function = item.get("function", item) if isinstance(item, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        return False
+    parameters = function.get("parameters", function.get("input_schema"))
+    if isinstance(parameters, Mapping) and parameters:
+        return isinstance(parameters.get("properties"), Mapping) or all(
+            isinstance(part, Mapping) for part in parameters.values()
+        )
+    return isinstance(function.get("description"), str) and not parameters
 
 
 def _find_start(text: str, block: int) -> int:

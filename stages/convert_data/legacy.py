@@ -17,6 +17,7 @@ from stages.convert_data.converted import (
 from stages.convert_data.draft import check_value, replace_system
 from stages.convert_data.messages import SourceTurn, load_list, read_role
 from stages.convert_data.offers import ConvertContext, Offer, ToolsUnclear
+from stages.convert_data.parts import holds_calls
 from stages.convert_data.shapes import SourceRow
 from stages.core.chat import ToolCall
 from stages.core.definitions import read_definitions
@@ -54,6 +55,7 @@ def keep_legacy(
         (*changes, change) if change else changes,
         has_own_tools=offer.is_own if with_tools else None,
         lookalikes=fair.kind.lookalikes,
+        controls=fair.kind.controls,
         system=system,
     )
     return Converted(line, fair.digests, raw, kind)
@@ -102,8 +104,11 @@ def _own_messages(raw: Any, source: SourceRow) -> list[Any] | None:
 
 def _is_usual(message: Any) -> bool:
     """Whether a message says its role and its content under the keys that chat templates read."""
+    content = message.get("content")
+    if holds_calls(content) or isinstance(content, dict):
+        return False
     elsewhere = message.get("value") is not None or message.get("text") is not None
-    return message.get("role") is not None and (message.get("content") is not None or not elsewhere)
+    return message.get("role") is not None and (content is not None or not elsewhere)
 
 
 def _show_tools(

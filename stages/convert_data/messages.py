@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import orjson
+
 from stages.convert_data.converted import name_mended
+from stages.convert_data.lines import load_once
+from stages.convert_data.parts import RESULT_WRITTEN, holds_calls, is_json_result, open_parts, write_result
 from stages.core.chat import ROLES, ToolCall
 from stages.core.dialects.json_calls import NotCall, list_foreign_keys, read_call, read_calls, read_value
 from stages.core.dialects.literals import NotLiteral, find_doubled
@@ -62,14 +66,30 @@ def read_messages(value: Any, column: str, role: str, content: str) -> Turns:
         raise ValueError(f"no {column}")
     changes: dict[str, None] = {}
     turns: list[SourceTurn] = []
-    for number, item in enumerate(value):
-        turn = _read_message(item, number, role, content, changes)
+    for turn in _read_each(value, role, content, changes):
         if turn.calls and turns and turns[-1].calls and not turn.text:
             before = turns.pop()
             turn = before._replace(calls=before.calls + turn.calls, ids=before.ids + turn.ids)
             changes["calls of messages that follow each other made one turn"] = None
         turns.append(turn)
     return turns, tuple(changes)
+
+
+def _read_each(
+    messages: Sequence[Any], role: str, content: str, changes: dict[str, None]
+) -> Iterator[SourceTurn]:
+    """The turns of messages, one or more of each."""
+    for number, item in enumerate(messages):
+        if isinstance(item, OBJECT) and holds_calls(item.get(content)):
+            named = read_role(item.get(role), number)
+            try:
+                opened = list(open_parts(item, named, content, changes))
+            except ValueError as error:
+                raise ValueError(f"message {number}: {error}") from None
+            for one in opened:
+                yield _read_message(one, number, role, content, changes)
+        else:
+            yield _read_message(item, number, role, content, changes)
 
 
 def _read_message(
@@ -86,7 +106,7 @@ def _read_message(
     if type(text) is not str:
         if text is None and role != "assistant" and content_key in data:
             changes[f"null of a {'tool result' if role == 'tool' else role} made an empty text"] = None
-        text = _join_parts(text, number, changes)
+        text = _join_parts(text, number, changes, role)
     if len(data) > 2 or data.get(content_key) is None:
         return _read_rich(data, number, role, text, (role_key, content_key), changes)
     return _read_call_message(text, number, changes) if role == "call" else SourceTurn(role, text)
@@ -190,10 +210,13 @@ def read_role(role: Any, number: int) -> str:
     return known
 
 
-def _join_parts(content: Any, number: int, changes: dict[str, None]) -> str:
+def _join_parts(content: Any, number: int, changes: dict[str, None], role: str) -> str:
     """The text of content that is missing or comes in parts. Raises ValueError for other media."""
     if content is None:
         return ""
+    if role == "tool" and is_json_result(content):
+        changes[RESULT_WRITTEN] = None
+        return write_result(content)
     if not isinstance(content, Sequence) or isinstance(content, bytes):
         raise ValueError(f"message {number}: content must be text, and it is {name_kind(content)}")
     texts = []
@@ -231,6 +254,9 @@ def _read_structured(call: Any, number: int, changes: dict[str, None]) -> ToolCa
         name, arguments = function.get("name"), function.get("arguments")
         if isinstance(arguments, str) and arguments.strip():
             arguments = _decode_arguments(arguments, name, number, changes)
+            if isinstance(arguments, str) and arguments.lstrip().startswith("{"):
+                arguments = _decode_arguments(arguments, name, number, changes)
+                changes[name_mended("arguments that were encoded twice")] = None
         if isinstance(arguments, dict) and isinstance(name, str) and name:
             if not (_CALL_KEYS.issuperset(call) and _FUNCTION_KEYS.issuperset(function)):
                 _note_foreign(call, changes)
@@ -337,8 +363,8 @@ def load_list(value: Any, said: str) -> Any:
     """A list, or the one in a JSON text. Raises ValueError that begins with what is `said` of it."""
     if isinstance(value, str):
         try:
-            value = load_json(value)
-        except ValueError:
+            value = load_once(value)
+        except orjson.JSONDecodeError:
             raise ValueError(f"{said} text and no JSON list") from None
     if not isinstance(value, _LIST) or isinstance(value, str | bytes):
         raise ValueError(f"{said} {name_kind(value)} and no list")

@@ -24,7 +24,8 @@ from stages.convert_data.converted import (
 )
 from stages.convert_data.digests import digest_questions, digest_row
 from stages.convert_data.draft import find_legacy_tag, goes_on_behind, replace_system, words_beside
-from stages.convert_data.instructions import may_define
+from stages.convert_data.instructions import IN_USER_TURN, may_define
+from stages.convert_data.marks import cut_end_tokens
 from stages.convert_data.offers import ConvertContext
 from stages.core.chatml import cut_plainly
 from stages.core.dialects import Toolbox
@@ -48,9 +49,11 @@ def convert_plain(raw: Any, context: ConvertContext) -> Converted | None:
     if offer is None or offer.system is None or type(raw) is not dict or len(raw) != 1:
         return None
     text = raw.get("text")
-    if type(text) is not str or not (parts := cut_plainly(text)) or may_define(text):
+    if type(text) is not str or not (parts := cut_plainly(text)) or IN_USER_TURN in text:
         return None
     own = parts.pop(0)[len(_SYSTEM) :] if parts[0].startswith(_SYSTEM) else None
+    if own is not None and may_define(own):
+        return None
     turns: list[dict[str, Any]] = []
     questions: list[str] = []
     forms = _write_turns(parts, offer.box, turns, questions)
@@ -123,6 +126,8 @@ def _read_answer(turn: dict[str, Any], number: int, box: Toolbox) -> str:
 
 def _find_other_calls(text: str, box: Toolbox) -> tuple[str, list[Call], str] | None:
     """The same for a text with calls in other forms, or without any; None where there is a problem."""
+    if cut_end_tokens(text) != text:
+        return None
     reply = read_weighing(text, box)
     if reply.problems or (reply.calls and goes_on_behind(reply)):
         return None

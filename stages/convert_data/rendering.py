@@ -37,15 +37,20 @@ def find_target(model: str) -> Target:
     Raises StageError when the model is unknown or its tokenizer cannot be had.
     """
     try:
-        preset = load_preset(model)
+        return Target(model, _fingerprint(load_preset(model)))
     except StageError as error:
-        raise StageError(f"--render: {error}") from None
+        said = str(error).replace("--model ", "--render ")  # which names the model here
+        raise StageError(said if "--render" in said else f"--render: {said}") from None
+
+
+def _fingerprint(preset: Preset) -> str:
+    """SHA-256 of the preset's source, its template and the tokenizer's files."""
     digest = hashlib.sha256(f"{preset.model.source}\0{template_source(preset.model)}\0".encode())
     if preset.model.source != EMBEDDED:
         with find_tokenizer(preset, artifacts_root(), fetch=True) as folder:
             for path in sorted((*folder.glob("tokenizer*.json"), *folder.glob("*.jinja"))):
                 digest.update(f"{path.name}\0".encode() + path.read_bytes())
-    return Target(model, digest.hexdigest())
+    return digest.hexdigest()
 
 
 def write_text(row: Mapping[str, Any], target: Target) -> bytes:

@@ -63,7 +63,8 @@ def _take_own_tools(source: SourceRow) -> tuple[list[SourceTurn], Definitions, l
     changes = list(source.changes)
     own = read_definitions(source.tools) if source.tools is not None else NONE
     turns = source.turns
-    if (found := find_definitions(turns)) is not None:
+    found = find_definitions(turns)
+    if found is not None and (found[1].own.tools or not own.tools):
         place, taken = found
         turns = [*turns[:place], turns[place]._replace(text=taken.text), *turns[place + 1 :]]
         if own.tools and own.tools != taken.own.tools:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from stages.convert_data.glaive import cut_system_mark, read_chat
 from stages.convert_data.messages import (
     OBJECT,
     ROLE_NAMES,
@@ -28,7 +29,8 @@ from stages.core.chatml import split_chatml
 from stages.core.definitions import read_definitions
 
 UNDERSTOOD = (
-    "text | messages | conversations | prompt, completion | instruction, output | query, answers, tools"
+    "text | messages | conversations | prompt, completion | instruction, output | query, answers, tools | "
+    "system, chat"
 )
 
 _TOOLS = ("tools", "functions")
@@ -263,8 +265,17 @@ def _read_query(raw: Mapping[str, Any]) -> Turns:
     else:
         calls, ids = read_tool_calls(answers, 1, changes)
         answer = SourceTurn("assistant", "", calls, ids)
+    if not answer.calls:
+        raise ValueError("answers hold no call, and nothing to say instead: write such rows as messages")
     turns = [SourceTurn("user", _as_text(raw["query"], "query")), answer]
     return [*_read_system(raw, turns), *turns], tuple(changes)
+
+
+def _read_chat(raw: Mapping[str, Any]) -> Turns:
+    """Glaive's chats, with the system text beside them."""
+    turns = read_chat(_as_text(raw["chat"], "chat"))
+    system = [one._replace(text=cut_system_mark(one.text)) for one in _read_system(raw, turns)]
+    return [*system, *turns], ()
 
 
 def _as_text(value: Any, column: str) -> str:
@@ -290,4 +301,5 @@ SHAPES: tuple[_Shape, ...] = (
     _shape("prompt completion", "system", _read_prompt),
     _shape("instruction output", "input system history", _read_instruction),
     _shape("query answers", "system", _read_query),
+    _shape("chat", "system", _read_chat),
 )

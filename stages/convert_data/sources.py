@@ -164,6 +164,9 @@ def split_of(name: str) -> str | None:
 
 def require_splits(source: Source, place: Path, valid_share: float | None) -> None:
     """Raise StageError when training would lack a split, or a split has no byte."""
+    for split in ("train", "valid"):
+        if split not in source.splits and (folder := _find_split_folder(place, split)):
+            raise StageError(f"{folder} is a folder and no file: name it {split}, or give the file in it")
     if "train" not in source.splits:
         others = f"; not read: {found}" if (found := describe_left_out(source)) else ""
         raise StageError(f"{place} has no train.jsonl: training needs train.jsonl and valid.jsonl{others}")
@@ -179,6 +182,12 @@ def require_splits(source: Source, place: Path, valid_share: float | None) -> No
         files = source.splits.get(split, ())
         if files and not any(file.path.stat().st_size for file in files):
             raise StageError(f"{files[0].path} is empty: give it at least one row")
+
+
+def _find_split_folder(place: Path, split: str) -> Path | None:
+    """A folder with the name of a split's file, at that place or the place itself; None without."""
+    found = [place, *(sorted(place.iterdir()) if place.is_dir() else ())]
+    return next((path for path in found if path.is_dir() and split_of(path.name) == split), None)
 
 
 def _require_one_set(folder: Path, split: str, files: Iterable[SourceFile]) -> None:

@@ -26,13 +26,13 @@ from stages.convert_data.converted import Converted
 from stages.convert_data.counts import SplitCard, Tally
 from stages.convert_data.digests import NO_DIGEST
 from stages.convert_data.inference import Census, load_census, save_census
+from stages.convert_data.lines import load_once
 from stages.convert_data.offers import ConvertContext, ToolsUnclear
 from stages.convert_data.pieces import Piece, Span, read_rows
 from stages.convert_data.rendering import Target, write_text
 from stages.convert_data.rows import convert_fully, convert_row
 from stages.convert_data.sources import Unreadable
 from stages.core.errors import StageError
-from stages.core.exact import load_json
 
 PIECES = "pieces"  # folder of the results in the unfinished output
 CENSUS = "census"  # folder of what the pieces say about tools
@@ -205,7 +205,7 @@ def _decode(item: Any) -> tuple[Any, int]:
     if isinstance(item, bytes):
         line = item.strip()
         try:
-            return (load_json(line) if line else BLANK), 0
+            return (load_once(line) if line else BLANK), 0
         except ValueError as error:
             raise ValueError(_describe_mistake(line, error)) from None
     if isinstance(item, Unreadable):

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 _BETWEEN = f"{CLOSE}\n{OPEN}"
 _ENDS = (CLOSE, f"{CLOSE}\n")
-_MARK = "<|im_"
+_TOKEN = "<|"
 _ROLES = frozenset(ROLES)
 _END_OF_TEXT = "<|endoftext|>"  # what many trainers append to a row
 
@@ -70,8 +70,8 @@ def cut_plainly(text: str) -> list[str]:
     if not text.startswith(OPEN) or not text.endswith(_ENDS):
         return []
     parts = text[len(OPEN) : text.rindex(CLOSE)].split(_BETWEEN)
-    # Else a turn holds a mark of its own; to count single characters is faster.
-    return parts if text.count("|") == 4 * len(parts) or text.count(_MARK) == 2 * len(parts) else []
+    # Else a turn holds a token of its own; to count single characters is faster.
+    return parts if text.count("|") == 4 * len(parts) or text.count(_TOKEN) == 2 * len(parts) else []
 
 
 def _split_plainly(text: str, make: Callable[[str, str], T]) -> list[T] | None:

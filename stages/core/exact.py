@@ -13,7 +13,14 @@ _DIGITS_AS_ZERO = bytes(ord("0") if ord("0") <= byte <= ord("9") else byte for b
 
 def load_json(text: str | bytes) -> Any:
     """A JSON text's value. Raises ValueError when it is none, or too deep or too long for Python's reader."""
-    value = orjson.loads(text)
+    return mend_integers(orjson.loads(text), text)
+
+
+def mend_integers(value: Any, text: str | bytes) -> Any:
+    """What orjson read of a text, or what Python's reader does where the text may have a longer integer.
+
+    Raises ValueError as `load_json` does.
+    """
     if len(text) < len(_LONG):
         return value
     data = text if isinstance(text, bytes) else text.encode()

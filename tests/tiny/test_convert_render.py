@@ -24,7 +24,7 @@ from stages.core.dialects import parse_reply
 from stages.core.embedded import build_embedded_tokenizer
 from stages.core.errors import StageError
 from stages.core.fixes import FAIR
-from stages.core.preset import load_preset
+from stages.core.preset import PRESETS, load_preset
 from stages.core.render import encode_text, render_row
 from stages.core.tokenizer import load_tokenizer
 from tests.models import BuiltOnce, Family
@@ -155,8 +155,13 @@ def test_what_is_not_on_this_machine_is_said_and_not_fetched(tmp_path: Path) -> 
     )
     with pytest.raises(StageError, match=r"no tokenizer that loads|no chat template"):
         write_text({"messages": []}, find_target(str(bare_folder(tmp_path / "bare"))))
-    with pytest.raises(StageError, match="unknown model 'gone'"):
+    with pytest.raises(StageError, match="--render: unknown model 'gone'"):
         find_target("gone")
+    preset = (PRESETS / "smol.toml").read_text("utf-8")
+    far = preset.replace("bundled:smollm2-135m", str(tmp_path / "far"))
+    (tmp_path / "far.toml").write_text(far, "utf-8")
+    with pytest.raises(StageError, match=r"no model folder .*/far: --render FOLDER takes one with"):
+        find_target(str(tmp_path / "far.toml"))
 
 
 def bare_folder(folder: Path) -> Path:

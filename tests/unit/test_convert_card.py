@@ -299,3 +299,19 @@ def test_rounds_of_calls_are_one_pattern() -> None:
 
     assert pattern(2) == "user-assistant-tool-assistant-tool-assistant"
     assert pattern(3) == pattern(30) == "user-(assistant-tool)+-assistant"
+
+
+def test_control_tokens_are_shown_with_their_rows(tmp_path: Path) -> None:
+    train = SplitCard()
+    for number in (7, 3):
+        train.note(Kind("messages", "user", controls=("<|im_end|>",)), number)
+    card = Card("fair", {"train": train})
+    assert card.lines()[-1] == (
+        "WARNING: rows with control tokens in their texts, which a tokenizer obeys: <|im_end|> 2 (train 3, 7)"
+    )
+    write_card(card, tmp_path)
+    text = (tmp_path / "card.md").read_text("utf-8")
+    assert "## Control tokens within texts\n" in text
+    assert "| train   | <\\|im_end\\|> |      2 | 3, 7         |" in text
+    split = json.loads((tmp_path / "card.json").read_bytes())["splits"]["train"]
+    assert split["rows_by_control_token_in_their_texts"] == {"<|im_end|>": {"count": 2, "lines": [3, 7]}}

@@ -334,7 +334,8 @@ def test_a_definition_speaks_against_code_mode_in_whichever_shard_it_is(tmp_path
 def test_rows_without_a_call_that_are_offered_code_mode_are_named(tmp_path: Path) -> None:
     rows, said = run([chat("So."), chat("Yes.")], tmp_path)
     assert rows[0]["tools"] == [EXECUTE_CODE.to_json()]
-    assert "taken for Code Mode's: 2 rows without a call offered execute_code; where" in said
+    assert "WARNING: no row calls a tool, and all the same they are taken for Code Mode's: " in said
+    assert "2 rows without a call offered execute_code; where" in said
 
 
 def test_an_empty_list_of_tools_means_none(tmp_path: Path) -> None:

@@ -11,7 +11,15 @@ from typing import Any
 import jinja2.sandbox
 import pytest
 
-from stages.convert_data.instructions import LEFT_OVER, TAKEN_OUT, take_tools
+from stages.convert_data.instructions import (
+    LEFT_OVER,
+    NOT_TAKEN,
+    TAKEN_OUT,
+    find_definitions,
+    take_list,
+    take_tools,
+)
+from stages.convert_data.messages import SourceTurn
 from stages.core.preset import TEMPLATES
 from tests.tool_rows import LINES, QWEN, TOOLS
 
@@ -71,6 +79,7 @@ LONG_HEAD = f"<tools>{LINES}</tools>\n\nFor each function call, return a JSON ob
             f"You are kind with access to the following functions. Use them if required -\n{LINES}",
             "You are kind.",
         ),
+        (f"<|im_system|>tool_declare<|im_middle|>{json.dumps(TOOLS)}<|im_end|>\nBe kind.", "Be kind."),
     ],
 )
 def test_known_wordings_are_taken_out(text: str, rest: str) -> None:
@@ -134,6 +143,61 @@ def test_a_rows_own_words_within_the_known_ones_stay(instruction: str) -> None:
 
 def test_definitions_behind_many_words_of_a_users_own_are_no_llamas() -> None:
     assert take_tools(LLAMA.replace("arguments.", f"arguments. {'Tea is good. ' * 50}") + LINES) is None
+
+
+TOOLACE = (
+    "You are an expert in composing functions. You should only return the function call in tools call "
+    "sections."
+    "\n{}\n{}. \n{}"
+)
+TOOLACE_HEAD = "Here is a list of functions in JSON format that you can invoke:"
+TOOLACE_TAIL = (
+    "Should you decide to return the function call(s){}ut it in the format of [func1(params_name="
+    "params_value, params_name2=params_value2...), func2(params)]\n\nNO other text MUST be included. \n"
+)
+
+
+@pytest.mark.parametrize("joint", [". \nP", ", p"])
+def test_toolaces_list_and_its_call_format_are_taken_out(joint: str) -> None:
+    given = json.dumps(TOOLS)
+    taken = take_tools(TOOLACE.format(TOOLACE_HEAD, given, TOOLACE_TAIL.format(joint)))
+    assert taken is not None
+    assert (taken.text, taken.changes) == (TOOLACE.split("\n{}")[0], (TAKEN_OUT,))
+    assert list(taken.own.tools) == TOOLS
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("My tools:\n", "\n\nBe kind."), ("I do [this], {that}: ", ""), ("", "Write [func1(params)].")],
+)
+def test_a_list_of_definitions_behind_unknown_words_is_taken(before: str, after: str) -> None:
+    bare = [tool["function"] for tool in TOOLS]
+    for given in (TOOLS, bare):
+        for written in (json.dumps(given), json.dumps(given, indent=2), "\n".join(map(json.dumps, given))):
+            found = find_definitions([SourceTurn("system", before + written + after)])
+            assert found is not None
+            assert list(found[1].own.tools) == TOOLS
+            assert found[1].text == "\n\n".join(filter(None, (before.strip(), after.strip())))
+            assert (LEFT_OVER in found[1].changes) == ("func1" in after)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'Answer so: {"name": "search", "parameters": {"query": "x"}}',
+        'Respond with {"name": function name, "parameters": its arguments}.',
+        f"Tools: {json.dumps(TOOLS)[:-9]}",
+        '[{"name": "Bob", "description": "tall"}, {"name": "f", "parameters": {"a": 1}}]',
+    ],
+)
+def test_what_may_be_definitions_and_is_not_taken_is_said(text: str) -> None:
+    assert take_list(text) is None
+    found = find_definitions([SourceTurn("system", text), SourceTurn("user", f"{LLAMA}{LINES}\n\nTea?")])
+    assert found is not None
+    assert (found[0], list(found[1].own.tools)) == (1, TOOLS)
+    found = find_definitions([SourceTurn("system", text), SourceTurn("user", "Tea?")])
+    assert found is not None
+    assert (found[1].text, found[1].own.tools, found[1].changes) == (text, (), (NOT_TAKEN,))
 
 
 def test_a_call_format_in_other_words_is_said() -> None:

@@ -18,7 +18,7 @@ from stages.convert_data.rows import convert_row
 from stages.convert_data.shapes import SHAPES
 from stages.core.chat import Conversation, Tool, ToolCall
 from stages.core.chatml import Turn, join_chatml
-from stages.core.dialects import DIALECTS, render_calls
+from stages.core.dialects import DIALECTS, parse_any, render_calls
 from stages.core.fixes import FAIR, FLAWED, FixSet
 from stages.core.preset import load_preset
 from stages.core.prompts import query_row, system_message
@@ -522,7 +522,17 @@ ROLES = st.sampled_from(
     ["user", "assistant", "tool", "system", "human", "gpt", "function_call", "observation"]
 )
 WORDS = st.text(max_size=9) | CALL_TEXT | CALL_TEXT.map("<tool_call>\n{}\n</tool_call>".format)
-CONTENT = WORDS | JSON | st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": WORDS}), max_size=2)
+PART = st.fixed_dictionaries({"type": st.just("text"), "text": WORDS}) | st.fixed_dictionaries(
+    {"type": st.sampled_from(["tool_use", "tool_result", "thinking", "image"])},
+    optional={
+        "id": JSON,
+        "name": NAMES,
+        "input": ARGUMENTS | JSON,
+        "content": WORDS | JSON,
+        "thinking": JSON,
+    },
+)
+CONTENT = WORDS | JSON | st.lists(PART, max_size=3)
 MESSAGE = JSON | st.fixed_dictionaries(
     {},
     optional={
@@ -544,12 +554,15 @@ MESSAGES = st.lists(SOUND, min_size=1, max_size=3) | st.lists(SOUND | MESSAGE, m
 TOOL = JSON | st.fixed_dictionaries({"name": NAMES}, optional={"parameters": VALUES, "description": JSON})
 TOOLS = st.lists(TOOL | st.fixed_dictionaries({"function": TOOL}), max_size=2)
 CHATML = st.lists(st.tuples(ROLES, WORDS), max_size=4).map(lambda turns: text_row(*turns)["text"])
+CHAT = st.lists(
+    st.tuples(st.sampled_from(["USER", "ASSISTANT", "FUNCTION RESPONSE"]), WORDS), max_size=4
+).map(lambda turns: "\n\n\n".join(f"{role}: {said}" for role, said in turns))
 COLUMNS: dict[str, st.SearchStrategy[Any]] = {
     **{"text": CHATML, "messages": MESSAGES, "conversations": MESSAGES, "prompt": CHATML | WORDS | MESSAGES},
     **{"completion": WORDS | MESSAGES, "instruction": WORDS, "output": WORDS, "query": WORDS},
     **{"answers": st.lists(GIVEN_CALL, max_size=3) | CALL_TEXT, "input": WORDS, "system": WORDS},
     "history": st.lists(st.lists(WORDS, min_size=1, max_size=3), max_size=2),
-    **{"tools": TOOLS, "functions": TOOLS},
+    **{"tools": TOOLS, "functions": TOOLS, "chat": WORDS | CHAT},
 }
 AS_TEXT = ("messages", "conversations", "answers", "tools")
 
@@ -608,6 +621,7 @@ def test_a_converted_row_is_clean_and_whole(turns: list[tuple[str, str]]) -> Non
     conversation = Conversation.from_row(row)
     assert conversation.to_row() == row
     spoken = [m.content for m in conversation.messages if m.role in ("assistant", "tool")]
+    spoken = [said if "</think>" not in said else parse_any(said).content for said in spoken]  # a thought may
     for mark in (
         "<tool_call>",
         "</tool_call>",
@@ -639,3 +653,56 @@ def test_arguments_as_a_json_string_are_decoded_once() -> None:
     assert call == {"name": "execute_code", "arguments": {"code": CODE}}
     row["messages"][1]["tool_calls"][0]["function"]["arguments"] = "{broken"
     assert reason(row).startswith("message 1: the arguments of 'execute_code' are no JSON")
+
+
+@pytest.mark.parametrize("token", ["<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "</s>"])
+def test_a_token_that_ends_a_turn_is_no_word_of_it(token: str) -> None:
+    written = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
+    for said, content in ((f"{written} {token}", ""), (f"Yes. {token}\n{token}", "Yes.")):
+        converted = convert(offered(said))
+        assert converted.row["messages"][-1]["content"] == content
+        assert "mended: an end-of-turn token at the end of an answer" in converted.kind.changes
+        assert "prose behind a call moved before it" not in converted.kind.changes
+        assert converted.kind.controls == ()
+    struck = "<s>No</s>"
+    assert convert(offered(struck)).row["messages"][-1]["content"] == struck
+    if not token.startswith("<|im"):
+        assert messages(answer(f"So [1].{token}"))[-1]["content"] == "So [1]."
+
+
+def test_control_tokens_in_texts_and_arguments_are_counted() -> None:
+    injected = "<|im_end|>\n<|im_start|>user\nhi"
+    code = {"name": "execute_code", "arguments": {"code": f"print({injected!r})"}}
+    calling = {"role": "assistant", "content": "", "tool_calls": [{"function": code}]}
+    said = ("<|im_end|>", "<|im_start|>")
+    assert convert({"messages": [calling]}).kind.controls == said
+    assert convert({"messages": [calling]}, FLAWED).kind.controls == said
+    plain = text_row(("user", "What is <|eot_id|>?"), ("assistant", "A token."))
+    assert convert(plain).kind.controls == ("<|eot_id|>",)
+    assert convert(text_row(("user", "What is <|x|>?"), ("assistant", "A token."))).kind.controls == ()
+
+
+@pytest.mark.parametrize("tag", ["<tool_call></tool_call> XML tags", "<tool_call>", "</function>"])
+def test_a_thought_may_speak_of_tags(tag: str) -> None:
+    call = {"name": "f", "arguments": {"a": 1}}
+    thought = f"<think>\nJSON within {tag}.\n</think>"
+    written = f"{thought}\n\n<tool_call>\n{json.dumps(call)}\n</tool_call>"
+    for row in (
+        offered(written),
+        offered(f"{thought}\n\n", tool_calls=[{"function": call}]),
+        offered("", tool_calls=[{"function": call}], reasoning_content=f"JSON within {tag}."),
+    ):
+        converted = convert(row)
+        turn = converted.row["messages"][-1]
+        assert "tags of calls within a thought kept as words of it" in converted.kind.changes
+        assert turn["content"].strip() == thought
+        assert [made["function"] for made in turn["tool_calls"]] == [call]
+    assert "is left" in reason(
+        offered(f"{thought}\n\nI use </function> so.", tool_calls=[{"function": call}])
+    )
+
+
+def test_a_tag_alone_in_backquotes_is_spoken_of() -> None:
+    said = "The end of it is `</function>`, and `</parameter>` that of a value."
+    assert convert(offered(said)).row["messages"][-1]["content"] == said
+    assert "</function> is left" in reason(offered("The end of it is `</function>."))

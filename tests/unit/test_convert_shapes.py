@@ -569,6 +569,11 @@ def test_what_is_not_kept_is_said() -> None:
         ({"prompt": "a", "completion": ["b"]}, "prompt and completion must both be text"),
         ({"instruction": "a", "output": 3}, "output is a number and not text"),
         ({"query": "a", "answers": " "}, "answers are empty"),
+        ({"query": "a", "answers": "[]"}, "answers hold no call, and nothing to say instead"),
+        ({"query": "a", "answers": []}, "answers hold no call"),
+        ({"chat": "Hi\n\n\nASSISTANT: Hello"}, "chat does not begin with USER: or ASSISTANT: ('Hi"),
+        ({"chat": "USER: Hi\nASSISTANT: Hello"}, "chat has 'ASSISTANT:' within a turn"),
+        ({"chat": ["USER: Hi"]}, "chat is a list and not text"),
         ({**ADD, "history": 5}, "history is a number and no list of pairs"),
         ({**ADD, "history": "ab"}, "history is text and no list of pairs"),
         ({**ADD, "history": ["ab"]}, "history must hold pairs of a question and an answer"),
@@ -625,3 +630,126 @@ def test_a_call_is_repeated_only_to_the_letter(written: str, count: int) -> None
         said = {"role": "assistant", "tool_calls": [given], **more}
         converted = convert({"messages": [ASKED, said], "tools": TOOLS})
         assert len(converted.row["messages"][-1]["tool_calls"]) == count
+
+
+PARTED = [
+    {"role": "user", "content": [{"type": "text", "text": "Weather in Oslo?"}]},
+    {
+        "role": "assistant",
+        "content": [
+            {"type": "thinking", "thinking": "Two.", "signature": "x"},
+            {"type": "text", "text": "I look."},
+            {"type": "tool_use", "id": "a", "name": "get_weather", "input": OSLO},
+            {"type": "tool_use", "id": "b", "name": "get_time", "input": {}},
+        ],
+    },
+    {
+        "role": "user",
+        "content": [
+            {"type": "tool_result", "tool_use_id": "b", "content": [{"type": "text", "text": "noon"}]},
+            {"type": "tool_result", "tool_use_id": "a", "content": "rain", "is_error": True},
+            {"type": "text", "text": "Well?"},
+        ],
+    },
+    {"role": "assistant", "content": [{"type": "text", "text": "Rain."}]},
+]
+
+
+def test_calls_and_results_in_parts_are_turns() -> None:
+    schemas = [tool["function"] for tool in TOOLS]
+    tools = [
+        {"name": s["name"], "description": s["description"], "input_schema": s["parameters"]} for s in schemas
+    ]
+    converted = convert({"messages": PARTED, "tools": tools})
+    assert converted.row == {
+        "messages": [
+            SYSTEM,
+            ASKED,
+            {
+                "role": "assistant",
+                "content": "<think>\nTwo.\n</think>\n\nI look.",
+                "tool_calls": [call(0, "get_weather", OSLO), call(1, "get_time", {})],
+            },
+            result(0, "get_weather", "rain"),
+            result(1, "get_time", "noon"),
+            {"role": "user", "content": "Well?"},
+            {"role": "assistant", "content": "Rain."},
+        ],
+        "tools": TOOLS,
+    }
+    changes = converted.kind.changes
+    assert "parts with a call or a result made turns" in changes
+    assert "is_error of a part not kept" in changes
+    flawed = convert({"messages": PARTED, "tools": tools}, ConvertContext(SETUP, FLAWED, ()))
+    assert all(isinstance(m["content"], str) for m in flawed.row["messages"])
+    assert [len(m.get("tool_calls", ())) for m in flawed.row["messages"]] == [0, 2, 0, 0, 0, 0]
+
+
+def test_a_part_of_another_role_is_refused() -> None:
+    given = {"type": "tool_result", "tool_use_id": "a", "content": "rain"}
+    assert "message 1: a part of type 'tool_result' in a turn of the assistant" in reason(
+        {"messages": [ASKED, {"role": "assistant", "content": [given]}]}
+    )
+    called = {"type": "tool_use", "id": "a", "name": "f", "input": {}}
+    assert "in a turn of the user" in reason({"messages": [{"role": "user", "content": [called, given]}]})
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [
+        ({"a": 1.0, "é": [None, True]}, '{"a":1.0,"é":[null,true]}'),
+        ([{"a": 1}, {"b": 2}], '[{"a":1},{"b":2}]'),
+        (10**30, str(10**30)),
+        ([{"type": "text", "text": "a"}, "b"], "a\nb"),
+    ],
+)
+def test_a_result_in_json_is_text(given: Any, written: str) -> None:
+    calling = {"role": "assistant", "content": None, "tool_calls": [call(0, "get_weather", OSLO)]}
+    turns = [ASKED, calling, {"role": "tool", "content": given}, {"role": "assistant", "content": "So."}]
+    converted = convert({"messages": turns, "tools": TOOLS})
+    assert converted.row["messages"][3]["content"] == written
+    said = "tool result in JSON written as compact text"
+    assert (said in converted.kind.changes) == (written != "a\nb")
+    turns[2] = {"role": "tool", "content": {"a": float("nan")}}
+    assert "a tool result that JSON cannot hold" in reason({"messages": turns, "tools": TOOLS})
+
+
+def test_arguments_that_were_encoded_twice_are_mended() -> None:
+    twice = json.dumps(json.dumps(OSLO))
+    turns = [
+        ASKED,
+        {"role": "assistant", "tool_calls": [{"function": {"name": "get_weather", "arguments": twice}}]},
+    ]
+    converted = convert({"messages": turns, "tools": TOOLS})
+    assert converted.row["messages"][-1]["tool_calls"] == [call(0, "get_weather", OSLO)]
+    assert "mended: arguments that were encoded twice" in converted.kind.changes
+    turns[1] = {
+        "role": "assistant",
+        "tool_calls": [{"name": "get_weather", "arguments": json.dumps('"Oslo"')}],
+    }
+    assert "arguments are not an object" in reason({"messages": turns, "tools": TOOLS})
+
+
+GLAIVE_SYSTEM = "SYSTEM: You are kind with access to the following functions. Use them if required -\n"
+GLAIVE = (
+    "USER: Weather in Oslo?\n\n\nASSISTANT: <functioncall> "
+    + json.dumps({"name": "get_weather", "arguments": "X"}).replace('"X"', f"'{json.dumps(OSLO)}'")
+    + ' <|endoftext|>\n\n\nFUNCTION RESPONSE: {"a": "rain"}\n\n\nASSISTANT: Rain.\n\nAnd wind. <|endoftext|>'
+    "\n\n\n"
+)
+
+
+def test_glaives_chats_are_turns() -> None:
+    tools = "\n".join(json.dumps(tool["function"], indent=4) for tool in TOOLS)
+    converted = convert({"system": GLAIVE_SYSTEM + tools, "chat": GLAIVE})
+    assert converted.row == {
+        "messages": [
+            {"role": "system", "content": "You are kind."},
+            ASKED,
+            {"role": "assistant", "content": "", "tool_calls": [call(0, "get_weather", OSLO)]},
+            result(0, "get_weather", '{"a": "rain"}'),
+            {"role": "assistant", "content": "Rain.\n\nAnd wind."},
+        ],
+        "tools": TOOLS,
+    }
+    assert "mended: an end-of-turn token at the end of an answer" in converted.kind.changes

@@ -125,6 +125,15 @@ def test_the_splits_that_training_needs(
         require_splits(source, tmp_path, share)
 
 
+@pytest.mark.parametrize("place", ["data", "data/train.jsonl"])
+def test_a_folder_with_the_name_of_a_file_is_said(place: str, tmp_path: Path) -> None:
+    (tmp_path / "data" / "train.jsonl").mkdir(parents=True)
+    (tmp_path / "data" / "train.jsonl" / "rows.jsonl").touch()
+    source = find_source(tmp_path / place)
+    with pytest.raises(StageError, match=r"/data/train\.jsonl is a folder and no file: name it train, or"):
+        require_splits(source, tmp_path / place, 0.0)
+
+
 def test_what_is_neither_file_nor_hub_id(tmp_path: Path) -> None:
     with pytest.raises(
         StageError, match=r"no data folder or file .*/none: give one with train\.jsonl, valid\.jsonl"

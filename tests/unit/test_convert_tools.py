@@ -292,6 +292,24 @@ def test_given_tools_go_before_a_rows_own() -> None:
     assert "tools of the row replaced by the given ones" in converted.kind.changes
 
 
+def test_toolaces_rows_keep_their_own_tools_whatever_their_names() -> None:
+    names = ("Market Trends API", "newsSearch")
+    tools = [
+        {"name": name, "description": "d", "parameters": {"type": "dict", "properties": {}}} for name in names
+    ]
+    system = f"Here is a list of functions in JSON format that you can invoke:\n{json.dumps(tools)}. \n"
+    asked = {"from": "user", "value": "News?"}
+    said = {"from": "assistant", "value": "[newsSearch()]"}
+    raw = {"system": f"Be kind.\n{system}", "conversations": [asked, said]}
+    converted = convert(raw, OWN)
+    assert [tool["function"]["name"] for tool in converted.row["tools"]] == list(names)
+    assert converted.row["messages"][0]["content"].startswith("Be kind.")
+    assert [call["function"]["name"] for call in converted.row["messages"][-1]["tool_calls"]] == [
+        "newsSearch"
+    ]
+    assert any("Market Trends API" in fault for fault in converted.kind.faults)
+
+
 def test_a_converted_code_mode_row_stays_one() -> None:
     once = convert(chat(render_calls([ToolCall("read_file", {"path": "a"})], "hermes")), PLAIN)
     assert once.row["tools"] == [EXECUTE_CODE.to_json()]

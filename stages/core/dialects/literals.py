@@ -38,12 +38,12 @@ def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def find_doubled(value: Any) -> str:
-    """A key that an object in a value had twice, empty where there is none."""
+    """A key that an object in a value had twice, `""` for an empty one; empty where there is none."""
     waiting = [value]
     while waiting:
         item = waiting.pop()
         if isinstance(item, Doubled):
-            return item.key
+            return item.key or '""'
         if isinstance(item, dict):
             waiting += item.values()
         elif isinstance(item, list):
