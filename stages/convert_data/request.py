@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from stages.core.errors import StageError
-from stages.core.flags import add_row_flags, whole_number
+from stages.core.flags import add_row_flags, count
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the work")
     group.add_argument(
         "--shard-mb",
-        type=whole_number,
+        type=count,
         default=Request.shard_mb,
         metavar="MB",
         help="a split that is longer when written goes into shards of this size; what becomes of 16 MiB of "
         f"input or more is never cut, so a shard may be larger (default: {Request.shard_mb})",
     )
-    group.add_argument(
-        "--workers", type=whole_number, metavar="N", help="processes (default: one for every core)"
-    )
+    group.add_argument("--workers", type=count, metavar="N", help="processes (default: one for every core)")
     group.add_argument(
         "--engine",
         choices=["local", "ray"],
