@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from itertools import takewhile
 from typing import Any
 
 import orjson
@@ -21,13 +20,9 @@ from stages.convert_data.converted import (
     HAD_NONE,
     HAD_OTHER,
     NO_QUESTION,
-    RESULT_ALONE,
     RESULT_MADE,
-    RESULT_RENAMED,
     SYSTEM_ADDED,
     SYSTEM_REPLACED,
-    UNANSWERED_AMONG,
-    UNANSWERED_LAST,
     Converted,
     Kind,
     SystemText,
@@ -36,14 +31,14 @@ from stages.convert_data.converted import (
     name_pattern,
 )
 from stages.convert_data.digests import digest_questions, digest_row
-from stages.convert_data.messages import SourceTurn
+from stages.convert_data.messages import SourceTurn, find_call
 from stages.convert_data.offers import ConvertContext, Offer, ToolsUnclear, encode_system
+from stages.convert_data.results import Pairing, is_tagged, split_results
 from stages.convert_data.shapes import SourceRow, holds_turns
 from stages.core.chat import ToolCall
 from stages.core.dialects import Recovered, Reply, Toolbox, parse_any, render_calls
 from stages.core.dialects.foreign import Sighting, find_foreign
 from stages.core.dialects.problems import shorten
-from stages.core.dialects.scanning import unwrap
 from stages.core.prompts import as_user_turn
 from stages.core.records import DEEPEST
 from stages.core.tools import EXECUTE_CODE, as_code_mode, is_code_mode_call
@@ -52,8 +47,6 @@ _LEGACY_TAG = re.compile(r"</?tool_call>|</?tool_response>|<function=|</function
 _EMPTY_THOUGHT = re.compile(r"\s*+(?:<think>\s*+)?+</think>")
 _LONGEST_PATH = 80  # of a place in an argument
 _NO_TOOLS = Toolbox()
-_RESULT_OPEN = re.compile(r"\s*+<tool_response>")
-_RESULT_CLOSE = re.compile(r"</tool_response>\s*+")
 
 
 def is_text(raw: Any, source: SourceRow) -> bool:
@@ -63,21 +56,13 @@ def is_text(raw: Any, source: SourceRow) -> bool:
     return isinstance(raw["prompt"], str) and holds_turns(raw["prompt"])
 
 
-def holds_results(role: str, text: str, from_text: bool) -> bool:
-    """Whether a turn is a tool's, or a user's with results in tags; who asks about the tag has none."""
-    if role != "user" or "<tool_response>" not in text:
-        return role == "tool"
-    return _RESULT_OPEN.match(text) is not None or (from_text and "</tool_response>" in text)
-
-
 class Draft:
     """What is known of a row so far. Its turns are added in their order, then it is finished."""
 
     __slots__ = (
-        *("answered", "changes", "context", "dialects", "disordered", "first_result", "from_text"),
-        *("last_result", "lookalikes", "misfits"),
-        *("later_systems", "next_id", "offer", "questions", "system", "tools", "turns", "undefined"),
-        *("unanswered", "untyped", "unwritable", "waiting", "written"),
+        *("answered", "changes", "context", "dialects", "from_text", "later_systems", "lookalikes"),
+        *("misfits", "offer", "pairing", "questions", "system", "tools", "turns", "undefined", "untyped"),
+        *("unwritable", "written"),
     )
 
     def __init__(self, context: ConvertContext, offer: Offer, changes: list[str], *, from_text: bool) -> None:
@@ -96,15 +81,10 @@ class Draft:
         self.untyped: list[str] = []
         self.undefined: list[str] = []
         self.misfits: list[str] = []
-        self.unanswered: list[str] = []
         self.unwritable: list[str] = []
         self.lookalikes: list[str] = []
         self.answered = False
-        self.next_id = 0
-        self.waiting: list[tuple[int, str, str, str | None]] = []
-        """Calls without a result: number, tool, and what the source calls the tool and the call."""
-        self.first_result = self.last_result = -1
-        self.disordered = False
+        self.pairing = Pairing(self.turns, changes)
 
     def add_system(self, text: str) -> None:
         """A system turn."""
@@ -118,12 +98,8 @@ class Draft:
 
     def add_answer(self, turn: SourceTurn) -> None:
         """An assistant's turn, its calls taken out of the text."""
-        if self.first_result != -1:
-            self._order_results()
+        self.pairing.begin_answer()
         self.answered = True
-        if self.waiting:
-            self.unanswered += [UNANSWERED_AMONG] * len(self.waiting)
-            self.waiting = []
         text, given = turn[1], turn[2]
         said = text
         message: dict[str, Any] = {"role": "assistant", "content": text}
@@ -224,12 +200,9 @@ class Draft:
                 call = self._read_foreign_call(call)
         elif call.name not in self.offer.box.schemas:
             self.undefined.append(call.name)
-        number = self.next_id
-        self.next_id += 1
         self.tools.append(call.name)
-        self.waiting.append((number, call.name, name, source_id))
         return {
-            "id": f"call_{number}",
+            "id": self.pairing.open_call(call.name, name, source_id),
             "type": "function",
             "function": {"name": call.name, "arguments": call.arguments},
         }
@@ -260,22 +233,15 @@ class Draft:
 
     def add_results(self, turn: SourceTurn) -> None:
         """A turn that holds the result of a call, or several in tags."""
-        if "<tool_response>" not in turn.text or not (self.from_text or _RESULT_OPEN.match(turn.text)):
+        if not is_tagged(turn.text, self.from_text):
             self._refuse_tags(turn.text)
-            self._add_result(turn.text, turn.answers, turn.name)
+            self.pairing.add_result(turn.text, turn.answers, turn.name)
             return
-        text, at = turn.text, 0
-        while at < len(text):
-            opening = _RESULT_OPEN.match(text, at)
-            closing = _RESULT_CLOSE.search(text, opening.end()) if opening is not None else None
-            if opening is None or closing is None:
-                raise ValueError("text beside <tool_response> in a result turn")
-            if not self.waiting:
+        for result in split_results(turn.text):
+            if not self.pairing.waiting:
                 raise ValueError("a tool result without a call before it")
-            result = unwrap(text[opening.end() : closing.start()])
             self._refuse_tags(result)
-            self._add_result(result, turn.answers, turn.name)
-            at = closing.end()
+            self.pairing.add_result(result, turn.answers, turn.name)
         self.changes.append(RESULT_MADE)
 
     def _refuse_tags(self, result: str) -> None:
@@ -283,66 +249,11 @@ class Draft:
         if self.from_text:
             _refuse_legacy_tags(result, "tool")
 
-    def _add_result(self, text: str, answers: str | None, name: str | None) -> None:
-        if self.next_id and not self.waiting:
-            raise ValueError("a tool result without an open call before it")
-        message: dict[str, Any] = {"role": "tool", "content": text}
-        if self.waiting:
-            place = 0 if answers is None and len(self.waiting) == 1 else self._find_open_call(answers, name)
-            number, tool, called, _ = self.waiting.pop(place)
-            if name and name not in (called, tool):
-                self.changes.append(RESULT_RENAMED)
-            message |= {"name": tool, "tool_call_id": f"call_{number}"}
-            self.disordered = self.disordered or number < self.last_result
-            self.last_result = number
-        else:
-            lost = "" if answers is None else ", its tool_call_id not kept"
-            self.changes.append(f"{RESULT_ALONE}{lost}")
-            message |= {"name": name} if name else {}
-        if self.first_result == -1:
-            self.first_result = len(self.turns)
-        self.turns.append(message)
-
-    def _find_open_call(self, answers: str | None, name: str | None) -> int:
-        """The place of the open call that a result belongs to: by its id, by the tool's name, or by order.
-
-        Raises ValueError for an id that none of them has.
-        """
-        waiting = self.waiting
-        if answers is not None:
-            for place, call in enumerate(waiting):
-                if call[3] == answers:
-                    return place
-            if any(call[3] is not None for call in waiting):
-                raise ValueError(f"a tool result answers {answers[:40]!r}, which no open call has as its id")
-        if name is None or len(waiting) == 1:
-            return 0
-        names = [call[2] for call in waiting]
-        return names.index(name) if name in names else 0
-
-    def _order_results(self) -> None:
-        """Put the results since the last answer in the order of their calls: templates write no ids."""
-        if self.disordered:
-            rest = self.turns[self.first_result :]
-            block = list(takewhile(lambda message: "tool_call_id" in message, rest))
-            block.sort(key=_number_of)
-            if block != rest[: len(block)]:
-                self.turns[self.first_result : self.first_result + len(block)] = block
-                self.changes.append("results put in the order of their calls")
-            numbers = [_number_of(m) for m in self.turns[self.first_result :] if "tool_call_id" in m]
-            if numbers != sorted(numbers):
-                raise ValueError("results in another order than their calls, with a turn between them")
-        self.first_result = self.last_result = -1
-        self.disordered = False
-
     # The row
 
     def finish(self, raw: Any, source: SourceRow) -> Converted:
         """The row as an object and as a line of JSON, with its digests."""
-        if self.first_result != -1:
-            self._order_results()
-        if self.waiting:
-            self.unanswered += [UNANSWERED_LAST] * len(self.waiting)
+        self.pairing.finish()
         if not self.questions:
             self.changes.append(NO_QUESTION)
         turns = self.turns
@@ -372,7 +283,7 @@ class Draft:
                 tuple(self.changes),
                 tuple(self.untyped),
                 tuple(self.undefined),
-                tuple(self.unanswered),
+                tuple(self.pairing.unanswered),
                 tuple(self.unwritable),
                 tuple(self.lookalikes),
                 offer.is_own,
@@ -419,19 +330,15 @@ def replace_system(own: str | None, system: str, line: str) -> tuple[str, System
     return "", () if own == system else (system, HAD_LINE)
 
 
-def _number_of(result: dict[str, Any]) -> int:
-    """The number of the call that a result answers."""
-    return int(result["tool_call_id"].removeprefix("call_"))
-
-
 def _drop_repeated(calls: list[ToolCall], given: tuple[ToolCall, ...]) -> list[ToolCall]:
     """The calls of a text without those that the turn has as structure as well."""
-    left, new = list(given), []
+    left, new = list(given), list[ToolCall]()
     for call in calls:
-        if call in left:
-            left.remove(call)
-        else:
+        place = find_call(call, left)
+        if place is None:
             new.append(call)
+        else:
+            del left[place]
     return new
 
 

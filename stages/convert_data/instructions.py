@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from stages.convert_data.messages import SourceTurn
-from stages.core.definitions import Definitions, adopt, skip_separator
+from stages.core.definitions import Definitions, adopt, read_objects
 from stages.core.dialects.json_calls import read_value
 from stages.core.dialects.literals import NotLiteral
 
@@ -24,6 +24,7 @@ LEFT_OVER = "a text without its tool definitions still describes a call format"
 IN_USER_TURN = "Given the following functions"
 """How Llama 3.1 begins the first user's turn, where its template defines the tools."""
 
+_SAID = "tools in the system text are"
 _BLOCK = re.compile(r"<tools>\s*+(?=[\[{]|<function>\s*+<name>)")
 # Sentence by sentence: among them may stand some of the row's own, which no target's template writes.
 _HEAD_SENTENCES = (
@@ -144,7 +145,7 @@ def _take_tools(text: str) -> Taken | None:
         if opener is None:
             return None
         start, end = opener
-        found, end = _read_objects(text, end)
+        found, end = read_objects(text, end, _SAID)
     if not found:
         return None
     before, after = text[:start].rstrip(), text[_find_end(text, end) :].strip()
@@ -206,26 +207,10 @@ def _read_block(text: str, start: int) -> tuple[list[Any], int]:
         end = text.find("</tools>", start)
         body = text[start : end if end != -1 else len(text)]
         return _read_xml(body), end + len("</tools>") if end != -1 else len(text)
-    found, end = _read_objects(text, start)
+    found, end = read_objects(text, start, _SAID)
     if not text.startswith("</tools>", end):
         raise ValueError(f"tools in the system text: no </tools> at character {end}")
     return found, end + len("</tools>")
-
-
-def _read_objects(text: str, start: int) -> tuple[list[Any], int]:
-    """The objects or lists from `start` on, and the position behind the last and its white space."""
-    found: list[Any] = []
-    pos = start
-    while text.startswith(("{", "["), pos):
-        try:
-            value, end, _ = read_value(text, pos)
-        except NotLiteral as error:
-            raise ValueError(
-                f"tools in the system text are not JSON: {error} at character {error.pos}"
-            ) from None
-        found += value if isinstance(value, list) else [value]
-        pos = skip_separator(text, end)
-    return found, pos
 
 
 def _read_xml(body: str) -> list[dict[str, Any]]:

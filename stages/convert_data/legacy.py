@@ -1,11 +1,10 @@
-"""A row without the fix `json`: its text as it is."""
+"""A row without the fix `json`: its text as it is, where the fair arm has that row too."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import orjson
-from xxhash import xxh3_128_digest
 
 from stages.convert_data.converted import (
     HAD_OTHER,
@@ -15,8 +14,7 @@ from stages.convert_data.converted import (
     SystemText,
     name_pattern,
 )
-from stages.convert_data.digests import digest_questions
-from stages.convert_data.draft import check_value, holds_results, is_text, replace_system
+from stages.convert_data.draft import check_value, replace_system
 from stages.convert_data.messages import SourceTurn, load_list, read_role
 from stages.convert_data.offers import ConvertContext, Offer, ToolsUnclear
 from stages.convert_data.shapes import SourceRow
@@ -27,20 +25,25 @@ from stages.core.tools import is_code_mode_call
 
 
 def keep_legacy(
-    raw: Any, source: SourceRow, turns: list[SourceTurn], offer: Offer, context: ConvertContext
+    raw: Any,
+    source: SourceRow,
+    turns: list[SourceTurn],
+    offer: Offer,
+    context: ConvertContext,
+    fair: Converted,
 ) -> Converted:
-    """The text as it is; with the fix `tools` only the system turn and the tools are exchanged."""
+    """The text as it is; with the fix `tools` only the system turn and the tools are exchanged.
+
+    `fair` is what the fair arm makes of the row: by it rows are the same or not, and turns look like calls.
+    """
     with_tools = "tools" in context.fixes
     row, changes = _show_tools(raw, source, turns, offer) if with_tools else _keep_row(raw, source)
     try:
         line = orjson.dumps(row) + b"\n"
-        said = orjson.dumps([[turn.role, turn.text, *map(_keep_call, turn.calls)] for turn in source.turns])
     except TypeError as error:
         raise ValueError(f"text or a number that JSON cannot hold: {error}") from None
     if b"null" in line:  # as which a number that is not finite is written
         check_value(row)
-    from_text = is_text(raw, source)
-    asked = [t.text for t in turns if t.role == "user" and not holds_results("user", t.text, from_text)]
     dialects, tools = _find_calls(source, offer, context)
     change, system = _replace_system(turns, offer, context) if with_tools else ("", ())
     kind = Kind(
@@ -50,9 +53,10 @@ def keep_legacy(
         tuple(tools),
         (*changes, change) if change else changes,
         has_own_tools=offer.is_own if with_tools else None,
+        lookalikes=fair.kind.lookalikes,
         system=system,
     )
-    return Converted(line, (xxh3_128_digest(said), digest_questions(asked)), raw, kind)
+    return Converted(line, fair.digests, raw, kind)
 
 
 def _find_calls(source: SourceRow, offer: Offer, context: ConvertContext) -> tuple[list[str], list[str]]:

@@ -10,12 +10,12 @@ from stages.convert_data.converted import name_mended
 from stages.core.chat import ROLES, ToolCall
 from stages.core.dialects.json_calls import NotCall, list_foreign_keys, read_call, read_calls, read_value
 from stages.core.dialects.literals import NotLiteral, find_doubled
-from stages.core.exact import load_json
+from stages.core.exact import is_same, load_json
 
 # The concrete type first: an abstract one alone takes several times as long to ask.
 OBJECT = (dict, Mapping)
 _LIST = (list, Sequence)
-_ROLE_NAMES = {
+ROLE_NAMES = {
     **{role: role for role in ROLES},
     **dict.fromkeys(("developer",), "system"),
     **dict.fromkeys(("human",), "user"),
@@ -81,10 +81,7 @@ def _read_message(
         role_key = _find_key(data, _ROLE_KEYS, role_key)
     if data.get(content_key) is None:
         content_key = _find_key(data, _CONTENT_KEYS, content_key)
-    named = data.get(role_key)
-    role = read_role(named, number)
-    if role == "system" and named != role:
-        changes[f"role {named} made system"] = None
+    role = _note_role(data.get(role_key), number, changes)
     text = data.get(content_key)
     if type(text) is not str:
         if text is None and role != "assistant" and content_key in data:
@@ -92,9 +89,7 @@ def _read_message(
         text = _join_parts(text, number, changes)
     if len(data) > 2 or data.get(content_key) is None:
         return _read_rich(data, number, role, text, (role_key, content_key), changes)
-    if role == "call":
-        return _read_call_message(text, number, changes)
-    return SourceTurn(role, text)
+    return _read_call_message(text, number, changes) if role == "call" else SourceTurn(role, text)
 
 
 def _find_key(data: Mapping[str, Any], keys: tuple[str, ...], usual: str) -> str:
@@ -142,11 +137,21 @@ def _read_calls(
     if holds_nothing(alone):
         return calls, ids
     call = _read_structured(alone, number, changes)
-    if call in calls:
+    if find_call(call, calls) is not None:
         changes["function_call that repeats a tool call dropped"] = None
         return calls, ids
     changes["function_call made a tool call"] = None
     return (*calls, call), (*ids, None)
+
+
+def find_call(call: ToolCall, calls: Sequence[ToolCall]) -> int | None:
+    """The place of the first of some calls that says the same to the letter; None where none does."""
+    same = (
+        n
+        for n, each in enumerate(calls)
+        if each.name == call.name and is_same(each.arguments, call.arguments)
+    )
+    return next(same, None)
 
 
 def _read_more(
@@ -157,7 +162,7 @@ def _read_more(
     for key, value in data.items():
         if key in read or key in kept or value in _NOTHING:
             continue
-        if key in _ROLE_KEYS and isinstance(value, str) and _ROLE_NAMES.get(value) == role:
+        if key in _ROLE_KEYS and isinstance(value, str) and ROLE_NAMES.get(value) == role:
             continue  # the same said twice
         if key in _CONTENT_KEYS and value == text:
             continue
@@ -177,9 +182,9 @@ def read_role(role: Any, number: int) -> str:
     """The role that a name stands for, `call` for a turn that is one. Raises ValueError for others."""
     if role is None:
         raise ValueError(f"message {number} has no role")
-    known = _ROLE_NAMES.get(role) if isinstance(role, str) else None
+    known = ROLE_NAMES.get(role) if isinstance(role, str) else None
     if known is None and isinstance(role, str):
-        known = _ROLE_NAMES.get(role.strip().lower().replace("-", "_"))
+        known = ROLE_NAMES.get(role.strip().lower().replace("-", "_"))
     if known is None:
         raise ValueError(f"message {number}: unknown role {str(role)[:40]!r}: known are {', '.join(ROLES)}")
     return known
@@ -290,6 +295,19 @@ def _note_mended(forgiven: str, changes: dict[str, None]) -> None:
 def _refuse_doubled(arguments: Any, name: Any, number: int) -> None:
     if key := find_doubled(arguments):
         raise ValueError(f"message {number}: the arguments of {name!r} have {key[:40]!r} twice")
+
+
+def read_turn(named: str, text: str, number: int, changes: dict[str, None]) -> SourceTurn:
+    """A turn of a role, by any of its names, and a text. Raises ValueError as `read_role` does."""
+    role = _note_role(named, number, changes)
+    return _read_call_message(text, number, changes) if role == "call" else SourceTurn(role, text)
+
+
+def _note_role(named: Any, number: int, changes: dict[str, None]) -> str:
+    role = read_role(named, number)
+    if role == "system" and named != role:
+        changes[f"role {named} made system"] = None
+    return role
 
 
 def _read_call_message(text: str, number: int, changes: dict[str, None]) -> SourceTurn:

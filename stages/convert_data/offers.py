@@ -17,7 +17,7 @@ from stages.core.chat import Tool
 from stages.core.definitions import NONE, Definitions, adopt
 from stages.core.dialects import Toolbox
 from stages.core.dialects.toolbox import UNKNOWN
-from stages.core.fixes import FixSet
+from stages.core.fixes import FAIR, FixSet
 from stages.core.preset import ModelSetup
 from stages.core.prompts import offered_tools, system_message
 from stages.core.tools import EXECUTE_CODE, function_tools
@@ -59,6 +59,11 @@ class ConvertContext:
     def try_rows(self) -> ConvertContext:
         """The context that rejects a row for its own faults alone."""
         return replace(self, trial=True)
+
+    @cached_property
+    def fair(self) -> ConvertContext:
+        """The context of the fair arm, which decides for every arm which rows there are."""
+        return replace(self, fixes=FAIR)
 
     @cached_property
     def default(self) -> Offer:

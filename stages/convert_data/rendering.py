@@ -36,7 +36,10 @@ def find_target(model: str) -> Target:
 
     Raises StageError when the model is unknown or its tokenizer cannot be had.
     """
-    preset = load_preset(model)
+    try:
+        preset = load_preset(model)
+    except StageError as error:
+        raise StageError(f"--render: {error}") from None
     digest = hashlib.sha256(f"{preset.model.source}\0{template_source(preset.model)}\0".encode())
     if preset.model.source != EMBEDDED:
         with find_tokenizer(preset, artifacts_root(), fetch=True) as folder:

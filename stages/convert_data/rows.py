@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from stages.convert_data.converted import Converted
-from stages.convert_data.draft import Draft, holds_results, is_text
+from stages.convert_data.draft import Draft, is_text
 from stages.convert_data.instructions import find_definitions
 from stages.convert_data.legacy import keep_legacy
 from stages.convert_data.messages import SourceTurn
 from stages.convert_data.offers import ConvertContext
 from stages.convert_data.plain import convert_plain
+from stages.convert_data.results import holds_results
 from stages.convert_data.shapes import SourceRow, read_row
 from stages.core.definitions import NONE, Definitions, read_definitions
 
@@ -34,7 +35,8 @@ def convert_fully(raw: Any, context: ConvertContext) -> Converted:
     if own.tools and offer.shown is not own and not own.is_code_mode:
         changes.append("tools of the row replaced by the given ones")
     if "json" not in context.fixes:
-        return keep_legacy(raw, source, turns, offer, context)
+        # What the fair arm rejects is no row of the others either: they would not learn from the same.
+        return keep_legacy(raw, source, turns, offer, context, convert_row(raw, context.fair))
     draft = Draft(context, offer, changes, from_text=is_text(raw, source))
     _add_turns(draft, turns)
     return draft.finish(raw, source)

@@ -13,15 +13,17 @@ from typing import Any, NamedTuple
 
 from stages.convert_data.messages import (
     OBJECT,
+    ROLE_NAMES,
     SourceTurn,
     Turns,
     holds_nothing,
     name_kind,
     read_call_turn,
     read_messages,
-    read_role,
     read_tool_calls,
+    read_turn,
 )
+from stages.core.chat import ROLES
 from stages.core.chatml import split_chatml
 from stages.core.definitions import read_definitions
 
@@ -29,6 +31,7 @@ UNDERSTOOD = (
     "text | messages | conversations | prompt, completion | instruction, output | query, answers, tools"
 )
 
+_TOOLS = ("tools", "functions")
 _LLAMA_TURN = re.compile(
     r"<\|start_header_id\|>([a-z_]+)<\|end_header_id\|>\r?\n\r?\n(.*?)<\|e(?:ot|om)_id\|>(?:\r?\n)*+",
     re.DOTALL,
@@ -78,6 +81,12 @@ def read_row(raw: Any) -> SourceRow:
             return SourceRow(shape, turns, tools, (*changes, *_list_unkept(raw, known), *unused))
     if raw.get("chosen") is not None and raw.get("rejected") is not None:
         raise ValueError("a row of preferences (chosen, rejected): give the chosen answers as messages")
+    filled = [key for key, value in raw.items() if value is not None]
+    if filled and all(key in _TOOLS for key in filled):
+        raise ValueError(
+            "tools and no conversation: definitions for all rows are given with --tools, rows need "
+            f"{UNDERSTOOD} as well"
+        )
     seen = ", ".join(str(key)[:40] for key in list(raw)[:12]) or "none"
     for first, second, *_ in SHAPES:
         if second is not None and raw.get(first) and second in raw:
@@ -119,25 +128,34 @@ def _read_text(raw: Mapping[str, Any]) -> Turns:
     text = raw["text"]
     if not isinstance(text, str):
         raise ValueError(f"text is {name_kind(text)} and not text")
-    return read_text(text), ()
+    return read_text(text)
 
 
-def read_text(text: str) -> list[SourceTurn]:
+def read_text(text: str) -> Turns:
     """The turns of ChatML or Llama-3 text. Raises ValueError naming the format seen else."""
     if text.startswith("<|im_start|>"):
-        return split_chatml(text, SourceTurn)
+        return _read_chatml(text)
     if text[:1].isspace() and text.lstrip().startswith("<|im_start|>"):
-        return split_chatml(text.lstrip(), SourceTurn)
+        return _read_chatml(text.lstrip())
     if _LLAMA_START in text and "<|im_start|>" not in text:
         return _read_llama(text)
     if text and "<|im_start|>" not in text:
         marks = next((f"{name} ({mark})" for mark, name in _FOREIGN_MARKS.items() if mark in text), None)
         found = f"with the marks of {marks}" if marks else f"without marks of turns ({text[:30]!r})"
         raise ValueError(f"text {found}: only ChatML and Llama-3 text is read, give such rows as messages")
-    return split_chatml(text, SourceTurn)
+    return _read_chatml(text)
 
 
-def _read_llama(text: str) -> list[SourceTurn]:
+def _read_chatml(text: str) -> Turns:
+    turns = split_chatml(text, SourceTurn, ROLE_NAMES)
+    if all(turn.role in ROLES for turn in turns):
+        return turns, ()
+    changes: dict[str, None] = {}
+    return [read_turn(turn.role, turn.text, n, changes) for n, turn in enumerate(turns)], tuple(changes)
+
+
+def _read_llama(text: str) -> Turns:
+    changes: dict[str, None] = {}
     turns: list[SourceTurn] = []
     at = len(_LLAMA_BEGIN) if text.startswith(_LLAMA_BEGIN) else 0
     end = len(text.rstrip().removesuffix(_LLAMA_END)) if _LLAMA_END in text[-40:] else len(text)
@@ -147,9 +165,9 @@ def _read_llama(text: str) -> list[SourceTurn]:
             raise ValueError(f"not a Llama-3 turn at character {at}: {text[at : at + 30]!r}")
         if _LLAMA_START in match[2]:
             raise ValueError(f"a turn that starts at character {at} has no <|eot_id|>")
-        turns.append(SourceTurn(read_role(match[1], len(turns)), match[2]))
+        turns.append(read_turn(match[1], match[2], len(turns), changes))
         at = match.end()
-    return turns
+    return turns, tuple(changes)
 
 
 # Messages and conversations
@@ -184,8 +202,8 @@ def _read_prompt(raw: Mapping[str, Any]) -> Turns:
     prompt, completion = raw["prompt"], raw["completion"]
     if isinstance(prompt, str) and isinstance(completion, str):
         if holds_turns(prompt):
-            turns = read_text(_close_last(prompt + completion))
-            return [*_read_system(raw, turns), *turns], ()
+            turns, changes = read_text(_close_last(prompt + completion))
+            return [*_read_system(raw, turns), *turns], changes
         turns = [SourceTurn("user", prompt), SourceTurn("assistant", completion)]
         return [*_read_system(raw, turns), *turns], ()
     if isinstance(prompt, str) or isinstance(completion, str):
@@ -261,7 +279,7 @@ _Shape = tuple[str, str | None, frozenset[str], Callable[[Mapping[str, Any]], Tu
 def _shape(needed: str, optional: str, read: Callable[[Mapping[str, Any]], Turns]) -> _Shape:
     """A shape by the one or two columns that it needs, and by others that it understands."""
     first, second = (*needed.split(), None)[:2]
-    known = frozenset((*needed.split(), *optional.split(), "tools", "functions"))
+    known = frozenset((*needed.split(), *optional.split(), *_TOOLS))
     return str(first), second, known, read
 
 

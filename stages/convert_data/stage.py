@@ -36,7 +36,7 @@ from stages.convert_data.sources import (
     require_splits,
 )
 from stages.convert_data.toolset import apply_census, start_context, write_tool_files
-from stages.convert_data.unpack import needs_unpacking, require_utf8, unpack
+from stages.convert_data.unpack import needs_unpacking, require_lines, unpack
 from stages.convert_data.work import (
     CENSUS,
     CONVERT,
@@ -69,7 +69,7 @@ from stages.core.splits import SPLITS
 from stages.core.tokenizer import template_source
 
 CORPUS = Path(__file__).resolve().parents[2] / "datasets" / "corpus"
-CONVERTER_VERSION = 8  # raised by every change that changes a converted row
+CONVERTER_VERSION = 9  # raised by every change that changes a converted row
 UNPACKED = "unpacked"  # folder of plain copies in the unfinished output
 SETTLED = "settled"  # folder of the results where the tools had to be looked at first
 DUPLICATES = "duplicates.jsonl"
@@ -114,6 +114,7 @@ def convert_data(options: Options, request: Request | None = None) -> Outcome:
             raise
         build.keep_ending(ending)
         _remove_working_files(build.folder)
+        _rejected_beside(out).unlink(missing_ok=True)  # of an earlier run that came to nothing
         build.facts |= ending.facts
         build.seed = options.seed if request.valid_share else None
     return Outcome(out, lines=ending.lines, facts=ending.facts)
@@ -190,7 +191,7 @@ def _convert(source: Source, work: Work, options: Options, request: Request) -> 
     pieces = [piece for split, each in files.items() for piece in cut_split(split, each, size)]
     work, census = _convert_pieces(pieces, work, request)
     results = _gather(pieces, work, source)
-    _require_rows(results, request)
+    _require_rows(results, request, _rejected_beside(options.output("convert_data")))
     written, found, dropped = _assemble(results, work, request)
     card = Card(
         source=source.name,
@@ -229,7 +230,7 @@ def _unpack_all(split: str, files: Sequence[SourceFile], folder: Path) -> tuple[
             path = folder / UNPACKED / f"{split}-{index:06d}.jsonl"
             unpack(file, path)
             file = replace(file, path=path)
-        require_utf8(file)
+        require_lines(file)
         plain.append(file)
     return tuple(plain)
 
@@ -339,13 +340,22 @@ def _assemble(
     return written, found, dropped
 
 
-def _require_rows(results: _Results, request: Request) -> None:
-    """Raise StageError when a split that training needs came out empty."""
+def _rejected_beside(out: Path) -> Path:
+    """Where rejected rows are kept when there is no output for them to be in."""
+    return out.with_name(f"{out.name}.{REJECTED}")
+
+
+def _require_rows(results: _Results, request: Request, beside: Path) -> None:
+    """Raise StageError when a split that training needs came out empty; rejected rows are kept `beside`."""
     files, cards = results.source.splits, results.cards
     for split in ("train", "valid"):
         if split in files and not cards[split].converted:
             names = ", ".join(str(file.path) for file in files[split][:3])
-            raise StageError(f"no row of {names} could be converted: {cards[split].list_reasons()}")
+            kept = ""
+            if any(card.rejected for card in cards.values()):
+                collect([folder / REJECTED for folder in results.folders], beside)
+                kept = f"; the rows and why they were rejected are in {beside}"
+            raise StageError(f"no row of {names} could be converted: {cards[split].list_reasons()}{kept}")
     if request.valid_share and ("valid" not in cards or not cards["train"].converted):
         raise StageError(
             f"--valid-share {request.valid_share} leaves a split without a row: take another share or --seed"

@@ -79,11 +79,22 @@ def unpack(file: SourceFile, target: Path) -> None:
     part.replace(target)
 
 
-def require_utf8(file: SourceFile) -> None:
-    """Raise StageError for text that begins as UTF-16 does, of which every row would be refused."""
-    with file.path.open("rb") as head:
-        if file.kind != "parquet" and head.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            raise StageError(f"{file.name} is UTF-16: save it as UTF-8")
+def require_lines(file: SourceFile) -> None:
+    """Raise StageError for text that begins as UTF-16 does, or as one object over several lines.
+
+    Of such a file every row would be refused.
+    """
+    if file.kind == "parquet":
+        return
+    with file.path.open("rb") as lines:
+        first = lines.readline(_HEAD)
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise StageError(f"{file.name} is UTF-16: save it as UTF-8")
+    if first.removeprefix(codecs.BOM_UTF8).strip() == b"{":
+        raise StageError(
+            f"{file.name} is one JSON object over several lines: write each row on a line of its own, or "
+            "all of them as a list; definitions of tools are given with --tools"
+        )
 
 
 def _describe_break(file: SourceFile, rows: int, error: Exception) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, NamedTuple, TypeVar, overload
 
 from stages.core.chat import ROLES
 
 OPEN, CLOSE = "<|im_start|>", "<|im_end|>"
 
-_TURN = re.compile(r"<\|im_start\|>([a-z]+)\r?\n(.*?)<\|im_end\|>(?:\r?\n)*+", re.DOTALL)
+_TURN = re.compile(r"<\|im_start\|>([a-z_]+)\r?\n(.*?)<\|im_end\|>(?:\r?\n)*+", re.DOTALL)
 T = TypeVar("T")
 
 _BETWEEN = f"{CLOSE}\n{OPEN}"
@@ -32,11 +32,13 @@ def split_chatml(text: str) -> list[Turn]: ...
 
 
 @overload
-def split_chatml(text: str, make: Callable[[str, str], T]) -> list[T]: ...
+def split_chatml(text: str, make: Callable[[str, str], T], roles: Container[str] = ...) -> list[T]: ...
 
 
-def split_chatml(text: str, make: Callable[[str, str], Any] = Turn) -> list[Any]:
-    """The turns of a ChatML text, each made of its role and its text.
+def split_chatml(
+    text: str, make: Callable[[str, str], Any] = Turn, roles: Container[str] = _ROLES
+) -> list[Any]:
+    """The turns of a ChatML text, each made of its role, one of `roles`, and its text.
 
     Raises ValueError with the reason when it is not nothing but turns: text that belongs to no turn
     would be lost without a word.
@@ -49,7 +51,7 @@ def split_chatml(text: str, make: Callable[[str, str], Any] = Turn) -> list[Any]
         match = _TURN.match(text, at)
         if match is None:
             raise ValueError(f"not a ChatML turn at character {at}: {text[at : at + 30]!r}")
-        if match[1] not in ROLES:
+        if match[1] not in roles:
             raise ValueError(f"unknown role {match[1]!r}")
         if OPEN in match[2]:
             raise ValueError(f"a turn that starts at character {at} has no {CLOSE}")

@@ -18,10 +18,18 @@ Model = Any  # mlx-lm's model classes carry no static types
 
 
 def load_model(folder: Path, *, dequantize: bool = False) -> tuple[Model, dict[str, Any]]:
-    """The model of a folder and its config, ready to compute; `dequantize` leaves no packed weights.
+    """The model of a folder and its config, ready to compute; see `open_model`, and `read_weights`."""
+    model, config = open_model(folder, dequantize=dequantize)
+    read_weights(model, folder)
+    return model, config
 
-    On a CPU the weights are dequantized to float32: the values stay those of the quantized
-    weights, and matrix products run about 40 times faster than MLX's own on packed or 16-bit ones.
+
+def open_model(folder: Path, *, dequantize: bool = False) -> tuple[Model, dict[str, Any]]:
+    """The model of a folder, whose weights are yet to be read, and its config.
+
+    `dequantize` leaves no packed weights. On a CPU the weights are dequantized to float32: the values stay
+    those of the quantized weights, and matrix products run about 40 times faster than MLX's own on packed or
+    16-bit ones.
     Raises StageError for an architecture that mlx-lm does not know, files that do not fit it, and
     weights that do not fit into the memory.
     """
@@ -37,11 +45,16 @@ def load_model(folder: Path, *, dequantize: bool = False) -> tuple[Model, dict[s
             cpu.use_fast_functions(model)
         elif dequantize:
             model = dequantize_model(model)
-        # Nothing is read yet: the arrays know their sizes before they are computed.
-        needed_gb = sum(array.nbytes for array in list_arrays(model)) / GB
-        require_memory(needed_gb, f"{folder}, loaded,", device_free_gb())
-        compute_weights(model, "loading")
+    # Nothing is read yet: the arrays know their sizes before they are computed.
+    needed_gb = sum(array.nbytes for array in list_arrays(model)) / GB
+    require_memory(needed_gb, f"{folder}, loaded,", device_free_gb())
     return model, config
+
+
+def read_weights(model: Model, folder: Path) -> None:
+    """Read what `open_model` opened. Raises StageError for a file that breaks off."""
+    with explain_loading(folder):
+        compute_weights(model, "loading")
 
 
 @contextmanager

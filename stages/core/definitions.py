@@ -20,8 +20,9 @@ import orjson
 from stages.core.agreement import find_faults
 from stages.core.chat import Tool
 from stages.core.dialects import Toolbox
-from stages.core.dialects.json_calls import read_value
+from stages.core.dialects.json_calls import walk_values
 from stages.core.dialects.literals import NotLiteral
+from stages.core.dialects.scanning import skip_separator
 from stages.core.dialects.schema import ALIASES
 from stages.core.errors import StageError
 from stages.core.exact import load_json
@@ -37,7 +38,6 @@ NULLS_DROPPED = "foreign nulls dropped from a tool's definition"
 _DEEPEST = 100  # levels of objects and lists in a definition; no tool has a fifth of it
 _WRAPPING = frozenset(("type", "function"))
 _UNTYPED = frozenset(("description", "title", "default", "examples"))
-_SEPARATOR = re.compile(r"[\s,;]*+")
 _SAYS_TYPE = frozenset(("$ref", "anyOf", "oneOf", "allOf", "enum", "const", "properties", "items"))
 _NULLABLE = frozenset(("default", "const", "example"))
 _ITEMS = re.compile(r"(?:list|array|sequence|tuple|set)\[(.*)\]", re.IGNORECASE | re.DOTALL)
@@ -143,21 +143,26 @@ def read_values(text: str) -> list[Any]:
 
     Raises ValueError where it holds anything else.
     """
-    values: list[Any] = []
-    pos = skip_separator(text, 0)
-    while pos < len(text):
-        try:
-            value, pos, _ = read_value(text, pos)
-        except NotLiteral as error:
-            raise ValueError(f"tools are not JSON: {error} at character {error.pos}") from None
-        values += value if isinstance(value, list) else [value]
-        pos = skip_separator(text, pos)
+    values, end = read_objects(text, skip_separator(text, 0), "tools are")
+    if end < len(text):
+        raise ValueError(f"tools are not JSON: no object or list at character {end}")
     return values
 
 
-def skip_separator(text: str, pos: int) -> int:
-    """The first position at or after `pos` that is neither white space nor between two objects."""
-    return _SEPARATOR.match(text, pos).end()  # type: ignore[union-attr]
+def read_objects(text: str, start: int, said: str) -> tuple[list[Any], int]:
+    """The objects, or those in lists, from `start` on, and the position behind the last and its white space.
+
+    Raises ValueError, beginning with what is `said` of them, where one is no JSON.
+    """
+    found: list[Any] = []
+    end = start
+    try:
+        for written in walk_values(text, start):
+            value, end = written.value, written.end
+            found += value if isinstance(value, list) else [value]
+    except NotLiteral as error:
+        raise ValueError(f"{said} not JSON: {error} at character {error.pos}") from None
+    return found, skip_separator(text, end) if end > start else start
 
 
 def adopt(items: Iterable[Any]) -> Definitions:

@@ -1,4 +1,4 @@
-"""JSON with its integers to the last digit: orjson makes a float of what is beyond 64 bits."""
+"""JSON to the letter: integers to the last digit, which orjson makes floats beyond 64 bits, and types."""
 
 from __future__ import annotations
 
@@ -24,3 +24,21 @@ def load_json(text: str | bytes) -> Any:
         return json.loads(data.decode())
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are the same in their types too: `true`, 1 and 1.0 are three."""
+    waiting = [(one, other)]
+    while waiting:
+        mine, theirs = waiting.pop()
+        if isinstance(mine, dict) and isinstance(theirs, dict):
+            if mine.keys() != theirs.keys():
+                return False
+            waiting += [(value, theirs[key]) for key, value in mine.items()]
+        elif isinstance(mine, list) and isinstance(theirs, list):
+            if len(mine) != len(theirs):
+                return False
+            waiting += zip(mine, theirs, strict=True)
+        elif type(mine) is not type(theirs) or repr(mine) != repr(theirs):
+            return False
+    return True

@@ -203,7 +203,7 @@ def load_preset(model: str, overrides: Mapping[str, Any] | None = None) -> Prese
     """The set-up for `--model`: a preset's name, a TOML file, or a model folder.
 
     `overrides` maps option names to values and wins over the file. Raises StageError in one line
-    for an unknown preset, an unknown, missing or unusable key, and values that contradict each other.
+    for an unknown preset and for an unknown, missing or unusable key.
     """
     path, extra = _find_preset(model)
     try:
@@ -222,15 +222,16 @@ def load_preset(model: str, overrides: Mapping[str, Any] | None = None) -> Prese
             raise StageError(f"preset {path} has no section [{section}]")
         data[section][option] = value
     try:
-        preset = Preset.model_validate(data)
+        return Preset.model_validate(data)
     except ValidationError as error:
         raise StageError(_explain(error, path, overrides or {})) from None
-    _refuse_contradictions(preset.train)
-    return preset
 
 
-def _refuse_contradictions(setup: TrainSetup) -> None:
-    """Raise StageError for options of a training that do not go together, before any stage has worked."""
+def refuse_contradictions(setup: TrainSetup) -> None:
+    """Raise StageError for options of a training that do not go together.
+
+    For commands that train, before they work: the others have nothing to do with a preset's training.
+    """
     if setup.grad_checkpoint and setup.dropout:
         raise StageError("--grad-checkpoint would draw dropout anew in the backward pass: set --dropout 0")
     if setup.patience and setup.choose_by == "last":
@@ -301,7 +302,7 @@ def _find_preset(model: str) -> tuple[Path, dict[str, Any]]:
         return PRESETS / f"{OWN_FOLDER}.toml", own
     if path.is_dir():
         raise StageError(
-            f"{model} has no config.json: --model takes a model folder, a .toml file or a preset"
+            f"{model} has no config.json, so it is no model folder: give one, a .toml file or a preset"
         )
     raise StageError(
         f"unknown model {model!r}: use one of {', '.join(preset_names())}, a .toml file or a model folder"

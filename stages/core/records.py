@@ -140,7 +140,7 @@ class LossPoint(Record):
     )
     learning_rate: float | None = None
     tokens_per_second: float | None = Field(
-        None, description="of training; tokens of the rows, padding left out"
+        None, description="of the steps alone; tokens of the rows, padding left out; None: not measured"
     )
     seconds: float = Field(description="since the start of the run, earlier parts included")
 

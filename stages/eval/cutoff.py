@@ -10,14 +10,13 @@ import re
 
 from stages.core.dialects import Toolbox, parse_reply
 from stages.core.dialects.literals import NotLiteral, read_json
-from stages.core.dialects.scanning import CALL_CLOSE, CALL_OPEN
+from stages.core.dialects.scanning import CALL_CLOSE, CALL_OPEN, skip_separator
 
 _CLOSINGS = {  # of dialects without tags: where a block is over
     "pythonic": re.compile(r"\](?=[ \t]*\n)"),
     "fenced_json": re.compile("```"),
 }
 _FENCE = re.compile(r"\s*(?:```)?(?:json)?\s*")
-_SEPARATOR = re.compile(r"[\s,;]*")
 _UNFINISHED = 8  # characters: a word or an escape that the text breaks off in, which JSON calls a mistake
 
 
@@ -49,5 +48,5 @@ def _is_json_so_far(body: str, closing: str) -> bool:
             pos = read_json(body, pos)[1]
         except NotLiteral as error:
             return str(error).startswith("Unterminated") or error.pos > len(body.rstrip()) - _UNFINISHED
-        pos = _SEPARATOR.match(body, pos).end()  # type: ignore[union-attr]
+        pos = skip_separator(body, pos)
     return closing.startswith(body[pos:].rstrip())

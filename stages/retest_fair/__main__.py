@@ -14,6 +14,7 @@ from stages.core.errors import StageError
 from stages.core.fixes import distinct_arms, require_taken
 from stages.core.flags import add_ask_again, add_row_flags, count, seed_list
 from stages.core.interrupts import catch_interrupts
+from stages.core.preset import refuse_contradictions
 from stages.retest_fair.stage import Plan, check_inputs, retest
 
 
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _read_plan(args: argparse.Namespace) -> Plan:
     options = read_options(args)
+    refuse_contradictions(options.preset.train)
     if args.fixes is not None and args.arms is not None:
         raise StageError("--fixes names one arm and --arms several: give one of the two")
     if args.seed is not None and args.seeds is not None:

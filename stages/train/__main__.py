@@ -20,6 +20,7 @@ from stages.core.cli import (
     read_options,
     run_stage,
 )
+from stages.core.preset import refuse_contradictions
 from stages.train.launch import add_place, choose_launch, in_group, launch_ranks, read_place, stay_quiet
 from stages.train.lifeline import watch_launcher
 from stages.train.recipe import make_recipe
@@ -49,6 +50,7 @@ def _run(argv: Sequence[str] | None) -> int:
     known = None  # of a group the leader alone finds out what is up to date: the others may not see its disk
     if not in_group():
         options = read_options(make_parser().parse_args(words))
+        _refuse(options)
         progress.talk_on_stderr(options.json)
         launch = choose_launch(options, place, on_cpu=needs_blas())
         known = make_once(partial(make_recipe, ranks=launch.size if launch else 1))
@@ -66,8 +68,13 @@ def _run(argv: Sequence[str] | None) -> int:
             make_recipe=known,
             sections=["train"],
             computes=True,
+            refuse=_refuse,
             begun=describe_begun,
         )
+
+
+def _refuse(options: Options) -> None:
+    refuse_contradictions(options.preset.train)
 
 
 def _work(options: Options) -> Outcome:

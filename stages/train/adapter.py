@@ -12,7 +12,7 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from stages.core import progress
-from stages.core.compute import Model, load_model
+from stages.core.compute import Model, open_model, read_weights
 from stages.core.cpu import use_fast_linear
 from stages.core.errors import StageError
 from stages.core.platform import accelerator
@@ -22,8 +22,18 @@ from stages.core.words import plural
 
 def load_trainable(base: Path, setup: TrainSetup) -> Model:
     """The base model, frozen but for its last `num_layers` layers' fresh adapter or their own weights."""
+    model = open_trainable(base, setup)
+    read_weights(model, base)
+    return model
+
+
+def open_trainable(base: Path, setup: TrainSetup) -> Model:
+    """The same before its weights are read, which takes long: names and sizes are known by then.
+
+    Raises StageError for what cannot be trained, or does not fit into the memory.
+    """
     whole = setup.fine_tune_type == "full"
-    model, _ = load_model(base, dequantize=whole)
+    model, _ = open_model(base, dequantize=whole)
     _require_known_build(model)
     require_layers(setup, len(model.layers))
     model.freeze()
@@ -46,7 +56,6 @@ def load_trainable(base: Path, setup: TrainSetup) -> Model:
 def unfreeze_layer(layer: Model) -> None:
     """Train a whole layer, in float32: 16 bits round small updates away, or the gradient to no number."""
     layer.set_dtype(mx.float32)
-    mx.eval(layer.parameters())
     layer.unfreeze()
 
 

@@ -37,15 +37,15 @@ class RunLog:
         """Bytes written so far."""
         return self._path.stat().st_size
 
-    def trained(self, step: int, losses: Losses, rate: float, speed: float) -> None:
-        """A line of the training loss since the last one; `speed` in tokens of the rows a second."""
+    def trained(self, step: int, losses: Losses, rate: float, speed: float | None) -> None:
+        """A line of the training loss since the last one; `speed` is in tokens of the rows a second."""
         point = LossPoint(
             step=step,
             kind="train",
             loss=round(losses.mean, 5),
             call_loss=_rounded(losses.call_mean),
             learning_rate=rate,
-            tokens_per_second=round(speed, 1),
+            tokens_per_second=_rounded(speed, 1),
             memory_gb=_peak_gb(),
             seconds=self.seconds,
         )

@@ -89,6 +89,28 @@ class Run:
         accumulated = self.setup.grad_accumulation
         return [self.plan.rows_of(step * accumulated + part) for part in range(accumulated)]
 
+    def prepare(self, step: int) -> None:
+        """Compute what the frozen layers make of the rows that this rank will need from a step on.
+
+        It is work that the steps would do as they meet the rows, the early ones most of it: now one takes as
+        long as another, and the time that is left can be told.
+        """
+        ahead = [row for batch in self.valid_batches() for row in batch]
+        for index in range(step, self.setup.iters):
+            for numbers in self.rows_of(index):
+                ahead += [self.train[i] for i in self.ranks.share(numbers)]
+        missing = [(trunk, row) for trunk in self.trunks for row in trunk.find_missing(ahead)]
+        with progress.bar("frozen layers", len(missing), "groups of rows") as bar:
+            for trunk, row in missing:
+                trunk.prepare(row)
+                bar.advance()
+
+    def valid_batches(self) -> list[list[Encoded]]:
+        """This rank's part of each batch of a validation, of rows of like length."""
+        rows = sorted(self.valid, key=lambda row: len(row.tokens))
+        size = self.setup.batch_size * self.ranks.size
+        return [self.ranks.share(rows[i : i + size]) for i in range(0, len(rows), size)]
+
     def divide(self, rows: list[Encoded]) -> list[tuple[Trunk, list[Encoded]]]:
         """A batch of the run's rows in parts, each with the trunk of what its rows begin with."""
         parts = [(trunk, [row for row in rows if self._trunk_of[id(row)] is trunk]) for trunk in self.trunks]
@@ -142,10 +164,7 @@ class Run:
     def validate(self, stop: Callable[[], bool] = bool) -> Losses | None:
         """The losses over the validation rows' supervised tokens, without dropout; None when stopped."""
         self.model.eval()
-        losses, stopped = Losses(), False
-        rows = sorted(self.valid, key=lambda row: len(row.tokens))
-        size = self.setup.batch_size * self.ranks.size
-        batches = [self.ranks.share(rows[i : i + size]) for i in range(0, len(rows), size)]
+        losses, stopped, batches = Losses(), False, self.valid_batches()
         with progress.bar("validate", len(batches), "batches") as bar:
             for batch in batches:
                 stopped = self.ranks.sum_numbers([stop()])[0] > 0
@@ -184,6 +203,8 @@ def train_adapter(run: Run, trackers: Any = None) -> State:
     if state.step:
         progress.say(f"  goes on from the checkpoint of step {state.step}")
     begun, stopped = state.step, False
+    if not _has_ended(state, setup):
+        run.prepare(state.step)
     window = _Window(Losses.from_numbers(state.window), 0, time.perf_counter())
     with (
         deferred_interrupts(STOPPING) as stop,
@@ -197,7 +218,7 @@ def train_adapter(run: Run, trackers: Any = None) -> State:
                 stopped = _is_due(state, setup)  # it was cut short, and is done when the run goes on
                 best = setup.choose_by != "last" and state.best_step == state.step
             ended = _has_ended(state, setup) and not _is_due(state, setup)
-            if ended and window.tokens:  # an early end: what came after the last line would be lost
+            if ended and window.losses.tokens:  # an early end: what came after the last line would be lost
                 window = _log_window(run, log, state.step, window)
                 state = state.model_copy(update={"window": ()})
             regular = state.step > begun and (state.step % setup.save_every == 0 or ended or stopped)
@@ -275,7 +296,7 @@ def is_better(losses: Losses, state: State, choose_by: str) -> bool:
 
 @dataclass
 class _Window:
-    """Losses and tokens since the last line of the log; the tokens since the start at most."""
+    """Losses and tokens since the last line of the log; the tokens and their time since the start at most."""
 
     losses: Losses
     tokens: int
@@ -293,8 +314,9 @@ class _Window:
         self.started += time.perf_counter() - before
 
     @property
-    def speed(self) -> float:
-        return self.tokens / (time.perf_counter() - self.started)
+    def speed(self) -> float | None:
+        """None where a run goes on with what an earlier part of it has computed, and nothing else."""
+        return self.tokens / (time.perf_counter() - self.started) if self.tokens else None
 
 
 def _log_window(run: Run, log: RunLog | None, step: int, window: _Window) -> _Window:

@@ -156,6 +156,18 @@ class Trunk:
         self._company = {id(row): members for members in groups for row in members} if keeps else {}
         self._kept: dict[int, mx.array] = {}
 
+    def find_missing(self, rows: Sequence[Encoded]) -> list[Encoded]:
+        """Of the rows whose states are kept, the first of each company that is yet to be computed."""
+        missing: dict[int, Encoded] = {}
+        for row in rows:
+            if id(row) in self._company and id(row) not in self._kept:
+                missing.setdefault(id(self._company[id(row)]), row)
+        return list(missing.values())
+
+    def prepare(self, row: Encoded) -> None:
+        """Compute and keep the states of the row and its company."""
+        self._states(row)
+
     def hidden(self, rows: Sequence[Encoded], inputs: mx.array) -> mx.array:
         """Hidden states (B, T, width) at the cut for the rows behind `inputs` (B, T)."""
         if not all(id(row) in self._company for row in rows):

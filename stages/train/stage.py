@@ -21,7 +21,7 @@ from stages.core.artifact import (
     refuse_busy,
 )
 from stages.core.cli import Options, Outcome, artifacts_root, finished
-from stages.core.compute import Model, device_peak_gb
+from stages.core.compute import Model, device_peak_gb, read_weights
 from stages.core.errors import StageError
 from stages.core.models import find_model
 from stages.core.platform import GB, accelerator, require_disk
@@ -32,7 +32,7 @@ from stages.core.splits import read_lines
 from stages.core.stops import turn_end_ids
 from stages.core.tokenizer import Tokenizer, load_tokenizer, template_hash
 from stages.core.words import plural
-from stages.train.adapter import count_layers, load_trainable, require_layers, write_config
+from stages.train.adapter import count_layers, open_trainable, require_layers, write_config
 from stages.train.checkpoint import LEAST_KEPT, State, save_adapter
 from stages.train.loop import Run, train_adapter
 from stages.train.memory import CACHE_LIMIT, choose_checkpointing
@@ -66,7 +66,7 @@ def train(options: Options) -> Outcome:
     mx.random.seed(options.seed)
     if accelerator() == "cpu":
         mx.set_cache_limit(CACHE_LIMIT)
-    model = load_trainable(base, setup)
+    model = open_trainable(base, setup)
     require_disk(target, checkpoints_gb(model, setup), "training with its checkpoints")
     tokenizer = load_tokenizer(base, options.preset.model)
     turns = find_turns(tokenizer)
@@ -75,6 +75,7 @@ def train(options: Options) -> Outcome:
     valid_rows = spread(valid_rows, setup.val_batches * setup.batch_size)
     refuse_choice(setup, valid_rows)
     _show_supervision(train_rows, tokenizer)
+    read_weights(model, base)  # which takes longest: no row and no option is wrong by now
     setup = choose_checkpointing(model, setup, [*train_rows, *valid_rows], ranks)
     run_in = partial(Run, model, setup, options.seed, train_rows, valid_rows, ranks=ranks)
     if not ranks.leads:

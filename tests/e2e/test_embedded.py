@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -30,6 +29,7 @@ from mlx.utils import tree_flatten
 from stages.core import embedded
 from stages.core.embedded import GGUF_NAME, RECORD_NAME, build_embedded_model, find_embedded_gguf
 from stages.core.errors import StageError
+from tests.waiting import finish, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADS, KV_HEADS, HEAD_SIZE, LAYERS = 9, 3, 64, 30
@@ -284,11 +284,10 @@ def test_two_builders_at_once(tmp_path: Path, folder: Path) -> None:
 
 def test_killed_builder_leaves_no_model(tmp_path: Path) -> None:
     builder = run_build(tmp_path / "smol")
-    while not list(tmp_path.glob(".smol.*/config.json")):
-        assert builder.poll() is None, "it finished before it could be killed"
-        time.sleep(0.001)
+    # The weights come first: most of the work is still to be done.
+    wait_until(lambda: [*tmp_path.glob(".smol.*/model.safetensors")], "no weights were begun", builder)
     builder.send_signal(signal.SIGKILL)
-    builder.communicate()
+    finish(builder)
     assert not (tmp_path / "smol").exists()
     build_embedded_model(tmp_path / "smol")
     assert (tmp_path / "smol" / RECORD_NAME).is_file()

@@ -28,6 +28,7 @@ from stages.core.records import (
     write_record,
 )
 from tests.pipeline import ROOT, cut_corpus, start_stage
+from tests.waiting import HANGS
 
 STAGES = ("convert_data", "audit", "train", "fuse", "quantize", "eval", "report")
 SUITE = {
@@ -74,7 +75,7 @@ def run_retest(arguments: list[str], place: Path) -> Retest:
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=HANGS,
     )
     seconds = time.perf_counter() - started
     (log,) = set(place.glob("logs/*.jsonl")) - before
@@ -220,7 +221,7 @@ def test_every_stage_keeps_stdout_clean_for_json(stage: str, runs: tuple[Path, R
     }
     out = [] if stage == "report" else ["--force", "--out", str(place.parent / "again" / stage)]
     process = start_stage(stage, [*options.get(stage, []), *out, "--json"], place)
-    written, _ = process.communicate(timeout=300)
+    written, _ = process.communicate(timeout=HANGS)
     assert process.returncode == 0
     assert json.loads(written)["stage"] == stage
     assert written.count("\n") == 1

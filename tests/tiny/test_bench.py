@@ -22,7 +22,7 @@ from tests.models import BuiltOnce
 from tests.parrot import write_parrot
 from tests.pipeline import Pipeline, stock_functions
 from tests.small_suite import SUITE
-from tests.tiny.test_train import encode_pipeline_rows
+from tests.training import encode_pipeline_rows
 
 
 def test_twenty_steps_have_the_losses_of_mlx_lms_own_loop(

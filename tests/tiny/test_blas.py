@@ -22,6 +22,7 @@ from stages.core.blas import (
     is_installed,
     preload_environment,
 )
+from tests.waiting import HANGS
 
 ROOT = Path(__file__).resolve().parents[2]
 linux_cpu = pytest.mark.skipif(
@@ -47,11 +48,11 @@ q, r = mx.linalg.qr(a, stream=cpu)
 u, d, v = mx.linalg.svd(a, stream=cpu)
 big = mx.random.normal((768, 768))
 mx.eval(big)
-seconds = []
+seconds = []  # of the processor, which other programs do not make more
 for _ in range(3):
-    start = time.perf_counter()
+    start = time.process_time()
     mx.eval(big @ big)
-    seconds.append(time.perf_counter() - start)
+    seconds.append(time.process_time() - start)
 maps = Path("/proc/self/maps").read_text().splitlines()
 print(json.dumps({
     "line": line,
@@ -92,7 +93,7 @@ def run_program(program: Path, *arguments: str, **environment: str) -> dict[str,
         text=True,
         cwd=program.parent,
         env=clean | {"PYTHONPATH": str(ROOT)} | environment,
-        timeout=120,
+        timeout=HANGS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

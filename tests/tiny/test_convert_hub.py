@@ -14,6 +14,7 @@ import pytest
 from stages.convert_data.hub import find_hub_source
 from stages.core.errors import StageError
 from tests.hub import serve_hub
+from tests.waiting import HANGS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,7 +42,7 @@ def test_a_hub_data_set_is_fetched_and_then_taken_from_the_cache(
     def find(name: str) -> subprocess.CompletedProcess[str]:
         """In a process of its own: the client reads its settings when it is imported."""
         return subprocess.run(
-            [sys.executable, "-c", script, name], cwd=ROOT, capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", script, name], cwd=ROOT, capture_output=True, text=True, timeout=HANGS
         )
 
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
@@ -116,7 +117,9 @@ def test_a_hub_data_set_that_a_script_makes(tmp_path: Path, monkeypatch: pytest.
 
 def test_the_folder_datasets_here_does_not_hide_the_package() -> None:
     code = "import datasets; print(datasets.__file__); datasets.load_dataset_builder"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=HANGS
+    )
     assert done.returncode == 0, done.stderr
     assert not Path(done.stdout.strip()).is_relative_to(ROOT / "datasets")
     assert not list((ROOT / "datasets").glob("__init__.py*"))

@@ -29,6 +29,7 @@ from stages.core.render import encode_text, render_row
 from stages.core.tokenizer import load_tokenizer
 from tests.models import BuiltOnce, Family
 from tests.pipeline import cut_corpus
+from tests.waiting import HANGS
 
 ROOT = Path(__file__).resolve().parents[2]
 SETUP = load_preset("smol").model
@@ -195,7 +196,7 @@ def test_the_embedded_tokenizer_needs_no_mlx(embedded_model: Path, tmp_path: Pat
     )
     arguments = ["--data", str(data), "--out", str(tmp_path / "out"), "--render", "smol"]
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=HANGS
     )
     assert done.returncode == 0, done.stderr
     card = json.loads((tmp_path / "out" / "card.json").read_bytes())

@@ -97,6 +97,14 @@ def test_a_base_is_weighed_by_its_headers_as_it_is_loaded(run: Pipeline) -> None
     assert fused / 1e9 == pytest.approx(weights.whole_gb, rel=0.001)
 
 
+def test_a_fused_model_that_is_made_again_is_the_same(qwen2_run: Pipeline, tmp_path: Path) -> None:
+    """So who removed it to save disk has a quantized model that is still up to date."""
+    quantized = qwen2_run.folder("quantize")
+    again = run_work("fuse", replace(qwen2_run.options("fuse"), out=tmp_path / "again")).folder
+    outcome = run_work("quantize", replace(qwen2_run.options("quantize"), data=again))
+    assert (outcome.folder, outcome.up_to_date) == (quantized, True)
+
+
 def test_the_delta_survives(qwen2_run: Pipeline) -> None:
     """On a packed 4-bit base it would be rounded away: fused minus base must be the adapter's product."""
     fused = load_arrays(qwen2_run.folder("fuse") / "model.safetensors")

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from stages.core.records import LossPoint, read_lines
 from tests.pipeline import Pipeline, start_stage
-from tests.tiny.test_train import train_arguments
+from tests.training import train_arguments
+from tests.waiting import finish
 
 KILLS = 10
-RUN = {"iters": 60, "batch_size": 2, "save_every": 1, "eval_every": 10, "num_layers": 1, "dropout": 0.1}
+RUN = {"iters": 80, "batch_size": 2, "save_every": 1, "eval_every": 10, "num_layers": 1, "dropout": 0.1}
 
 
 def last_step(checkpoints: Path) -> int:
@@ -21,8 +22,7 @@ def last_step(checkpoints: Path) -> int:
 
 def test_ten_kills_at_random_moments(llama_run: Pipeline, artifacts: Path, tmp_path: Path) -> None:
     whole = start_stage("train", train_arguments(llama_run, tmp_path / "whole", **RUN), artifacts)
-    _, error = whole.communicate(timeout=300)
-    assert (whole.returncode, error) == (0, "")
+    assert finish(whole)[::2] == (0, "")
 
     moments, command = random.Random(7), train_arguments(llama_run, tmp_path / "killed", **RUN)
     partial, killed = tmp_path / ".killed.partial" / "checkpoints", 0
@@ -30,7 +30,7 @@ def test_ten_kills_at_random_moments(llama_run: Pipeline, artifacts: Path, tmp_p
         run = start_stage("train", command, artifacts)
         time.sleep(pause)
         run.kill()
-        run.communicate(timeout=60)
+        finish(run)
     while killed < KILLS:
         run = start_stage("train", command, artifacts)
         goes_on = 3 * killed  # so that each start gets further than the last, and none to the end
@@ -38,12 +38,10 @@ def test_ten_kills_at_random_moments(llama_run: Pipeline, artifacts: Path, tmp_p
             time.sleep(0.002)
         time.sleep(moments.uniform(0.0, 0.05))
         run.send_signal(signal.SIGKILL)
-        run.communicate(timeout=60)
-        assert run.returncode == -signal.SIGKILL
+        assert finish(run)[0] == -signal.SIGKILL
         killed += 1
     last = start_stage("train", command, artifacts)
-    _, error = last.communicate(timeout=300)
-    assert (last.returncode, error) == (0, "")
+    assert finish(last)[::2] == (0, "")
 
     names = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.safetensors")]
     assert len(names) == 3  # the adapter and two checkpoints

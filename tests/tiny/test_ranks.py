@@ -7,9 +7,7 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +29,8 @@ from stages.train.hosts import describe_hosts, launch_there
 from stages.train.launch import Launch, _free_ports, choose_launch, read_place, warn_of_crowd
 from stages.train.recipe import make_recipe
 from tests.pipeline import Pipeline, run_work, start_stage
-from tests.tiny.test_train import resumed_step, stop_after, train_arguments
+from tests.training import resumed_step, stop_after, train_arguments
+from tests.waiting import finish, wait_for, wait_for_line, wait_until
 
 SHORT = {"iters": 6, "batch_size": 3, "save_every": 2, "eval_every": 3, "num_layers": 1}
 
@@ -40,20 +39,9 @@ def read_losses(folder: Path) -> list[float]:
     return [point.loss for point in read_lines(folder / "log.jsonl", LossPoint)]
 
 
-def wait_for(run: subprocess.Popen[str], checkpoint: Path) -> None:
-    give_up = time.monotonic() + 120
-    while not (checkpoint / "state.json").is_file():
-        assert run.poll() is None, run.communicate()
-        assert time.monotonic() < give_up
-        time.sleep(0.005)
-
-
 def wait_for_end(place: Path) -> None:
     """Until the leader, which holds the lock as long as it lives, has ended."""
-    give_up = time.monotonic() + 60
-    while list(place.glob(".run.lock")):
-        assert time.monotonic() < give_up, "the ranks go on without their launcher"
-        time.sleep(0.05)
+    wait_until(lambda: not (place / ".run.lock").exists(), "the ranks go on without their launcher")
 
 
 def find_ranks(launcher: int) -> dict[str, int]:
@@ -74,9 +62,8 @@ def test_two_ranks_have_the_losses_of_one(
 ) -> None:
     run: Pipeline = request.getfixturevalue(name)
     command = [*train_arguments(run, tmp_path / "two", **SHORT), "--ranks", "2"]
-    process = start_stage("train", command, artifacts)
-    out, error = process.communicate(timeout=240)
-    assert (process.returncode, error) == (0, "")
+    code, out, error = finish(start_stage("train", command, artifacts))
+    assert (code, error) == (0, "")
     assert out.count("train: done") == 1
     alone = train_alone(run, tmp_path, **SHORT)
     assert read_losses(tmp_path / "two") == pytest.approx(read_losses(alone), rel=1e-4)
@@ -98,9 +85,8 @@ def test_two_ranks_have_the_losses_of_one_behind_several_beginnings(
         (data / f"{split}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
     setup = SHORT | {"batch_size": 8, "iters": 3}
     command = [*train_arguments(llama_run, tmp_path / "two", **setup), "--data", str(data)]
-    process = start_stage("train", [*command, "--ranks", "2"], artifacts)
-    out, error = process.communicate(timeout=240)
-    assert (process.returncode, error) == (0, "")
+    code, out, error = finish(start_stage("train", [*command, "--ranks", "2"], artifacts))
+    assert (code, error) == (0, "")
     assert re.search(r"\d rows begin with the same \d{3} tokens, \d with \d{3}; ", out)
     options = replace(llama_run.options("train", **setup), data=data, out=tmp_path / "alone")
     alone = run_work("train", options).folder
@@ -124,8 +110,7 @@ def test_a_run_of_two_ranks_that_was_stopped_goes_on(
     whole = start_stage(
         "train", [*train_arguments(llama_run, tmp_path / "whole", **long), "--ranks", "2"], artifacts
     )
-    whole.communicate(timeout=240)
-    assert whole.returncode == 0
+    assert finish(whole)[0] == 0
     target, partial = tmp_path / "run", tmp_path / ".run.partial"
     command = train_arguments(llama_run, target, **long)
     two = start_stage("train", [*command, "--ranks", "2"], artifacts)
@@ -134,9 +119,8 @@ def test_a_run_of_two_ranks_that_was_stopped_goes_on(
     assert error.count("train: interrupted") == 1
     assert main([*command, "--check"]) == 2
     assert "train: an unfinished run with ranks=2 (now 1) is in " in capsys.readouterr().err
-    again = start_stage("train", [*command, "--ranks", "2"], artifacts)
-    out, error = again.communicate(timeout=240)
-    assert (again.returncode, error) == (0, "")
+    code, out, error = finish(start_stage("train", [*command, "--ranks", "2"], artifacts))
+    assert (code, error) == (0, "")
     assert resumed_step(out) >= 6
     assert read_losses(target) == read_losses(tmp_path / "whole")
     chosen = (target / "adapters.safetensors").read_bytes()
@@ -156,15 +140,14 @@ def test_a_run_goes_on_with_another_number_of_ranks(
     command = train_arguments(llama_run, tmp_path / "run", **long)
     for ranks, step in (("2", 2), ("1", 4)):
         run = start_stage("train", [*command, "--ranks", ranks], artifacts)
-        wait_for(run, tmp_path / ".run.partial" / "checkpoints" / f"{step:07d}")
+        wait_for(tmp_path / ".run.partial" / "checkpoints" / f"{step:07d}" / "state.json", run)
         os.kill(run.pid if ranks == "1" else find_ranks(run.pid)["1"], signal.SIGKILL)
-        out, error = run.communicate(timeout=120)
-        assert run.returncode == (-signal.SIGKILL if ranks == "1" else 1)
+        code, out, error = finish(run)
+        assert code == (-signal.SIGKILL if ranks == "1" else 1)
         assert ranks == "1" or "another process of this run has ended; finished work is kept" in error
         assert step == 2 or resumed_step(out) >= 2
-    again = start_stage("train", [*command, "--ranks", "2"], artifacts)
-    out, error = again.communicate(timeout=240)
-    assert (again.returncode, error) == (0, "")
+    code, out, error = finish(start_stage("train", [*command, "--ranks", "2"], artifacts))
+    assert (code, error) == (0, "")
     assert resumed_step(out) >= 4
     alone = train_alone(llama_run, tmp_path, **long)
     assert read_losses(tmp_path / "run") == pytest.approx(read_losses(alone), rel=1e-4)
@@ -173,9 +156,8 @@ def test_a_run_goes_on_with_another_number_of_ranks(
 def test_machines_are_started_by_mlx_launch(llama_run: Pipeline, artifacts: Path, tmp_path: Path) -> None:
     """Two addresses of this machine need no ssh."""
     command = [*train_arguments(llama_run, tmp_path / "run", **SHORT), "--hosts", "127.0.0.1,127.0.0.1"]
-    process = start_stage("train", command, artifacts)
-    out, _ = process.communicate(timeout=240)
-    assert process.returncode == 0
+    code, out, _ = finish(start_stage("train", command, artifacts))
+    assert code == 0
     assert out.count("train: done") == 1
     assert (tmp_path / "run" / "manifest.json").is_file()
 
@@ -188,15 +170,14 @@ def test_machines_that_are_told_to_stop_save_their_work(
     hosts = ["--hosts", "127.0.0.1,127.0.0.1"]
     for how, code, resumed in ((signal.SIGTERM, 130, 0), (signal.SIGKILL, -signal.SIGKILL, 1)):
         run = start_stage("train", [*command, *hosts], artifacts)
-        assert run.stdout is not None
-        while "step 3: validation loss" not in (line := run.stdout.readline()) and not resumed:
-            assert line, "it ended before"
         if resumed:
-            while "goes on from the checkpoint of step" not in (line := run.stdout.readline()):
-                assert line, "it ended before"
+            wait_for_line(run, "goes on from the checkpoint of step")
+        wait_for_line(run, ": validation loss")  # it takes steps, and would save them
+        if not resumed:
+            wait_for_line(run, "step 3: validation loss")
         run.send_signal(how)
-        _, error = run.communicate(timeout=60)
-        assert run.returncode == code, error
+        ended, _, error = finish(run)
+        assert ended == code, error
         wait_for_end(tmp_path)
         assert len(list((tmp_path / ".run.partial" / "checkpoints").glob("[0-9]*"))) == 1 + resumed
 
@@ -251,8 +232,8 @@ def test_hosts_that_differ_are_refused(llama_run: Pipeline, artifacts: Path, tmp
         for rank, arguments in enumerate((command, [*command, "--data", str(other)]))
     ]
     for rank in ranks:
-        _, error = rank.communicate(timeout=120)
-        assert rank.returncode == 2
+        code, _, error = finish(rank)
+        assert code == 2
         assert error.startswith("train: the hosts differ in: data; give all of them the same")
     assert not (tmp_path / ".run.partial").exists()
 
@@ -261,9 +242,8 @@ def test_a_mistake_is_one_line_whatever_the_number_of_ranks(
     llama_run: Pipeline, artifacts: Path, tmp_path: Path
 ) -> None:
     command = [*train_arguments(llama_run, tmp_path / "out", batch_size=14), "--ranks", "2"]
-    process = start_stage("train", command, artifacts)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 2
+    code, _, error = finish(start_stage("train", command, artifacts))
+    assert code == 2
     assert error == "train: batch size 14 is larger than the 13 rows: lower --batch-size\n"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import mlx.core as mx
@@ -15,7 +14,8 @@ from stages.core.compute import load_arrays
 from stages.core.errors import StageError
 from stages.train.seeds import Seeds, read_seeds
 from tests.pipeline import Pipeline, start_stage
-from tests.tiny.test_train import stop_after, train_arguments
+from tests.training import stop_after, train_arguments
+from tests.waiting import finish, wait_for_line, wait_until
 
 SHORT = {"iters": 2, "save_every": 1, "eval_every": 2, "num_layers": 1}
 
@@ -23,8 +23,8 @@ SHORT = {"iters": 2, "save_every": 1, "eval_every": 2, "num_layers": 1}
 def test_every_seed_trains_its_own_adapter(llama_run: Pipeline, artifacts: Path, tmp_path: Path) -> None:
     command = [*train_arguments(llama_run, tmp_path / "set", **SHORT), "--seeds", "3,1"]
     process = start_stage("train", command, artifacts)
-    out, error = process.communicate(timeout=240)
-    assert (process.returncode, error) == (0, "")
+    code, out, error = finish(process)
+    assert (code, error) == (0, "")
     assert out.index("arm json+eos+parser+six_bit, seed 3") < out.index("seed 1")
     third, first = (load_arrays(tmp_path / "set" / f"seed{n}" / "adapters.safetensors") for n in (3, 1))
     assert any(not mx.array_equal(first[key], third[key]) for key in first)
@@ -32,9 +32,7 @@ def test_every_seed_trains_its_own_adapter(llama_run: Pipeline, artifacts: Path,
     assert [made.recipe.settings["seed"] for made in seeds if made] == [3, 1]
 
     def say(*words: str) -> tuple[int, str]:
-        run = start_stage("train", [*command[:-2], *words], artifacts)
-        _, error = run.communicate(timeout=240)
-        return run.returncode, error
+        return finish(start_stage("train", [*command[:-2], *words], artifacts))[::2]
 
     assert say("--seeds", "3,1", "--check") == (0, "")
     assert say("--seeds", "0,1,2", "--check") == (3, ""), "two are yet to be made"
@@ -63,15 +61,10 @@ def test_a_seed_ends_with_the_process_that_started_it(
     options = SHORT | {"iters": 500, "save_every": 100, "eval_every": 3}
     command = [*train_arguments(llama_run, tmp_path / "set", **options), "--seeds", "0,1"]
     process = start_stage("train", command, artifacts)
-    assert process.stdout is not None
-    while "step 3: validation loss" not in (line := process.stdout.readline()):
-        assert line, "it ended before"
+    wait_for_line(process, "step 3: validation loss")
     process.kill()
-    process.communicate(timeout=60)
-    give_up = time.monotonic() + 60
-    while list((tmp_path / "set").glob(".seed0.lock")):
-        assert time.monotonic() < give_up, "the seed goes on"
-        time.sleep(0.05)
+    finish(process)
+    wait_until(lambda: not (tmp_path / "set" / ".seed0.lock").exists(), "the seed goes on")
     assert len(list((tmp_path / "set" / ".seed0.partial" / "checkpoints").glob("[0-9]*"))) == 1
 
 

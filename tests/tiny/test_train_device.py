@@ -5,6 +5,7 @@ The processor of this machine computes them here, as slowly as MLX does on it.
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 from collections.abc import Iterator
 from functools import partial
@@ -30,7 +31,7 @@ from stages.train.prefixes import group_rows
 from stages.train.rows import load_rows, make_batch
 from tests.models import BuiltOnce, Kind
 from tests.pipeline import Pipeline, stock_functions
-from tests.tiny.test_train import make_setup
+from tests.training import make_setup
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_the_scores_of_long_rows_are_in_the_estimate_of_memory(
     checkpoint: bool, built: BuiltOnce, tmp_path: Path
 ) -> None:
     """MLX keeps a number for every pair of positions and head: of long rows that is most of it."""
-    length = 1000
+    length = 600
     tokens = np.random.default_rng(0).integers(10, 40000, (3, length)).tolist()
     learned = [False] * (length - 4) + [True] * 4
     rows = [Encoded(one, learned, [-1] * length) for one in tokens]
@@ -102,6 +103,7 @@ def test_the_scores_of_long_rows_are_in_the_estimate_of_memory(
     model = load_trainable(built.model("llama"), setup)
     run = Run(model, setup, 0, rows[:2], rows[2:], tmp_path)
     estimate = estimate_gb(model, setup, group_rows(rows[:2], 2), checkpoint=checkpoint)
+    gc.collect()  # what earlier tests left would go at any moment
     before = mx.get_active_memory()
     mx.reset_peak_memory()
     run.step(0)
@@ -126,6 +128,7 @@ def measure_step(
     """GB that a processor's step takes in MLX's arrays and in NumPy's, and the estimate of both."""
     mx.random.seed(0)
     model = load_trainable(folder, setup)
+    gc.collect()  # what earlier tests left would go at any moment
     before = mx.get_active_memory()
     estimate = estimate_gb(model, setup, group_rows(rows[:-1], 2), checkpoint=setup.grad_checkpoint)
     run = Run(model, setup, 0, rows[:-1], rows[-1:], place)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import venv
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from stages.core.fixes import FAIR, FLAWED, FixSet
 from stages.core.interrupts import catch_interrupts, deferred_interrupts
 from stages.core.preset import PRESETS, SECTIONS, load_preset, option_type
 from stages.core.records import Given, Recipe
+from tests.waiting import HANGS
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("convert_data", "audit", "train", "fuse", "quantize", "eval", "retest_fair", "report")
@@ -228,6 +230,20 @@ def test_a_mistake_makes_nothing_either(stage: str, own_place: Path) -> None:
     assert not list(own_place.iterdir())
 
 
+@pytest.mark.parametrize("stage", ["train", "retest_fair"])
+def test_contradictions_of_a_training_stop_what_trains_alone(
+    stage: str, own_place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is made; the other stages take a preset that has them."""
+    preset = own_place / "mine.toml"
+    text = (PRESETS / "smol.toml").read_text("utf-8")
+    preset.write_text(re.sub(r"(?m)^ranks = 1$", "ranks = 99", text), "utf-8")
+    assert read("--model", str(preset)).preset.train.ranks == 99
+    assert import_module(f"stages.{stage}.__main__").main(["--model", str(preset)]) == 2
+    assert capsys.readouterr().err.startswith(f"{stage}: --ranks 99: a batch of ")
+    assert list(own_place.iterdir()) == [preset]
+
+
 def run_command(
     stage: str, place: Path, *arguments: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
@@ -238,7 +254,7 @@ def run_command(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=HANGS,
     )
 
 
@@ -259,7 +275,7 @@ def test_an_environment_of_something_else_is_one_line(stage: str, bare_python: P
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=HANGS,
     )
     assert (done.returncode, done.stdout) == (2, "")
     where = rf" is not installed for {re.escape(str(bare_python))}: run nox -s {stage}, or install the group "
@@ -462,7 +478,7 @@ def test_a_signal_while_packages_load(stage: str, number: signal.Signals, tmp_pa
         assert process.stdout is not None
         assert process.stdout.readline() == "loading\n"
         process.send_signal(number)
-        out, error = process.communicate(timeout=60)
+        out, error = process.communicate(timeout=HANGS)
     assert (process.returncode, out) == (130, "")
     assert error == f"{stage}: interrupted; finished work is kept, the same command goes on\n"
 
@@ -478,7 +494,7 @@ def test_a_signal_that_came_before_the_start_is_answered(tmp_path: Path) -> None
         text=True,
     ) as process:
         process.send_signal(signal.SIGINT)
-        out, error = process.communicate(timeout=60)
+        out, error = process.communicate(timeout=HANGS)
     assert (process.returncode, out) == (130, "")
     assert error.startswith("convert_data: interrupted; ")
     assert not list(tmp_path.iterdir())

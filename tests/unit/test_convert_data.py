@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 
 from stages.convert_data.__main__ import main
 from stages.convert_data.converted import HAD_LINE, HAD_NONE, HAD_OTHER
+from stages.convert_data.request import Request
 from stages.convert_data.stage import CORPUS, convert_data
 from stages.core import progress
 from stages.core.artifact import MANIFEST, read_manifest
@@ -27,6 +27,7 @@ from stages.core.errors import StageError
 from stages.core.fixes import FAIR, FLAWED, FixSet
 from stages.core.preset import load_preset
 from stages.core.prompts import system_message
+from tests.waiting import HANGS, finish, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ["card.json", "card.md", MANIFEST, "rejected.jsonl", "train.jsonl", "valid.jsonl"]
@@ -90,14 +91,7 @@ def start(arguments: Sequence[str], *, ignoring_interrupts: bool = False) -> sub
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=60)
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 20
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} never appeared"
-        time.sleep(0.01)
+    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=HANGS)
 
 
 # The stage
@@ -204,7 +198,24 @@ def test_unusable_data_is_said_in_one_line(
     assert error.startswith("convert_data: ")
     assert reason in error
     assert error.count("\n") == 1
-    assert not list((tmp_path / "deep").iterdir() if (tmp_path / "deep").exists() else ())
+    left = list((tmp_path / "deep").iterdir() if (tmp_path / "deep").exists() else ())
+    assert [path.name for path in left] == (["out.rejected.jsonl"] if "JSON" in reason else [])
+    assert all(str(path) in error for path in left)
+
+
+def test_rows_that_were_all_rejected_can_be_read(tmp_path: Path) -> None:
+    data, out, beside = tmp_path / "data", tmp_path / "out", tmp_path / "out.rejected.jsonl"
+    write_data(data, f"{BROKEN}\n\n3", f"{GOOD}\n{BROKEN}")
+    for _ in range(2):
+        with pytest.raises(StageError, match=r"^no row of .* why they were rejected are in .*out"):
+            convert(data, out)
+        rejected = read_rows(beside)
+        places = [(row["split"], row["line"], row["row"]) for row in rejected]
+        assert places == [("train", 1, BROKEN), ("train", 3, "3"), ("valid", 2, BROKEN)]
+        assert all(row["reason"] for row in rejected)
+        assert names(tmp_path) == ["data", "out.rejected.jsonl"]
+    convert(write_data(data), out)
+    assert not beside.exists(), "they are no longer those of the data"
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "train.jsonl.gz"])
@@ -223,6 +234,36 @@ def test_no_data_folder(tmp_path: Path) -> None:
         StageError, match=r"no data folder or file .*none: give one with train\.jsonl, valid\.jsonl"
     ):
         convert(tmp_path / "none", tmp_path / "out")
+
+
+TOOLS = [{"type": "function", "function": {"name": "search", "parameters": {"type": "object"}}}]
+
+
+def test_all_arms_have_the_same_rows(tmp_path: Path) -> None:
+    answers = [
+        '<tool_call>\n{"name": "search", "arguments": {"q": 1}}\n</tool_call>',
+        "<｜tool▁calls▁begin｜>search",
+        "Action: search\nAction Input: x",
+        '<tool_call>\n{"name": "search", "arguments": {"q": \n</tool_call>',
+        "Such as `<tool_use>` around it.",
+        "<function=search>\n<parameter=q>\n1\n</parameter>\n</function>\n</tool_call>",
+        "So.",
+    ]
+    turns = [[Turn("user", f"Why {n}?"), Turn("assistant", said)] for n, said in enumerate(answers)]
+    rows = [json.dumps({"text": join_chatml(each), "tools": TOOLS}) for each in turns]
+    data = write_data(tmp_path / "data", "\n".join(rows), test=rows[5])
+    seen = set()
+    for fixes in (FAIR, FLAWED, ("json",), ("tools",)):
+        out = tmp_path / "-".join(("out", *fixes))
+        convert_data(Options(load_preset("smol"), fixes, data=data, out=out), Request(dedup=True))
+        card = json.loads((out / "card.json").read_bytes())["splits"]["train"]
+        refused = [(row["line"], row["reason"]) for row in read_rows(out / "rejected.jsonl")]
+        removed = [(row["split"], row["line"]) for row in read_rows(out / "duplicates.jsonl")]
+        assert [line for line, _ in refused] == [2, 3, 4]
+        assert removed == [("train", 6)]
+        seen.add(json.dumps([refused, card["turns_that_look_like_a_call"]]))
+    assert len(seen) == 1
+    assert "Anthropic" in seen.pop()
 
 
 def test_the_same_again_is_up_to_date_and_anything_else_is_said(tmp_path: Path) -> None:
@@ -298,10 +339,10 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing_finished(
 ) -> None:
     data, out = write_long_data(tmp_path / "data"), tmp_path / "deep" / "out"
     process = start(command("--data", str(data), "--out", str(out)), ignoring_interrupts=ignoring)
-    wait_for(out.parent / ".out.partial" / "pieces")
+    wait_for(out.parent / ".out.partial" / "pieces", process)
     process.send_signal(number)
-    _, error = process.communicate(timeout=20)
-    assert (process.returncode, error.count("\n")) == (130, 1), error
+    code, _, error = finish(process)
+    assert (code, error.count("\n")) == (130, 1), error
     assert error.startswith("convert_data: interrupted")
     assert names(out.parent) == [".out.partial"]
     (log,) = (tmp_path / "artifacts" / "logs").iterdir()
@@ -311,14 +352,13 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing_finished(
 def test_a_second_process_is_refused_and_kill_9_leaves_nothing_finished(tmp_path: Path) -> None:
     data, out = write_long_data(tmp_path / "data"), tmp_path / "deep" / "out"
     process = start(command("--data", str(data), "--out", str(out)))
-    wait_for(out.parent / ".out.partial" / "pieces")
+    wait_for(out.parent / ".out.partial" / "pieces", process)
     process.send_signal(signal.SIGSTOP)
     second = run("--data", str(data), "--out", str(out))
     assert (second.returncode, second.stderr.count("\n")) == (2, 1)
     assert "another process is writing" in second.stderr
     process.kill()
-    process.communicate(timeout=20)
-    assert process.returncode == -signal.SIGKILL
+    assert finish(process)[0] == -signal.SIGKILL
     assert not out.exists()
     assert read_manifest(out) is None
     write_data(data)
@@ -352,10 +392,27 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_finished(
         [*IN_NAMESPACE, "sh", "-c", ON_SMALL_DISK, "sh", size, str(disk),
          *command("--data", str(data), "--out", str(disk / "out"), "--json")],
         cwd=ROOT, env=os.environ | {"FAIR_RETEST_ARTIFACTS": str(tmp_path / "artifacts")},
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=HANGS,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith("convert_data: ")
     assert reason in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert done.stdout in ("", ".out.partial\n"), "neither JSON nor a finished output on the disk"
+
+
+def test_a_file_of_tools_and_a_folder_without_a_model_are_said_to_be_that(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data")
+    (data / "train.jsonl").unlink()
+    (data / "train.json").write_text(json.dumps({"tools": TOOLS}, indent=2), "utf-8")
+    with pytest.raises(StageError, match=r"^train\.json is one JSON object over several lines: .* --tools$"):
+        convert(data, tmp_path / "out")
+    (data / "train.json").write_text(f"\ufeff[{GOOD}]", "utf-8")
+    place = tmp_path / "model"
+    place.mkdir()
+    with pytest.raises(
+        StageError, match=r"^--render: .*model has no config\.json, so it is no model folder: gi"
+    ):
+        convert_data(
+            Options(load_preset("smol"), FAIR, data=data, out=tmp_path / "o"), Request(render=str(place))
+        )

@@ -30,7 +30,7 @@ from stages.core.chat import Tool, ToolCall
 from stages.core.cli import Options
 from stages.core.definitions import read_tools_file
 from stages.core.dialects import render_calls
-from stages.core.fixes import FAIR
+from stages.core.fixes import FAIR, FLAWED, FixSet
 from stages.core.preset import load_preset
 from stages.core.tools import EXECUTE_CODE
 from tests.tool_rows import CALL, PLAIN, SEARCH, SETUP, TOOLS, called, chat, convert
@@ -383,13 +383,9 @@ def test_a_type_is_not_inferred_from_a_row_that_is_rejected(tmp_path: Path) -> N
     assert tool["function"]["parameters"]["properties"] == {"a": {"type": "integer"}}
 
 
-@pytest.mark.parametrize("fixes", [("tools",), ("json",)])
-def test_what_is_rejected_is_what_the_arm_rejects(fixes: tuple[Any, ...], tmp_path: Path) -> None:
-    """A text that is kept as it is has no results to go with calls."""
-    trial = ConvertContext(SETUP, fixes).try_rows()
+@pytest.mark.parametrize("fixes", [("tools",), ("json",), FLAWED])
+def test_every_arm_rejects_what_the_fair_one_rejects(fixes: FixSet) -> None:
+    """A text that is kept as it is has no results to go with calls, and yet the rows are to be the same."""
     bad = answered(structured("zeta", a="1"), "zzz")
-    if fixes == ("json",):
-        with pytest.raises(ValueError, match="answers 'zzz'"):
-            convert_row(bad, trial)
-    else:
-        assert convert_row(bad, trial).row["messages"][-1]["role"] == "tool"
+    with pytest.raises(ValueError, match="answers 'zzz'"):
+        convert_row(bad, ConvertContext(SETUP, fixes).try_rows())

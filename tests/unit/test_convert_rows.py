@@ -192,6 +192,15 @@ def test_without_json_the_text_stays_as_it_is() -> None:
     assert (converted.kind.dialects, converted.kind.tools) == (("qwen3_coder",), ("execute_code",))
 
 
+@pytest.mark.parametrize("more", ["</tool_call>", "\n</tool_call>\n</tool_call>"])
+def test_a_closing_tag_too_many_is_mended(more: str) -> None:
+    call = '<tool_call>\n{"name": "execute_code", "arguments": {"code": "1"}}\n</tool_call>'
+    converted = convert(answer(f"{call}{more}"))
+    assert converted.row == convert(answer(call)).row
+    assert "mended: </tool_call> once too often" in converted.kind.changes
+    assert "</tool_call> beside the calls closes nothing" in reason(answer(f"{call} and {more}"))
+
+
 def test_with_tools_alone_only_the_system_turn_changes() -> None:
     legacy = "<tool_call>\nprint(1)\n</tool_call>"
     raw = text_row(("system", "Old."), ("user", "Do it."), ("assistant", legacy))

@@ -525,6 +525,9 @@ def test_what_is_not_kept_is_said() -> None:
         ({"text": "USER: Hi\nASSISTANT: Hello"}, "with the marks of Vicuna or Glaive"),
         ({"text": LLAMA.replace("<|eot_id|>", "", 1)}, "no <|eot_id|>"),
         ({"text": b"bytes"}, "text is bytes and not text"),
+        ({"text": "<|im_start|>wizard\nHi<|im_end|>"}, "unknown role 'wizard'"),
+        ({"tools": TOOLS}, "tools and no conversation: definitions for all rows are given with --tools"),
+        ({"functions": [], "messages": None}, "tools and no conversation"),
         ({"text": LLAMA + "more"}, "not a Llama-3 turn at character"),
         ({"chosen": "a", "rejected": "b", "prompt": "c"}, "a row of preferences (chosen, rejected)"),
         ({"input": "a", "target": "b"}, "its columns (input, target): understood are text |"),
@@ -589,5 +592,36 @@ def test_every_shape_stays_readable_without_the_fix_json() -> None:
 
 
 def test_llama_text_keeps_its_white_space() -> None:
-    turns = read_text(LLAMA.replace("rain", "rain\n\n"))
+    turns, _ = read_text(LLAMA.replace("rain", "rain\n\n"))
     assert (turns[3].role, turns[3].text) == ("tool", "rain\n\n")
+
+
+LLAMA_FORM = "<|start_header_id|>{}<|end_header_id|>\n\n{}<|eot_id|>"
+
+
+@pytest.mark.parametrize("form", ["<|im_start|>{}\n{}<|im_end|>\n", LLAMA_FORM])
+def test_a_text_has_roles_by_any_name_that_messages_have(form: str) -> None:
+    turns = [("developer", "Be kind."), ("user", "Rain?"), ("assistant", HERMES), ("function", "rain")]
+    turns.append(("model", "It rains."))
+    whole = convert({"text": "".join(form.format(*turn) for turn in turns), "tools": TOOLS})
+    given = [{"role": role, "content": content} for role, content in turns]
+    assert whole.row == convert({"messages": given, "tools": TOOLS}).row
+    roles = [message["role"] for message in whole.row["messages"]]
+    assert roles == ["system", "user", "assistant", "tool", "assistant"]
+    assert "role developer made system" in whole.kind.changes
+    turns[2] = ("function_call", json.dumps({"name": "get_weather", "arguments": OSLO}))
+    again = convert({"text": "".join(form.format(*turn) for turn in turns), "tools": TOOLS})
+    assert again.row == whole.row
+    assert "turn of a call made the assistant's tool call" in again.kind.changes
+
+
+@pytest.mark.parametrize(("written", "count"), [("1", 1), ("1.0", 2), ("true", 2)])
+def test_a_call_is_repeated_only_to_the_letter(written: str, count: int) -> None:
+    given = call(0, "get_weather", {"city": "Oslo", "days": 1})
+    arguments = f'{{"days": {written}, "city": "Oslo"}}'
+    text = f'<tool_call>{{"name": "get_weather", "arguments": {arguments}}}</tool_call>'
+    alone = {"name": "get_weather", "arguments": arguments}
+    for more in ({"content": text}, {"content": None, "function_call": alone}):
+        said = {"role": "assistant", "tool_calls": [given], **more}
+        converted = convert({"messages": [ASKED, said], "tools": TOOLS})
+        assert len(converted.row["messages"][-1]["tool_calls"]) == count

@@ -269,12 +269,12 @@ def test_own_tools_and_foreign_calls_are_never_taken_for_code_mode() -> None:
 
 def test_the_arms_agree_on_whose_tools_they_are() -> None:
     foreign, own = chat(render_calls([CALL], "fenced_json")), {**chat("So."), "tools": TOOLS}
-    for fixes in (FAIR, ("json",), ("tools",)):
+    for fixes in (FAIR, ("json",), ("tools",), FLAWED):
         with pytest.raises(ToolsUnclear):
             convert(foreign, ConvertContext(SETUP, fixes))
-        assert convert(own, ConvertContext(SETUP, fixes)).kind.has_own_tools
+        assert bool(convert(own, ConvertContext(SETUP, fixes)).kind.has_own_tools) == bool(fixes)
     for raw in (foreign, own):
-        assert convert(raw, ConvertContext(SETUP, ())).row == raw, "the text as it is needs no tools"
+        assert convert(raw, ConvertContext(SETUP, FLAWED, (SEARCH,))).row == raw, "the text as it is"
 
 
 def test_a_system_turn_further_on_stays_where_it_is() -> None:

@@ -3,6 +3,7 @@ read in another spelling is."""
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -122,6 +123,78 @@ def test_calls_that_are_the_whole_text_are_seen_over_lines_and_with_blanks_besid
     assert (seen.family, seen.certain) == ("Python without brackets", True)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It writes\n~~~xml\n{}\n~~~\nas its call.",
+        "It writes\n  ~~~~\n{}\n  ~~~~\nas its call.",
+        "It writes:\n\n    {}\n\n    and no more\n\nas its call.",
+        "It writes:\r\n\r\n\t{}\r\n\r\nas its call.",
+    ],
+)
+@pytest.mark.parametrize("mark", ["<|tool_calls_section_begin|>", "<tool_use> search", '{"tool": "search"}'])
+def test_code_is_shown_in_other_fences_and_indented_too(text: str, mark: str) -> None:
+    seen = find_foreign(text.format(mark), BOX)
+    assert seen is not None
+    assert not seen.certain
+
+
+@pytest.mark.parametrize("text", ["    {}", "I look.\n    {}", "\n\n\t{}\n"])
+def test_what_is_indented_with_no_words_above_is_a_call(text: str) -> None:
+    seen = find_foreign(text.format("<|tool_calls_section_begin|>functions.search"), BOX)
+    assert seen is not None
+    assert seen.certain
+
+
+FLAT, LOGGED = '{"action": "search", "q": "a"}', '{"ts": 1, "function": "search", "args": {"q": "a"}}'
+SPOKEN = [
+    f"The log has 12:00 INFO {LOGGED} and then an error.",
+    f"The log has 12:00 INFO {LOGGED}",
+    f"[12:00] INFO {LOGGED}\n[12:01] INFO done",
+    f"It answers {FLAT} where it can.",
+    f"Such a line, {FLAT}",
+    'It was {"tool": "search", "args": {"q": "a"}} that failed.',
+    'Its entry {"id": 7, "name": "search", "arguments": {"q": "a"}} is new.',
+]
+MEANT = [
+    FLAT,
+    f"I look.\n\n{FLAT}\n\nOne moment.",
+    f"[{FLAT}, {FLAT}]",
+    json.dumps(json.loads(LOGGED), indent=2),
+    f"I look.\n{json.dumps(json.loads(LOGGED), indent=2)}\n",
+    'I look: {"tool": "search", "args": {"q": "a"}}',
+    'I look: {"calls": [{"tool": "search", "args": {"q": "a"}}]}',
+    '{"call": {"id": 7, "name": "search", "arguments": {"q": "a"}}}',
+]
+
+
+@pytest.mark.parametrize(("text", "certain"), [*((t, False) for t in SPOKEN), *((t, True) for t in MEANT)])
+def test_json_with_the_name_of_a_tool_is_a_call_where_it_stands_alone(text: str, certain: bool) -> None:
+    assert not parse_any(text, BOX).calls
+    seen = find_foreign(text, BOX)
+    assert seen is not None
+    assert (seen.family, seen.certain) == ("JSON with other keys, or among words", certain)
+
+
+@pytest.mark.parametrize(
+    ("text", "certain"),
+    [
+        ("Action: search (the old way)", False),
+        ("**Action:** search (q), as before", False),
+        ("Action: search(Paris)", True),
+        ("Action: search [Paris]", True),
+        ("Action: search ('Paris')", True),
+        ("Action: search (q='Paris')", True),
+        ("Action: search ()", True),
+    ],
+)
+def test_a_remark_in_brackets_behind_an_action_is_no_certain_call(text: str, certain: bool) -> None:
+    seen = find_foreign(text, BOX)
+    assert seen is not None
+    assert (seen.family, seen.certain) == ("ReAct (Action: …)", certain)
+    assert find_foreign(text, Toolbox((Tool("other", "", {}),))) is None
+
+
 def test_a_certain_mark_goes_before_an_uncertain_one() -> None:
     seen = find_foreign("`<tool_use>` is a tag.\nAction: search\nAction Input: x", BOX)
     assert seen is not None
@@ -141,6 +214,9 @@ def test_a_certain_mark_goes_before_an_uncertain_one() -> None:
         ('I look.\n```json\n{"tool": "search", "args": {"q": "a"}}\n```', "I look."),
         ('{"tool_name": "search", "parameters": "{\\"q\\": \\"a\\"}"}', ""),
         ('[{"action": "search", "action_input": {"q": "a"}}]\n', ""),
+        (f'{{"tool_calls": [{CALL}]}}', ""),
+        (f'I look.\n```json\n{{"tool_call": {CALL}}}\n```', "I look."),
+        ('{"tool_calls": {"tool": "search", "args": {"q": "a"}}}', ""),
     ],
 )
 def test_other_spellings_are_read_leniently_alone(text: str, content: str) -> None:
@@ -150,6 +226,9 @@ def test_other_spellings_are_read_leniently_alone(text: str, content: str) -> No
     assert {type(problem) for problem in reply.problems} == {Recovered}
     if CALL not in text:
         assert all(not parse_reply(text, dialect, BOX).calls for dialect in DIALECTS)
+    if "tool_call" in text and "<" not in text:
+        assert not parse_any(text).calls
+        assert not parse_any(text, []).calls
 
 
 @pytest.mark.parametrize(
@@ -186,8 +265,15 @@ def test_other_keys_are_no_call_where_anything_is_unclear(text: str) -> None:
             '<TOOL_CALL>{"name"',
             '\n{"tool": "g", "args": {}}',
             '\n[{"tool":"',
+            '\n{"tool_calls": [',
+            '\n{"tool_calls": [{"name": "g", "arguments": {}}]}',
             '{"name":"search","x":',
             "\nf\n{",
+            '\n\n    {"action": "search"}',
+            '{"tool": "search", "args": {}} ',
+            '{"tool": "search", "args": {"a": ',
+            "a\n\n\t",
+            "\n~~~\n<tool_use>",
         ),
     ],
 )

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import HANGS
+
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = {"convert_data", "audit", "train", "fuse", "quantize", "eval", "retest_fair", "report"}
 HEAVY = ("mlx", "mlx_lm", "torch", "transformers", "huggingface_hub")
@@ -58,7 +60,7 @@ def packages_imported(source: str) -> set[str]:
 
 def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=HANGS
     )
 
 

@@ -23,6 +23,7 @@ from stages.core.models import FILES, INDEX, find_model, missing_files
 from stages.core.preset import Preset, load_preset
 from stages.core.records import Recipe
 from stages.train.recipe import make_recipe
+from tests.waiting import HANGS
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECK = """
@@ -99,7 +100,7 @@ def find_with_hub(
         | {k: v for k, v in more.items() if v},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANGS,
     )
 
 

@@ -13,6 +13,8 @@ from types import ModuleType
 import nox
 import pytest
 
+from tests.waiting import HANGS
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -88,7 +90,7 @@ def test_a_session_of_a_chosen_python_is_the_same_stage() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=HANGS,
     )
     assert f"report-{version}" in done.stderr
     assert done.returncode == 0, done.stderr

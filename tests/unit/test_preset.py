@@ -14,7 +14,16 @@ from pydantic import ValidationError
 
 from stages.core.dialects import DIALECTS
 from stages.core.errors import StageError
-from stages.core.preset import PRESETS, SECTIONS, Preset, load_preset, option_type, preset_names, section_of
+from stages.core.preset import (
+    PRESETS,
+    SECTIONS,
+    Preset,
+    load_preset,
+    option_type,
+    preset_names,
+    refuse_contradictions,
+    section_of,
+)
 
 BASE = (PRESETS / "7b.toml").read_text("utf-8")
 KEYS = [(section, key) for section, setup in SECTIONS.items() for key in setup.model_fields]
@@ -53,6 +62,7 @@ def test_shipped_presets() -> None:
         preset = load_preset(name)
         assert preset.name == name
         assert preset.model.reference in preset_names()
+        refuse_contradictions(preset.train)
 
 
 @pytest.mark.parametrize(
@@ -257,8 +267,9 @@ def test_an_unusable_value_is_named_with_its_option(option: str, value: Any, rea
 )
 def test_options_that_contradict_each_other(options: dict[str, Any], reason: str) -> None:
     with pytest.raises(StageError, match=f"^{reason}$"):
-        load_preset("smol", options)
-    load_preset("smol", options | {"choose_by": "loss", "grad_checkpoint": False, "batch_size": 3})
+        refuse_contradictions(load_preset("smol", options).train)
+    mended = options | {"choose_by": "loss", "grad_checkpoint": False, "batch_size": 3}
+    refuse_contradictions(load_preset("smol", mended).train)
 
 
 def test_a_mistake_in_the_file_is_not_blamed_on_another_option(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import termios
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 from stages.core import progress
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,6 +28,23 @@ def restore_stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     progress.talk_on_stderr(False)
     yield
     progress.talk_on_stderr(False)
+
+
+class Clock:
+    """Stands for the module `time` in `progress`: it moves when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(progress, "time", made)
+    return made
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -49,55 +66,50 @@ def test_a_line_does_not_steer_the_terminal(capfd: pytest.CaptureFixture[str]) -
 
 
 def test_without_a_terminal_there_is_a_line_now_and_then(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str], clock: Clock
 ) -> None:
-    monkeypatch.setattr(progress, "LINE_EVERY", 0.05)
     with progress.bar("train", 10, "steps", done=4) as bar:
+        clock.now += 14
         bar.advance(2)
-        time.sleep(0.06)
+        clock.now += 1
         bar.advance(1, note="loss 0.5")
+        clock.now += 14
         bar.advance(1)
-        time.sleep(0.06)
+        clock.now += 1
         bar.advance(2)
     out, error = capfd.readouterr()
-    (line,) = out.splitlines()
-    assert line.startswith("  train 7/10 steps, ")
-    assert line.endswith(" s left loss 0.5")
+    assert out == "  train 7/10 steps, 15 s left loss 0.5\n"
     assert error == "", "and none at the end, where the stage says itself that it is done"
 
 
 def test_a_line_without_any_progress_does_not_divide_by_it(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str], clock: Clock
 ) -> None:
-    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
     with progress.bar("wait", 5, "rows") as bar:
+        clock.now += 15
         bar.advance(0)
-        time.sleep(0.01)
         bar.advance()
     assert [line.split(",")[0] for line in capfd.readouterr().out.splitlines()] == ["  wait 1/5 rows"]
 
 
-def test_a_pause_is_no_part_of_the_estimate(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+def test_a_pause_is_no_part_of_the_estimate(capfd: pytest.CaptureFixture[str], clock: Clock) -> None:
     with progress.bar("wait", 3, "rows") as bar:
         with bar.paused():
-            time.sleep(1.2)
+            clock.now += 12
+        clock.now += 4
         bar.advance()
-    assert capfd.readouterr().out == "  wait 1/3 rows, 0 s left\n"
+    assert capfd.readouterr().out == "  wait 1/3 rows, 8 s left\n"
 
 
-def test_pauses_to_come_are_part_of_the_estimate(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pauses_to_come_are_part_of_the_estimate(capfd: pytest.CaptureFixture[str], clock: Clock) -> None:
     """As long as the last one each."""
-    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
     with progress.bar("train", 3, "steps") as bar:
-        with bar.paused():
-            time.sleep(0.6)
+        for seconds in (60, 12):
+            with bar.paused():
+                clock.now += seconds
+        clock.now += 3
         bar.advance(pauses=5)
-    assert capfd.readouterr().out == "  train 1/3 steps, 3 s left\n"
+    assert capfd.readouterr().out == "  train 1/3 steps, 66 s left\n"
 
 
 def test_on_a_terminal_there_is_a_bar() -> None:
@@ -137,9 +149,9 @@ print("end")
 def test_a_run_logs_its_start_its_memory_and_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "MEMORY_EVERY", 0.02)
     with progress.run_log("train", tmp_path / "logs", model="smol", arm="fair") as log:
-        time.sleep(0.1)
+        (path,) = (tmp_path / "logs").iterdir()
+        wait_until(lambda: path.read_bytes().count(b"\n") > 2, "two samples were never taken")
         log["steps"] = 5
-    (path,) = (tmp_path / "logs").iterdir()
     assert path.name.endswith("-train.jsonl")
     start, *samples, end = read_log(path)
     assert (start["event"], start["stage"], start["model"], start["arm"]) == (
@@ -151,7 +163,7 @@ def test_a_run_logs_its_start_its_memory_and_its_end(tmp_path: Path, monkeypatch
     assert len(samples) >= 2
     assert all(s["event"] == "memory" and 0.005 < s["rss_gb"] < 50 for s in samples)
     assert (end["event"], end["ok"], end["steps"]) == ("end", True, 5)
-    assert 0.1 <= end["seconds"] < 20
+    assert 0.02 <= end["seconds"] < 3600, "the first sample, a pause, the second"
     assert [line["time"] for line in read_log(path)] == sorted(line["time"] for line in read_log(path))
 
 
@@ -181,11 +193,11 @@ def test_a_log_that_cannot_be_written_stops_the_samples_alone(
 ) -> None:
     """A thread's error would be a traceback on the screen; pytest makes it an error here."""
     monkeypatch.setattr(progress, "MEMORY_EVERY", 0.01)
-    path = tmp_path / "run.jsonl"
+    path, threads = tmp_path / "run.jsonl", threading.active_count()
     monkeypatch.setenv(progress.LOG_VARIABLE, str(path))
+    (tmp_path / "full").symlink_to("/dev/full")
     with progress.run_log("train", tmp_path):
-        path.unlink()
-        path.symlink_to("/dev/full")
-        time.sleep(0.1)
+        (tmp_path / "full").replace(path)  # at once: between two steps a sample could make the file anew
+        wait_until(lambda: threading.active_count() == threads, "the sampler goes on")
         path.unlink()
     assert [line["event"] for line in read_log(path)] == ["end"]

@@ -8,12 +8,10 @@ nothing else: no foreign keys, not the definition of a tool.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from typing import NamedTuple
+from collections.abc import Sequence
 
 from stages.core.chat import ToolCall
-from stages.core.dialects.json_calls import read_calls, read_value, write_call
+from stages.core.dialects.json_calls import read_calls, read_value, walk_values, write_call
 from stages.core.dialects.literals import NotLiteral
 from stages.core.dialects.problems import Recovered, shorten
 from stages.core.dialects.pythonic import skip_fence
@@ -60,7 +58,6 @@ _INLINE = re.compile(rf"""{_INLINE_START}{_NAME_FIRST}([^"'\\]*+)""")
 _NAMED = re.compile(r"([A-Za-z_][\w.\-]*+)(?:\[CALL_ID\][\w\-]*+)?(?:\[ARGS\])?\s*+(?=\{)")
 _FENCE = re.compile(r"```[ \t]*+(?:(?:json[c5l]?|xml|tool_calls?|tool_code)\b)?\s*+(?=[{\[])", re.IGNORECASE)
 _LOOKS_LIKE_CALL = re.compile(_CALL_START)
-_SEPARATOR = re.compile(r"[\s,;]*+")
 _NAME_KEY = re.compile(r"""["']name["']\s*+:""")
 _ARGUMENTS_KEY = re.compile(r"""["'](?:arguments|parameters)["']""")
 _FURTHER = 500  # characters behind a mistake that may still show a call
@@ -93,30 +90,6 @@ def read_block(source: Source, start: int) -> Block | None:
     return None if start < source.fence_end or source.exhausted else _read_bare(source, start)
 
 
-class _Value(NamedTuple):
-    """One of several JSON values in a row: where it stands, the calls in it, and why it is none."""
-
-    start: int
-    end: int
-    calls: list[ToolCall]
-    wrong: list[str]
-    forgiven: str
-    """What had to be forgiven for it to be JSON."""
-
-
-def _walk_values(source: Source, pos: int) -> Iterator[_Value]:
-    """The JSON values one after the other from `pos` on. Raises NotLiteral where one cannot be read."""
-    text = source.text
-    while text.startswith(("{", "["), pos) and not source.exhausted:
-        try:
-            value, end, forgiven = read_value(text, pos)
-        except NotLiteral as error:
-            source.budget -= error.reached - pos
-            raise
-        yield _Value(pos, end, *read_calls(value, marked=False), forgiven)
-        pos = _SEPARATOR.match(text, end).end()  # type: ignore[union-attr]
-
-
 def _read_values(source: Source, pos: int, problems: list[str], place: str) -> tuple[list[ToolCall], int]:
     """The calls in the JSON values from `pos` on, and the end of the last value. Raises NotLiteral.
 
@@ -125,19 +98,21 @@ def _read_values(source: Source, pos: int, problems: list[str], place: str) -> t
     """
     calls: list[ToolCall] = []
     end = pos
+    if source.exhausted:
+        return calls, end
     try:
-        for value in _walk_values(source, pos):
-            end = value.end
-            if value.forgiven:
-                problems.append(Recovered(place, value.forgiven))
-            if value.wrong:
-                written = source.text[value.start : end]
+        for value, start, end, forgiven in walk_values(source.text, pos):
+            read, wrong = read_calls(value, marked=False)
+            if forgiven:
+                problems.append(Recovered(place, forgiven))
+            if wrong:
+                written = source.text[start:end]
                 if '"name"' in written and '"arguments"' in written:
-                    problems.append(f"{place}: {value.wrong[0]}: {shorten(written)}")
+                    problems.append(f"{place}: {wrong[0]}: {shorten(written)}")
                 return [], end
-            calls += value.calls
-    except NotLiteral:
-        source.budget -= end - pos  # what came before it was read in vain as well
+            calls += read
+    except NotLiteral as error:
+        source.budget -= error.reached - pos  # what came before it was read in vain as well
         raise
     return calls, end
 
@@ -146,16 +121,18 @@ def _read_inline(source: Source, pos: int, problems: list[str], place: str) -> t
     """The calls of offered tools from `pos` up to the first value that is none, and the end of the last."""
     calls: list[ToolCall] = []
     end = pos
-    with suppress(NotLiteral):
-        for value in _walk_values(source, pos):
-            offered = all(call.name in source.tools.schemas for call in value.calls)
-            if value.wrong or not value.calls or not offered:
-                source.budget -= value.end - value.start
+    try:
+        for written in walk_values(source.text, pos):
+            read, wrong = read_calls(written.value, marked=False)
+            if wrong or not read or any(call.name not in source.tools.schemas for call in read):
+                source.budget -= written.end - written.start
                 break
-            if value.forgiven:
-                problems.append(Recovered(place, value.forgiven))
-            calls += value.calls
-            end = value.end
+            if written.forgiven:
+                problems.append(Recovered(place, written.forgiven))
+            calls += read
+            end = written.end
+    except NotLiteral as error:
+        source.budget -= error.reached - end
     return calls, end
 
 

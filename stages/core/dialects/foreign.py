@@ -1,8 +1,9 @@
 """The marks of calls in a text that no dialect here has read: whose format it is, and how certain that is.
 
 A mark is certain where it stands outside code and is a token of some model's vocabulary, or has the name
-of an offered tool behind it. Anything else may be words about calls. For nearly all texts this is no more
-than a look for a few characters, and for none more than a fixed number of passes.
+of an offered tool behind it; JSON, where nothing else is said with it. Anything else may be words about
+calls. For nearly all texts this is no more than a look for a few characters, and for none more than a
+fixed number of passes.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+from stages.core.dialects.json_calls import NotCall, read_value
 from stages.core.dialects.literals import NotLiteral
 from stages.core.dialects.pythonic import read_calls_at
 from stages.core.dialects.scanning import Source
 from stages.core.dialects.toolbox import Toolbox
+from stages.core.dialects.variants import read_any_keys
 
 MARKED = re.compile(r"<tools?>\s*[{\[]|<(?:tool_calls|function_?call|TOOLCALL|\|tool_call\|)>|\[TOOL_CALLS\]")
 """Marks of JSON calls that the dialects here read."""
@@ -45,6 +48,8 @@ class _Mark(NamedTuple):
     """Of a model's vocabulary: no words have it, so that it needs no tool's name behind it."""
     alone: bool = True
     """Whether it is a mark, though no certain one, without a tool's name behind it."""
+    sure: bool = True
+    """Whether a tool's name behind it makes it certain."""
 
 
 _ANGLED = (  # each behind `<`
@@ -86,8 +91,15 @@ _OTHER = (
     _Mark("ReAct (Action: …)", r"^[ \t*]*+Action[ \t*]*+:(?=[^\n]{0,200}\n\s*+\**Action Input)"),
     _Mark(
         "ReAct (Action: …)",
-        r"^[ \t*]*+Action[ \t*]*+:(?=[ \t*`]*+[\w.\-]++[ \t*`]*+(?:[\r\n(\[{]|\Z))",
+        r"^[ \t*]*+Action[ \t*]*+:(?=[ \t*`]*+[\w.\-]++(?:[*`]*+\(|[ \t*`]*+(?:[\r\n\[{]|\Z)"
+        r"|[ \t]++\(\s*+(?:[)\"'{\[\d-]|\w++\s*+=)))",
         alone=False,
+    ),
+    _Mark(  # `Action: open (the door)` has a remark in brackets, or a call's argument
+        "ReAct (Action: …)",
+        r"^[ \t*]*+Action[ \t*]*+:(?=[ \t*`]*+[\w.\-]++[ \t]++\()",
+        alone=False,
+        sure=False,
     ),
     _Mark("Functionary", r"^>>>(?=\w)", alone=False),
     _Mark("GLM-4 (a name above JSON)", r"^(?=[\w.\-]++[ \t]*+\r?\n\{)", alone=False),
@@ -101,7 +113,13 @@ def _join(marks: Sequence[_Mark], before: str = "") -> re.Pattern[str]:
 
 _ANGLED_MARK, _OTHER_MARK = _join(_ANGLED, "<"), _join(_OTHER)
 _NAMED_TAG = re.compile(r"<([\w.\-]++)>(?=\s*+<([\w\-]++)>)")  # <read_file><path>, as Cline writes
-_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]++`", re.DOTALL)
+_CODE = re.compile(
+    r"```.*?(?:```|\Z)|`[^`\n]++`|^ {0,3}~~~.*?(?:^ {0,3}~~~|\Z)"
+    # Lines that are indented behind words and a blank line.
+    r"|(?<=\S)[ \t\r]*+\n(?:[ \t\r]*+\n)++(?:(?:[ \t\r]*+\n)*+(?: {4}|\t)[^\n]*+(?:\n|\Z))++",
+    re.DOTALL | re.MULTILINE,
+)
+_MAY_BE_CODE = ("`", "~~~", "\n    ", "\n\t")
 _TOOL_CODE = re.compile(r"```tool_code\b")
 _CALLED = re.compile(r"([\w.]+)\(")
 _CALL_FIRST = re.compile(r"\s*+(?=([\w.\-]++)\()")
@@ -109,6 +127,10 @@ _PLAIN_NAME = re.compile(r"""[{,]\s*["']name""")
 _ARGUMENTS = re.compile(r"""["'](?:arguments|parameters|args|params|(?:action_|tool_)?input)["']\s*:""")
 _DEFINITION = re.compile(r"""["'](?:description|properties)["']\s*:""")
 _WORD = re.compile(r"[\w.\-]+")
+_BREAK = re.compile(r"\n[ \t\r]*+\n")
+_ALL_JSON = re.compile(r"(?:\{|\[\s*+[{\[\"']).*[}\]]", re.DOTALL)
+_CLOSERS = re.compile(r"[\s}\]]*+\Z")
+_LINE_BRACKET = re.compile(r"^[ \t]*+[{\[]", re.MULTILINE)
 _NEAR, _FAR = 120, 400  # characters behind a mark in which its tool, or what belongs to it, stands
 _MOST = 10_000  # marks of a text: no real one comes near
 _SYNTAX = frozenset(
@@ -127,7 +149,8 @@ def find_foreign(text: str, box: Toolbox) -> Sighting | None:
     uncertain: Sighting | None = None
     for seen in islice(_walk_marks(text, box), _MOST):
         if code is None:
-            code = [match.span() for match in _CODE.finditer(text)] if "`" in text else []
+            shown = any(sign in text for sign in _MAY_BE_CODE)
+            code = [match.span() for match in _CODE.finditer(text)] if shown else []
         if seen.certain and not _is_within(seen.start, code):
             return seen
         uncertain = uncertain or seen._replace(certain=False)
@@ -171,9 +194,9 @@ def _walk_marks(text: str, box: Toolbox) -> Iterator[Sighting]:
 def _walk(text: str, box: Toolbox, pattern: re.Pattern[str], marks: Sequence[_Mark]) -> Iterator[Sighting]:
     for match in pattern.finditer(text):
         mark = marks[(match.lastindex or 1) - 1]
-        certain = mark.token or _names_a_tool(text, match.end(), box)
-        if certain or mark.alone:
-            yield Sighting(mark.family, match.start(), certain)
+        named = mark.token or _names_a_tool(text, match.end(), box)
+        if named or mark.alone:
+            yield Sighting(mark.family, match.start(), named and mark.sure)
 
 
 def _walk_named_tags(text: str, box: Toolbox) -> Iterator[Sighting]:
@@ -186,16 +209,65 @@ def _walk_named_tags(text: str, box: Toolbox) -> Iterator[Sighting]:
 
 def _walk_json(text: str, box: Toolbox) -> Iterator[Sighting]:
     """JSON with the name of a tool; under `name` it needs arguments, since much else has a name."""
+    place: _Surroundings | None = None
     for match in NAME_IN_JSON.finditer(text):
-        end = match.end() + _FAR
-        offered, has_arguments = match[1] in box.schemas, _ARGUMENTS.search(text, match.end(), end)
-        if _PLAIN_NAME.match(text, match.start()):
-            certain = offered and has_arguments is not None and not _DEFINITION.search(text, match.end(), end)
-            if not certain:
+        start, end = match.start(), match.end() + _FAR
+        offered = match[1] in box.schemas
+        has_arguments = _ARGUMENTS.search(text, match.end(), end) is not None
+        if _PLAIN_NAME.match(text, start):
+            if not (offered and has_arguments) or _DEFINITION.search(text, match.end(), end):
                 continue
         elif not (offered or has_arguments):
             continue
-        yield Sighting("JSON with other keys, or among words", match.start(), offered)
+        if offered and place is None:
+            place = _Surroundings(text)
+        certain = offered and place is not None and place.show_a_call(start, has_arguments)
+        yield Sighting("JSON with other keys, or among words", start, certain)
+
+
+class _Surroundings:
+    """What JSON stands among: a sentence or a log line quotes it, a call has a paragraph to itself."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text.rstrip()
+        self._budget = 4 * len(text)
+        """Characters that may still be read to see what a value is."""
+        self._starts = [0, *(match.end() for match in _BREAK.finditer(self._text))]
+        whole = _is_json(self._text)
+        ends = [*self._starts[1:], len(self._text)]
+        self._is_json = [
+            whole or _is_json(self._text[start:end]) for start, end in zip(self._starts, ends, strict=True)
+        ]
+        bracket = _LINE_BRACKET.search(self._text, self._starts[-1]) if self._text[-1] in "}]" else None
+        self._last = len(self._text) if bracket is None else bracket.start()
+        """Where the JSON begins that the text ends with, if it begins a line."""
+
+    def show_a_call(self, start: int, has_arguments: bool) -> bool:
+        """Whether JSON with the name of an offered tool at `start` is there to be called."""
+        if self._is_json[bisect_right(self._starts, start) - 1] or (has_arguments and start >= self._last):
+            return True
+        return has_arguments and self._ends_as_call(start)
+
+    def _ends_as_call(self, start: int) -> bool:
+        """Whether a text ends in a call's name and arguments, and nothing else is in them."""
+        if self._budget < 0 or not self._text.startswith("{", start):
+            return False
+        try:
+            value, end, _ = read_value(self._text, start)
+            read_any_keys(value)
+        except NotLiteral as error:
+            self._budget -= error.reached - start
+            return False
+        except NotCall:
+            self._budget -= end - start
+            return False
+        self._budget -= end - start
+        return _CLOSERS.match(self._text, end) is not None
+
+
+def _is_json(text: str) -> bool:
+    """Whether a text looks like JSON and nothing else."""
+    return _ALL_JSON.fullmatch(text.strip()) is not None
 
 
 def _find_whole_call(text: str, box: Toolbox) -> int:

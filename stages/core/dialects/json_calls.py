@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from stages.core.chat import ToolCall
 from stages.core.dialects.literals import LOOSE, Doubled, NotLiteral, read_json, read_literal
+from stages.core.dialects.scanning import skip_separator
 
 _ESCAPE = re.compile(r"""\\(?:(["\\/bfnrt]|u[0-9a-fA-F]{4})|('))?""")
 _TRAILING_COMMA = re.compile(r"""("[^"\\]*+(?:\\.[^"\\]*+)*+")|,(?=\s*+[}\]])""", re.DOTALL)
@@ -20,6 +21,27 @@ _CALL_KEYS = frozenset(("name", "arguments", "parameters", "id", "type", "index"
 
 class NotCall(ValueError):
     """The value is not a call; the message says why."""
+
+
+class Written(NamedTuple):
+    """A JSON value in a text."""
+
+    value: Any
+    start: int
+    end: int
+    forgiven: str
+    """What had to be forgiven for it to be JSON; empty where it was."""
+
+
+def walk_values(text: str, pos: int) -> Iterator[Written]:
+    """The JSON objects and lists one after the other from `pos` on, with commas between or without.
+
+    Raises NotLiteral where one cannot be read.
+    """
+    while text.startswith(("{", "["), pos):
+        value, end, forgiven = read_value(text, pos)
+        yield Written(value, pos, end, forgiven)
+        pos = skip_separator(text, end)
 
 
 def read_value(text: str, pos: int) -> tuple[Any, int, str]:

@@ -73,9 +73,11 @@ def _read_xml(block: re.Match[str], box: Toolbox) -> Call | None:
     arguments: dict[str, Any] = {}
     name, first, raw, others = block.groups()
     name = name.strip()
+    if name.startswith(qwen3_coder.QUOTES):
+        return None
     for written, value in ((first, raw), *_PAIR.findall(others)) if others else ((first, raw),):
         key = written.strip()
-        if key in arguments:
+        if key in arguments or key.startswith(qwen3_coder.QUOTES):
             return None
         arguments[key] = value = unwrap(value)
         types = box.find_types(name, key)

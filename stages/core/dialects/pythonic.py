@@ -15,7 +15,7 @@ from stages.core.chat import ToolCall
 from stages.core.dialects.json_calls import read_calls, write_json
 from stages.core.dialects.literals import NotLiteral, read_arguments, read_json
 from stages.core.dialects.problems import Recovered, shorten
-from stages.core.dialects.scanning import THINK_TAGS, Block, Reply, Source, read_reply
+from stages.core.dialects.scanning import THINK_TAGS, Block, Reply, Source, read_reply, skip_separator
 from stages.core.dialects.toolbox import Tools
 
 NAME = "pythonic"
@@ -37,7 +37,6 @@ _LIST = re.compile(LIST_START)
 _NAMED_LIST = re.compile(r"\[\s*+[^\W\d][\w.\-]*+\s*+\(\s*+[^\W\d]\w*+\s*+=(?!=)")
 _CALL = re.compile(r"([^\W\d][\w.\-]*+)\s*+\(")
 _KEY = re.compile(r"[^\W\d]\w*+")
-_SEPARATOR = re.compile(r"[\s,;]*+")
 # What stands before a list that is part of an expression, a link or a piece of code.
 _NOT_BEFORE = frozenset("`'\"=(,)]_")
 
@@ -111,7 +110,7 @@ def read_calls_at(source: Source, pos: int) -> tuple[list[ToolCall], int]:
     calls: list[ToolCall] = []
     while starts_list(text, pos) or (not text.startswith("[", pos) and _CALL.match(text, pos)):
         end = _read_list(source, pos, calls) if text.startswith("[", pos) else _read_call(source, pos, calls)
-        pos = _SEPARATOR.match(text, end).end()  # type: ignore[union-attr]
+        pos = skip_separator(text, end)
     return calls, end
 
 
@@ -169,7 +168,7 @@ def _read_wrapped(source: Source, start: int) -> Block | None:
     try:
         while not source.exhausted and (text.startswith(("[", "{"), pos) or _CALL.match(text, pos)):
             end = _read_item(source, pos, calls, problems, place)
-            pos = _SEPARATOR.match(text, end).end()  # type: ignore[union-attr]
+            pos = skip_separator(text, end)
     except NotLiteral as error:
         problems.append(f"{place}: {error} at character {error.pos}")
         source.budget -= error.reached - pos

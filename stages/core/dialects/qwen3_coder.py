@@ -7,10 +7,9 @@ goes on behind it, and a nested example is stepped over by counting its tags.
 
 from __future__ import annotations
 
-import json
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +30,7 @@ from stages.core.dialects.scanning import (
 )
 from stages.core.dialects.schema import TEXT, read_typed
 from stages.core.dialects.toolbox import Toolbox, Tools, open_toolbox
+from stages.core.exact import is_same
 
 NAME = "qwen3_coder"
 GAP = 2
@@ -39,6 +39,7 @@ FUNCTION_START = "<function(?:=| name=)"
 FUNCTION_CLOSE = "</function>"
 PARAMETER_OPEN = "<parameter="
 PARAMETER_CLOSE = "</parameter>"
+QUOTES = ("'", '"')
 
 _NAME = re.compile(r"\w[\w.\-]*+")
 _OPENINGS = re.compile(f"{CALL_OPEN}|{FUNCTION_START}|{THINK_TAGS}")
@@ -57,6 +58,7 @@ _TAG = re.compile(
     r"|(?P<end></tool_call>(?=[^\S\n]*+(?:\n|<tool_call>|<function=|\Z)))"
     r"|(?P<next><tool_call>|<function=)"
 )
+_QUOTED = "the name of a function or parameter in quotes"
 _DRIFTED = re.compile(r"</parameter[^<>\s]{0,40}>?\s*+")
 # Deeper nesting than any example in a value has; it bounds the work on a text of openings alone.
 _MAX_NESTING = 8
@@ -139,7 +141,7 @@ def _reads_back(text: str, calls: Sequence[ToolCall], tools: Toolbox) -> bool:
 def _describe_unwritable(block: str, call: ToolCall, tools: Toolbox) -> str:
     read = parse(block, tools).calls
     back = read[0].arguments if len(read) == 1 and read[0].name == call.name else {}
-    wrong = [k for k, v in call.arguments.items() if not (k in back and _same_value(back[k], v))]
+    wrong = [k for k, v in call.arguments.items() if not (k in back and is_same(back[k], v))]
     what = f"argument {wrong[0]!r} of {call.name!r}" if wrong else f"a call of {call.name!r}"
     return (
         f"{NAME} cannot write {what}, it would not be read back as it is: the tool's schema does not give "
@@ -148,12 +150,7 @@ def _describe_unwritable(block: str, call: ToolCall, tools: Toolbox) -> str:
 
 
 def _is_same(one: ToolCall, other: ToolCall) -> bool:
-    return one.name == other.name and _same_value(one.arguments, other.arguments)
-
-
-def _same_value(one: Any, other: Any) -> bool:
-    """Whether two values are equal in types too: 1, 1.0 and True are three values, as in JSON."""
-    return json.dumps(one) == json.dumps(other)
+    return one.name == other.name and is_same(one.arguments, other.arguments)
 
 
 def starts_function(text: str, start: int) -> bool:
@@ -211,8 +208,11 @@ def read_block(source: Source, start: int) -> Block:
 
 def _read_function(source: Source, function: re.Match[str], problems: list[str]) -> tuple[ToolCall, int, str]:
     """Read a function to its end: the call, the position after it, and text that belongs nowhere."""
-    text, name = source.text, (function[1] or function[3]).strip()
+    text, schemas = source.text, source.tools.schemas
+    name = _unquote(written := (function[1] or function[3]).strip(), schemas)
     place = f"{NAME}, {name} at character {function.start()}"
+    if name != written:
+        problems.append(Recovered(place, _QUOTED))
     arguments: dict[str, Any] = {}
     leftovers: list[str] = []
     pos = source.skip_space(function.end())
@@ -224,7 +224,10 @@ def _read_function(source: Source, function: re.Match[str], problems: list[str])
     if attributes:
         problems.append(Recovered(place, "the names of parameters as attributes"))
     while (parameter := (_ATTRIBUTE if attributes else _PARAMETER).match(text, pos)) is not None:
-        key = parameter[2 if attributes else 1].strip()
+        written = parameter[2 if attributes else 1].strip()
+        key = _unquote(written, schemas.get(name, {}).get("properties"))
+        if key != written:
+            problems.append(Recovered(place, _QUOTED))
         read = _read_attributed_value if attributes else _read_value
         raw, end, leftover = read(source, parameter.end())
         if end < 0:
@@ -241,6 +244,14 @@ def _read_function(source: Source, function: re.Match[str], problems: list[str])
         pos = source.skip_space(end)
     end = _close_function(source, name, pos, place, problems)
     return ToolCall(name, arguments), end, "".join(leftovers)
+
+
+def _unquote(name: str, known: Any) -> str:
+    """A name in a tag, without quotes around it where it is known without them and not with them."""
+    if not (name.startswith(QUOTES) and name[0] == name[-1] and isinstance(known, Mapping)):
+        return name
+    bare = name[1:-1].strip()
+    return bare if bare in known and name not in known else name
 
 
 def _close_function(source: Source, name: str, pos: int, place: str, problems: list[str]) -> int:

@@ -24,9 +24,15 @@ THINK_CLOSE = "</think>"
 THINK_TAGS = "</?think>"
 
 _SPACE = re.compile(r"\s*+")
+_SEPARATOR = re.compile(r"[\s,;]*+")
+_MORE_CLOSINGS = re.compile(rf"(?:\s*+{CALL_CLOSE})++")
+_CLOSED_TWICE = f"{CALL_CLOSE} once too often"
 _FENCE = "```"
 _FENCE_OPEN = re.compile(r"(?<![\w`])```(?:xml|json)?\Z")
 _FENCE_CLOSE = re.compile(r"\s*+```(?![\w`])")
+
+
+_STRAY = ((CALL_OPEN, "opens no call of this dialect"), (CALL_CLOSE, "closes nothing"))
 
 
 @dataclass(slots=True)
@@ -121,6 +127,11 @@ class Source:
         return len(self.text) if following == -1 else following
 
 
+def skip_separator(text: str, pos: int) -> int:
+    """The first position at or after `pos` that is neither white space nor between two values or calls."""
+    return _SEPARATOR.match(text, pos).end()  # type: ignore[union-attr]
+
+
 class _Draft:
     """A reply while it is being read."""
 
@@ -167,6 +178,8 @@ class _Draft:
         dialect = self.dialects[0] if self.dialects else None
         pieces = (*self.parts, tail)
         content = "".join(pieces)
+        if self.calls and all(isinstance(problem, Recovered) for problem in self.problems):
+            self.problems += [f"{tag} beside the calls {what}" for tag, what in _STRAY if tag in content]
         if self.calls and _FENCE in content:
             pieces = _drop_fences(pieces)
             content = "".join(pieces)
@@ -194,7 +207,7 @@ def _drop_fences(pieces: Sequence[str]) -> tuple[str, ...]:
 
 def _find_stray(text: str, start: int) -> str:
     """A tag that stands alone in a text without calls, as a problem; empty when there is none."""
-    for tag, what in ((CALL_OPEN, "opens no call of this dialect"), (CALL_CLOSE, "closes nothing")):
+    for tag, what in _STRAY:
         if (pos := text.find(tag, start)) != -1:
             return f"character {pos}: {tag} {what}"
     return ""
@@ -234,6 +247,9 @@ def read_reply(
         draft.problems += block.problems
         if block.calls:
             draft.problems += _list_doubled(block, start)
+            if (more := _MORE_CLOSINGS.match(text, block.end)) is not None:
+                draft.problems.append(Recovered(f"{block.dialect}, character {start}", _CLOSED_TWICE))
+                block.end = more.end()
             draft.add(text, start, block)
         pos = max(block.end, start + 1)
     return draft.finish(text)
