@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from stages.core.errors import StageError
 from stages.core.flags import add_row_flags, count
@@ -29,6 +29,12 @@ class Request:
     workers: int | None = None
     """Processes; None: one for every core."""
     engine: Literal["local", "ray"] = "local"
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """What was given of the flags that no other stage has and the output shows."""
+        own = {"render": self.render, "shard_mb": self.shard_mb}
+        return {name: value for name, value in own.items() if value != getattr(Request, name)}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
