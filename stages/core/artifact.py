@@ -291,7 +291,7 @@ def fingerprint_folder(folder: Path, records: Collection[str] = ()) -> str:
     kept = _list_content(folder, records)
     digest = hashlib.sha256()
     with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter
-        for name, content in zip(kept, pool.map(_hash_file, kept.values()), strict=True):
+        for name, content in zip(kept, pool.map(hash_file, kept.values()), strict=True):
             digest.update(name.encode() + b"\0" + content)
     return digest.hexdigest()
 
@@ -307,7 +307,8 @@ def _list_content(folder: Path, records: Collection[str]) -> dict[str, Path]:
     }
 
 
-def _hash_file(path: Path) -> bytes:
+def hash_file(path: Path) -> bytes:
+    """SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
