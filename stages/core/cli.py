@@ -170,7 +170,7 @@ class Options:
         if made is not None and made.recipe.stage in (stage, *also):
             return self.repeat(made)
         if self.data is not None:
-            return self.command(stage) + self._out
+            return self.command(stage) + ("" if made else self._out)  # another stage's output stays there
         return f"{self.command(stage)} (or {self.command('retest_fair')} for all stages)"
 
 

@@ -74,7 +74,8 @@ class TrainSetup(_Section):
     """Fine-tuning."""
 
     fine_tune_type: Literal["lora", "dora", "full"] = Field(
-        description="LoRA, DoRA, or all weights of the trained layers"
+        description="LoRA, DoRA, or all weights of the trained layers; of a quantized base stock mlx-lm does "
+        "not load the last, fuse does"
     )
     iters: Count = Field(ge=1, description="optimizer steps")
     batch_size: Count = Field(ge=1, description="rows per batch")
@@ -89,7 +90,7 @@ class TrainSetup(_Section):
         ge=1e-6, le=1e6, description="weight of a call's tokens in the loss; others have 1"
     )
     rank: Count = Field(ge=1, description="LoRA rank")
-    scale: Number = Field(gt=0, description="LoRA scale")
+    scale: Number = Field(gt=0, le=1e6, description="LoRA scale")
     dropout: float = Field(
         ge=0, lt=1, description="LoRA dropout; rows draw one mask together for what they begin with"
     )
@@ -106,7 +107,8 @@ class TrainSetup(_Section):
     )
     keep_checkpoints: Count = Field(ge=1, description="checkpoints that stay on disk")
     choose_by: Literal["last", "loss", "calls"] = Field(
-        description="which adapter counts: the last, or the best validation's by loss or by exact calls"
+        description="which adapter counts: the last, or the best validation's by loss or by exact calls, of "
+        "equally many by loss"
     )
     patience: Count = Field(ge=0, description="validations without a better one that end the run; 0: never")
     grad_checkpoint: bool = Field(description="trade compute for memory in the backward pass")

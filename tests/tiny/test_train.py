@@ -425,6 +425,9 @@ def test_the_disk_for_checkpoints_is_what_they_take(qwen2_run: Pipeline, tmp_pat
     whole = adapter + (first / "optimizer.safetensors").stat().st_size
     needed = 1e9 * (checkpoints_gb(run.model, run.setup) - 0.05)
     assert 3 * whole + adapter == pytest.approx(needed, rel=0.1), "beside the adapter itself"
+    many = make_setup(keep_checkpoints=10**9, iters=4, save_every=2)
+    needed = 1e9 * (checkpoints_gb(run.model, many) - 0.05)
+    assert 5 * whole + adapter == pytest.approx(needed, rel=0.1), "no more than there can be"
 
 
 def test_a_full_disk_is_one_line(built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path) -> None:

@@ -663,6 +663,7 @@ def test_an_input_without_a_word_of_its_making_gets_the_usual_advice(
     (out / "a.txt").unlink()
     options = read("--data", str(out))
     assert options.advice("fuse") == f"nox -s fuse -- --model smol --fixes fair --out {out}"
+    assert options.advice("train") == "nox -s train -- --model smol --fixes fair", "its place is taken"
     (out / "manifest.json").write_text('{"recipe": ')
     with pytest.raises(StageError, match=r"make .* anew with the command that made it and --force$"):
         require_artifact(out, "fuse", options.advice("fuse"))

@@ -63,7 +63,8 @@ def test_a_number_that_is_too_large_is_one_line(
     [
         ("iters", 2**31 - 1, "use a number below 2147483648"),
         ("max_tokens", 2**31 - 1, "use a number below 2147483648"),
-        ("scale", 1e37, r"use a number below 1e\+38"),
+        ("weight_decay", 1e37, r"use a number below 1e\+38"),
+        ("scale", 1e6, "use 1000000 or less"),
         ("call_weight", 1e6, "use 1000000 or less"),
     ],
 )
