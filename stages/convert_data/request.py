@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from stages.core.errors import StageError
-from stages.core.flags import add_row_flags, whole_number
+from stages.core.flags import add_row_flags, count
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,12 @@ class Request:
     """Processes; None: one for every core."""
     engine: Literal["local", "ray"] = "local"
 
+    @property
+    def flags(self) -> dict[str, Any]:
+        """What was given of the flags that no other stage has and the output shows."""
+        own = {"render": self.render, "shard_mb": self.shard_mb}
+        return {name: value for name, value in own.items() if value != getattr(Request, name)}
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `Request`."""
@@ -40,15 +46,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the work")
     group.add_argument(
         "--shard-mb",
-        type=whole_number,
+        type=count,
         default=Request.shard_mb,
         metavar="MB",
         help="a split that is longer when written goes into shards of this size; what becomes of 16 MiB of "
         f"input or more is never cut, so a shard may be larger (default: {Request.shard_mb})",
     )
-    group.add_argument(
-        "--workers", type=whole_number, metavar="N", help="processes (default: one for every core)"
-    )
+    group.add_argument("--workers", type=count, metavar="N", help="processes (default: one for every core)")
     group.add_argument(
         "--engine",
         choices=["local", "ray"],

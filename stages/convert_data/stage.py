@@ -103,7 +103,8 @@ def convert_data(options: Options, request: Request | None = None) -> Outcome:
     if request.workers and (workers := _count_workers(request)) < request.workers:
         progress.say(f"  --workers {request.workers}: {workers} are used, more gain nothing on these cores")
     _require_room(out, source.size_gb(), request)
-    with build_artifact(out, plan.recipe, given=options.given, resume=True, force=options.force) as build:
+    given = options.given.model_copy(update={"flags": request.flags})
+    with build_artifact(out, plan.recipe, given=given, resume=True, force=options.force) as build:
         try:
             share = request.valid_share or None
             work = Work(build.folder, plan.context, share, options.seed, plan.target)

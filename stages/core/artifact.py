@@ -224,8 +224,8 @@ def _list_outputs(folder: Path, stage: str) -> list[Path]:
     return outputs
 
 
-def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a finished artifact, or None when there is none.
+def read_manifest(folder: Path, again: str = "--force") -> Manifest | None:
+    """The manifest of a finished artifact, or None when there is none; `again` makes it anew.
 
     Raises StageError for one that cannot be read, and for a file of this name that no stage wrote.
     """
@@ -234,7 +234,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         return read_record(path, Manifest) if path.is_file() else None
     except StageError as error:
         remedy = (
-            f"make {folder} anew with --force"
+            f"make {folder} anew with {again}"
             if _is_ours(path)
             else "it is no stage's, or damaged: name another folder, or remove this one if it is yours"
         )
@@ -254,7 +254,7 @@ def require_artifact(
     Raises StageError naming the command that makes it, when there is none, it is another stage's, or a file
     is gone; who reads the manifest alone, or looks for the files, does not need it `whole`.
     """
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, again="the command that made it and --force")
     if manifest is None and (several := _list_outputs(folder, stage)):
         named = " or ".join(map(str, several))
         raise StageError(f"{folder} holds {plural(len(several), 'output')} of {stage}: give {named}")
@@ -291,7 +291,7 @@ def fingerprint_folder(folder: Path, records: Collection[str] = ()) -> str:
     kept = _list_content(folder, records)
     digest = hashlib.sha256()
     with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter
-        for name, content in zip(kept, pool.map(_hash_file, kept.values()), strict=True):
+        for name, content in zip(kept, pool.map(hash_file, kept.values()), strict=True):
             digest.update(name.encode() + b"\0" + content)
     return digest.hexdigest()
 
@@ -307,7 +307,8 @@ def _list_content(folder: Path, records: Collection[str]) -> dict[str, Path]:
     }
 
 
-def _hash_file(path: Path) -> bytes:
+def hash_file(path: Path) -> bytes:
+    """SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 

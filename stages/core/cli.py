@@ -14,8 +14,9 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,7 +26,7 @@ from stages.core import progress
 from stages.core.artifact import MANIFEST, is_current, read_manifest, refuse_busy
 from stages.core.blas import describe_blas, ensure_fast_blas
 from stages.core.errors import INTERRUPTED, INTERRUPTED_CODE, StageError, StageFailed
-from stages.core.fixes import FixSet, arm_name, arm_slug, parse_fixes, takes_option
+from stages.core.fixes import FixSet, arm_name, arm_slug, fixes_until, parse_fixes, takes_option
 from stages.core.flags import (
     ROW_FLAGS,
     SEED_LIMIT,
@@ -39,7 +40,7 @@ from stages.core.flags import (
 )
 from stages.core.interrupts import catch_interrupts
 from stages.core.preset import SECTIONS, Preset, load_preset, section_of
-from stages.core.records import Given, Recipe
+from stages.core.records import Given, Manifest, Recipe
 from stages.core.words import show_controls
 
 # Stages whose place does not depend on the seed; with --valid-share convert_data draws rows with it.
@@ -134,10 +135,42 @@ class Options:
         data = None if self.data is None else str(self.data)
         return Given(model=self.model or self.preset.name, data=data, options=self.overrides, rows=self.rows)
 
-    def advice(self, stage: str) -> str:
-        """How to come by the output of an upstream stage that is missing."""
+    def repeat(self, made: Manifest) -> str:
+        """The command that says again what was said when an output of an earlier stage was made.
+
+        Its data and options are its own: this command's would make another one in its place.
+        """
+        stage, given, settings = made.recipe.stage, made.given, made.recipe.settings
+        if given is None:
+            return self.command(stage) + self._out
+        fixes = tuple(settings.get("fixes", self.fixes))
+        told = replace(
+            self,
+            fixes=self.fixes if fixes_until(self.fixes, stage) == fixes else fixes,
+            seed=self.seed if made.seed is None else made.seed,
+            model=given.model,
+            overrides=given.overrides,
+            rows=given.rows,
+        )
+        seed = f" --seed {settings['seed']}" if stage in SEEDLESS and settings.get("seed") else ""
+        words = [] if given.data is None else ["--data", given.data]
+        words += [word for name, value in given.flags.items() for word in option_words(name, value)]
+        return " ".join([f"{told.command(stage)}{seed}", *map(shlex.quote, words)]) + self._out
+
+    @property
+    def _out(self) -> str:
+        """What has the input folder of this command made, where it is not the usual one."""
+        return "" if self.data is None else f" --out {shlex.quote(str(self.data))}"
+
+    def advice(self, stage: str, also: Collection[str] = ()) -> str:
+        """How to come by the output of an upstream stage, or one of `also`, that is missing or not whole."""
+        made = None
+        with suppress(StageError):  # which whoever reads it explains
+            made = read_manifest(self.input(stage))
+        if made is not None and made.recipe.stage in (stage, *also):
+            return self.repeat(made)
         if self.data is not None:
-            return f"{self.command(stage)} --out {shlex.quote(str(self.data))}"
+            return self.command(stage) + ("" if made else self._out)  # another stage's output stays there
         return f"{self.command(stage)} (or {self.command('retest_fair')} for all stages)"
 
 

@@ -1,6 +1,7 @@
 """The exception that a user's mistake raises, and what an interrupted command says."""
 
 INTERRUPTED = "interrupted; finished work is kept, the same command goes on"
+INTERRUPTED_EARLY = "interrupted; nothing was saved yet, the same command begins again"
 INTERRUPTED_CODE = 130  # what a command ends with then
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.preset import (
+    COUNT_LIMIT,
     SECTIONS,
     Preset,
     flag_of,
@@ -27,6 +28,13 @@ def whole_number(text: str) -> int:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def count(text: str) -> int:
+    """The type of a flag that takes a number of things, of another size than a seed."""
+    if abs(value := whole_number(text)) >= COUNT_LIMIT:
+        raise argparse.ArgumentTypeError(f"{text}: use a number below {COUNT_LIMIT}")
+    return value
 
 
 def number(text: str) -> float:

@@ -30,7 +30,11 @@ NOT_MODELS = {  # names that no model's folder of artifacts, or report, can have
 }
 
 
-Temperature = Annotated[float, Field(ge=0)]
+COUNT_LIMIT = 2**31  # MLX's shapes are below it
+NUMBER_LIMIT = 1e38  # and its 32-bit floats about there
+Count = Annotated[int, Field(lt=COUNT_LIMIT)]
+Number = Annotated[float, Field(lt=NUMBER_LIMIT)]
+Temperature = Annotated[Number, Field(ge=0)]
 
 
 class _Section(BaseModel):
@@ -51,7 +55,7 @@ class ModelSetup(_Section):
         description="tool results as the template writes them, or as a user turn with a text prefix"
     )
     system: str = Field(description="the system prompt, without the tools")
-    billions: float = Field(
+    billions: Number = Field(
         gt=0,
         description="parameters in billions, for the disk that a model of the hub will need; "
         "those of a folder are counted",
@@ -70,39 +74,45 @@ class TrainSetup(_Section):
     """Fine-tuning."""
 
     fine_tune_type: Literal["lora", "dora", "full"] = Field(
-        description="LoRA, DoRA, or all weights of the trained layers"
+        description="LoRA, DoRA, or all weights of the trained layers; of a quantized base stock mlx-lm does "
+        "not load the last, fuse does"
     )
-    iters: int = Field(ge=1, description="optimizer steps")
-    batch_size: int = Field(ge=1, description="rows per batch")
-    grad_accumulation: int = Field(ge=1, description="batches per step")
-    num_layers: int = Field(ge=1, description="layers that are trained, counted from the last")
-    learning_rate: float = Field(gt=0, description="peak learning rate")
-    warmup: int = Field(ge=0, description="steps of linear warm-up")
+    iters: Count = Field(ge=1, description="optimizer steps")
+    batch_size: Count = Field(ge=1, description="rows per batch")
+    grad_accumulation: Count = Field(ge=1, description="batches per step")
+    num_layers: Count = Field(ge=1, description="layers that are trained, counted from the last")
+    learning_rate: Number = Field(gt=0, description="peak learning rate")
+    warmup: Count = Field(ge=0, description="steps of linear warm-up")
     schedule: Literal["constant", "cosine", "linear"] = Field(description="learning rate after the warm-up")
-    weight_decay: float = Field(ge=0, description="weight decay of AdamW")
-    clip_norm: float = Field(ge=0, description="largest norm of a step's gradient; 0: any")
-    call_weight: float = Field(gt=0, description="weight of a call's tokens in the loss; others have 1")
-    rank: int = Field(ge=1, description="LoRA rank")
-    scale: float = Field(gt=0, description="LoRA scale")
+    weight_decay: Number = Field(ge=0, description="weight decay of AdamW")
+    clip_norm: Number = Field(ge=0, description="largest norm of a step's gradient; 0: any")
+    call_weight: Number = Field(
+        ge=1e-6, le=1e6, description="weight of a call's tokens in the loss; others have 1"
+    )
+    rank: Count = Field(ge=1, description="LoRA rank")
+    scale: Number = Field(gt=0, le=1e6, description="LoRA scale")
     dropout: float = Field(
         ge=0, lt=1, description="LoRA dropout; rows draw one mask together for what they begin with"
     )
     lora_keys: tuple[str, ...] = Field(
         description="modules of a layer that get LoRA; empty: every linear one"
     )
-    max_seq_length: int = Field(
+    max_seq_length: Count = Field(
         ge=16, description="tokens; train rejects a longer row, never cuts it; convert_data counts it"
     )
-    save_every: int = Field(ge=1, description="steps between checkpoints")
-    eval_every: int = Field(ge=1, description="steps between validations")
-    val_batches: int = Field(ge=0, description="batches of a validation, from all over its rows; 0: all rows")
-    keep_checkpoints: int = Field(ge=1, description="checkpoints that stay on disk")
-    choose_by: Literal["last", "loss", "calls"] = Field(
-        description="which adapter counts: the last, or the best validation's by loss or by exact calls"
+    save_every: Count = Field(ge=1, description="steps between checkpoints")
+    eval_every: Count = Field(ge=1, description="steps between validations")
+    val_batches: Count = Field(
+        ge=0, description="batches of a validation, from all over its rows; 0: all rows"
     )
-    patience: int = Field(ge=0, description="validations without a better one that end the run; 0: never")
+    keep_checkpoints: Count = Field(ge=1, description="checkpoints that stay on disk")
+    choose_by: Literal["last", "loss", "calls"] = Field(
+        description="which adapter counts: the last, or the best validation's by loss or by exact calls, of "
+        "equally many by loss"
+    )
+    patience: Count = Field(ge=0, description="validations without a better one that end the run; 0: never")
     grad_checkpoint: bool = Field(description="trade compute for memory in the backward pass")
-    ranks: int = Field(
+    ranks: Count = Field(
         ge=1, description="processes that share each batch; a preset's are for CPUs, a GPU gets one"
     )
     report_to: tuple[str, ...] = Field(description="trackers that get the log too: wandb, swanlab, trackio")
@@ -122,15 +132,15 @@ class EvalSetup(_Section):
     suites: tuple[str, ...] = Field(
         min_length=1, description="names under datasets/suites, bfcl_… sets, or .json and .jsonl paths"
     )
-    max_tokens: int = Field(ge=1, description="limit of a reply; reaching it counts as runaway")
-    completion_batch: int = Field(ge=1, description="queries answered at the same time")
+    max_tokens: Count = Field(ge=1, description="limit of a reply; reaching it counts as runaway")
+    completion_batch: Count = Field(ge=1, description="queries answered at the same time")
     stop_at_call: bool = Field(
         description="cut a reply off behind its first complete call: how it would end is then not known"
     )
     temperature: tuple[Temperature, ...] = Field(
         min_length=1, description="0 takes the likeliest token; any other, or several, make a sweep"
     )
-    samples: int = Field(ge=1, description="replies a query at each temperature above 0")
+    samples: Count = Field(ge=1, description="replies a query at each temperature above 0")
     prompts: tuple[str, ...] = Field(
         description="text files, each a system line to try in a sweep instead of the model's; empty: its own"
     )

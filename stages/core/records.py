@@ -50,6 +50,15 @@ class Given(Record):
     data: str | None = Field(description="--data, None for the output of the stage before")
     options: dict[str, Any] = Field(description="options of the preset that were given another value")
     rows: dict[str, Any] = Field(default_factory=dict, description="flags of the rows, such as valid_share")
+    flags: dict[str, Any] = Field(
+        default_factory=dict,
+        description="flags of the stage alone, such as render; older runs do not say them",
+    )
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """The options of the preset as a command line has them: lists are tuples again."""
+        return {name: tuple(v) if isinstance(v, list) else v for name, v in self.options.items()}
 
 
 class Manifest(Record):

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 
 def plural(count: int, noun: str) -> str:
-    """`1 row`, `2 rows`, `3 queries`, `4 batches`."""
+    """`1 row`, `2 rows`, `3 queries`, `4 batches`, `5 matrices`."""
     if count == 1:
         return f"1 {noun}"
     if noun.endswith("y"):
         return f"{count} {noun[:-1]}ies"
+    if noun.endswith("ix"):
+        return f"{count} {noun[:-2]}ices"
     return f"{count} {noun}{'es' if noun.endswith('ch') else 's'}"
 
 

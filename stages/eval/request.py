@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stages.core.cli import Options
 from stages.core.errors import StageError
-from stages.core.flags import add_ask_again, folder, number, whole_number
+from stages.core.flags import add_ask_again, count, folder, number
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--concurrency",
-        type=whole_number,
+        type=count,
         metavar="N",
         help=f"requests at the same time (default: {Request.concurrency})",
     )

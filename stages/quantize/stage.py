@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,7 @@ def quantize(options: Options) -> Outcome:
     if is_current(target, recipe, force=options.force):
         return finished(target)
     if lost := missing_files(fused):  # older manifests do not name their files
-        place = "" if options.data is None else f" --out {shlex.quote(str(fused))}"
-        raise StageError(f"{fused} lacks {lost}: make it again with {options.command('fuse')}{place} --force")
+        raise StageError(f"{fused} lacks {lost}: make it again with {options.repeat(manifest)} --force")
     size_gb = folder_size_gb(fused) * bits / 16
     require_disk(target, size_gb + 0.02, "the quantized model")
     require_memory(size_gb, "the quantized model", device_free_gb())

@@ -94,9 +94,7 @@ def report_command(request: Request, model: str) -> str:
 
 
 def _given(manifest: Manifest) -> dict[str, Any]:
-    """The options of the preset that a stage was given; lists are tuples again."""
-    given = manifest.given.options if manifest.given else {}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    return manifest.given.overrides if manifest.given else {}
 
 
 def _model(options: Options) -> str:

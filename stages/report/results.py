@@ -198,7 +198,7 @@ def _read_summary(folder: Path) -> EvalSummary:
 
 def _read_suite(folder: Path, options: Options) -> SuiteResult:
     manifest = require_artifact(folder, "eval", options.command("eval"), whole=False)
-    command = recall_options(options, {}, [manifest]).command("eval")
+    command = options.repeat(manifest)
     try:
         found = read_evaluation(folder, manifest)
     except StageError as error:

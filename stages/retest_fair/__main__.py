@@ -12,7 +12,7 @@ from stages.core import progress
 from stages.core.cli import build_parser, guard, read_options
 from stages.core.errors import StageError
 from stages.core.fixes import distinct_arms, require_taken
-from stages.core.flags import add_ask_again, add_row_flags, seed_list, whole_number
+from stages.core.flags import add_ask_again, add_row_flags, count, seed_list
 from stages.core.interrupts import catch_interrupts
 from stages.core.preset import refuse_contradictions
 from stages.retest_fair.stage import Plan, check_inputs, retest
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--jobs",
-        type=whole_number,
+        type=count,
         metavar="N",
         help="arms that train side by side (default: 2 of a small model)",
     )

@@ -9,6 +9,7 @@ from functools import partial
 
 from stages import train as package
 from stages.core import progress
+from stages.core.artifact import MANIFEST
 from stages.core.blas import needs_blas
 from stages.core.cli import (
     Options,
@@ -20,11 +21,12 @@ from stages.core.cli import (
     read_options,
     run_stage,
 )
+from stages.core.errors import INTERRUPTED_EARLY
 from stages.core.preset import refuse_contradictions
 from stages.train.launch import add_place, choose_launch, in_group, launch_ranks, read_place, stay_quiet
 from stages.train.lifeline import watch_launcher
 from stages.train.recipe import make_recipe
-from stages.train.saved import describe_begun, refuse_more_steps
+from stages.train.saved import describe_begun, has_saved, refuse_more_steps
 from stages.train.seeds import add_seeds, read_seeds, train_seeds
 
 
@@ -83,6 +85,10 @@ def _work(options: Options) -> Outcome:
 
     try:
         return train(options)
+    except KeyboardInterrupt as interrupt:
+        if has_saved(options) or (options.output("train") / MANIFEST).is_file():
+            raise
+        raise KeyboardInterrupt(INTERRUPTED_EARLY) from interrupt
     except LostRank as error:
         sys.exit(f"train: {error}")
 

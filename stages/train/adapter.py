@@ -19,6 +19,8 @@ from stages.core.platform import accelerator
 from stages.core.preset import TrainSetup
 from stages.core.words import plural
 
+SHOWN_IN_MILLIONS = 100_000  # parameters
+
 
 def load_trainable(base: Path, setup: TrainSetup) -> Model:
     """The base model, frozen but for its last `num_layers` layers' fresh adapter or their own weights."""
@@ -33,7 +35,7 @@ def open_trainable(base: Path, setup: TrainSetup) -> Model:
     Raises StageError for what cannot be trained, or does not fit into the memory.
     """
     whole = setup.fine_tune_type == "full"
-    model, _ = open_model(base, dequantize=whole)
+    model, config = open_model(base, dequantize=whole)
     _require_known_build(model)
     require_layers(setup, len(model.layers))
     model.freeze()
@@ -47,10 +49,43 @@ def open_trainable(base: Path, setup: TrainSetup) -> Model:
     trained = sum(array.size for _, array in parameters)
     if outside := [name for name, _ in parameters if not name.startswith("model.layers.")]:
         raise StageError(f"--lora-keys: {outside[0]} is outside of the layers, where train cannot train yet")
-    kind = {"lora": "LoRA", "dora": "DoRA", "full": "all weights"}[setup.fine_tune_type]
-    layers = plural(len(model.layers), "layer")
-    progress.say(f"  {kind} on {setup.num_layers} of {layers}: {trained / 1e6:.2f} M parameters")
+    for line in describe_trainable(model, setup, trained, packed="quantization" in config):
+        progress.say(f"  {line}")
     return model
+
+
+def describe_trainable(model: Model, setup: TrainSetup, trained: int, *, packed: bool) -> list[str]:
+    """What is trained, so many parameters, and what is odd about it, on a base that is `packed` or not."""
+    kind = {"lora": "LoRA", "dora": "DoRA", "full": "all weights"}[setup.fine_tune_type]
+    count = (
+        f"{trained / 1e6:.2f} M parameters" if trained >= SHOWN_IN_MILLIONS else plural(trained, "parameter")
+    )
+    lines = [f"{kind} on {setup.num_layers} of {plural(len(model.layers), 'layer')}: {count}"]
+    if setup.fine_tune_type == "full":
+        stock = (
+            "whole weights do not fit into the packed ones of this base: fuse reads this adapter, stock "
+            "mlx-lm does not; with lora and dora both do"
+        )
+        return [*lines, stock] if packed else lines
+    sizes = [min(lora_sizes(module)) for module in list_adapted(model)]
+    if narrow := [size for size in sizes if size < setup.rank]:
+        lines.append(
+            f"WARNING: --rank {setup.rank} is more than {len(narrow)} of {plural(len(sizes), 'matrix')} can "
+            f"have, the smallest {min(narrow)}: what is above that costs memory and adds nothing"
+        )
+    return lines
+
+
+def list_adapted(model: Model) -> list[Any]:
+    """The modules of the model, or of a layer, that have an adapter."""
+    return [module for _, module in model.named_modules() if "lora_a" in module]
+
+
+def lora_sizes(module: Any) -> tuple[int, int]:
+    """The widths of what goes into a matrix with an adapter, and of what comes out of it."""
+    if module.lora_a.ndim == 3:  # of experts, in another order
+        return int(module.lora_a.shape[-1]), int(module.lora_b.shape[-2])
+    return int(module.lora_a.shape[0]), int(module.lora_b.shape[-1])
 
 
 def unfreeze_layer(layer: Model) -> None:

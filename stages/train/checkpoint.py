@@ -13,6 +13,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 from pydantic import Field
 
+from stages.core.artifact import hash_file
 from stages.core.compute import Model, load_arrays
 from stages.core.errors import StageError
 from stages.core.records import Record, read_record, write_record
@@ -20,6 +21,10 @@ from stages.train.ranks import Ranks
 from stages.train.saved import CHECKPOINTS, STATE, list_checkpoints
 
 LEAST_KEPT = 2  # until the newest is known to be good
+ADAPTER, OPTIMIZER = "adapters.safetensors", "optimizer.safetensors"  # files of a checkpoint beside its state
+REMEDY = (
+    "remove its folder to go on from the checkpoint before it, or the whole unfinished run to begin again"
+)
 
 
 class State(Record):
@@ -38,6 +43,9 @@ class State(Record):
     first_loss: float | None = Field(None, description="that before the first step; None: not noted")
     beside: bool = Field(False, description="whether another training ran beside any part of it")
     ended: bool = Field(False, description="whether no step is left to do")
+    digests: dict[str, str] = Field(
+        default_factory=dict, description="SHA-256 of the checkpoint's other files; older ones do not say it"
+    )
 
 
 @dataclass
@@ -72,7 +80,8 @@ class Checkpoints:
         """
         final = self._place(state.step)
         if (final / STATE).is_file():
-            write_record(final / STATE, state)
+            digests = _read_state(final).digests
+            write_record(final / STATE, state.model_copy(update={"digests": digests}))
         else:
             self._write(final, state, model, optimizer)
         self._keep_last(max(self.keep, LEAST_KEPT))
@@ -82,9 +91,10 @@ class Checkpoints:
         for left in self._root.glob(".*.partial"):  # it may be what filled the disk
             shutil.rmtree(left)
         partial.mkdir(parents=True)
-        save_adapter(model, partial / "adapters.safetensors")
-        save_arrays(partial / "optimizer.safetensors", get_state(optimizer))
-        write_record(partial / STATE, state)
+        save_adapter(model, partial / ADAPTER)
+        save_arrays(partial / OPTIMIZER, get_state(optimizer))
+        digests = {name: hash_file(partial / name).hex() for name in (ADAPTER, OPTIMIZER)}
+        write_record(partial / STATE, state.model_copy(update={"digests": digests}))
         for path in (*partial.iterdir(), partial):
             _sync(path)
         shutil.rmtree(final, ignore_errors=True)
@@ -102,33 +112,34 @@ class Checkpoints:
     def resume(self, model: Model, optimizer: Any) -> State | None:
         """Load the last checkpoint into model and optimizer; None when there is none.
 
-        Raises StageError for one that cannot be read, or is of another model or optimizer.
+        Raises StageError for one that cannot be read, has changed since, or is of another model or optimizer.
         """
         finished = self._finished()
         if not finished:
             return None
         last = finished[-1]
-        state = read_record(last / STATE, State)
-        load_adapter(model, last / "adapters.safetensors")
-        saved = last / "optimizer.safetensors"
+        state = _read_state(last)
+        load_adapter(model, last / ADAPTER, state.digests.get(ADAPTER))
+        saved = last / OPTIMIZER
         if saved.exists() or not state.ended:  # it goes when a run that has ended is put in place
-            set_state(optimizer, _load_fitting(saved, get_state(optimizer)))
-        return state
+            set_state(optimizer, _load_fitting(saved, get_state(optimizer), state.digests.get(OPTIMIZER)))
+        return state.model_copy(update={"digests": {}})  # which the next checkpoint does not have
 
     def load_step(self, model: Model, step: int) -> None:
         """Put the adapter of a step into the model."""
-        load_adapter(model, self._place(step) / "adapters.safetensors")
+        folder = self._place(step)
+        load_adapter(model, folder / ADAPTER, _read_state(folder).digests.get(ADAPTER))
 
     def drop_optimizers(self) -> None:
         """After the run: the adapters stay, what only a resume needs goes."""
         for folder in self._finished():
-            (folder / "optimizer.safetensors").unlink(missing_ok=True)
+            (folder / OPTIMIZER).unlink(missing_ok=True)
 
     def _keep_last(self, count: int) -> None:
         """Remove all but the last checkpoints, their best, and what a kill left half written or removed."""
         kept = self._finished()[-count:]
         if self.keeps_best:
-            best = [read_record(folder / STATE, State).best_step for folder in kept]
+            best = [_read_state(folder).best_step for folder in kept]
             kept += [self._place(step) for step in best if step is not None]
         for other in self._root.glob("*"):
             if other not in kept:
@@ -188,9 +199,9 @@ def save_adapter(model: Model, path: Path) -> None:
     save_arrays(path, _adapter_of(model))
 
 
-def load_adapter(model: Model, path: Path) -> None:
+def load_adapter(model: Model, path: Path, digest: str | None = None) -> None:
     """Put a saved adapter into the model. Raises StageError where a name, a shape or a file is wrong."""
-    model.load_weights(list(_load_fitting(path, _adapter_of(model)).items()), strict=False)
+    model.load_weights(list(_load_fitting(path, _adapter_of(model), digest).items()), strict=False)
 
 
 def save_arrays(path: Path, arrays: dict[str, mx.array]) -> None:
@@ -209,16 +220,25 @@ def _adapter_of(model: Model) -> dict[str, mx.array]:
     return dict(flat)
 
 
-def _load_fitting(path: Path, own: Mapping[str, mx.array]) -> dict[str, mx.array]:
-    """Saved arrays that have the names and shapes of our own: MLX would leave out what does not fit."""
+def _read_state(folder: Path) -> State:
+    try:
+        return read_record(folder / STATE, State)
+    except StageError as error:
+        raise StageError(f"{error}: {REMEDY}") from None
+
+
+def _load_fitting(path: Path, own: Mapping[str, mx.array], digest: str | None) -> dict[str, mx.array]:
+    """Saved arrays that have the names and shapes of our own: MLX would leave out what does not fit.
+
+    A bit that flipped on the disk makes another number, which only the file's `digest` tells.
+    """
+    if digest is not None and path.is_file() and hash_file(path).hex() != digest:
+        raise StageError(f"cannot read {path} (it is not as it was written): {REMEDY}")
     try:
         saved = load_arrays(path)
         mx.eval(saved)
     except (RuntimeError, ValueError, FileNotFoundError) as error:
-        raise StageError(
-            f"cannot read {path} ({_one_line(error)}): remove its folder to go on from the checkpoint before "
-            "it, or the whole unfinished run to begin again"
-        ) from None
+        raise StageError(f"cannot read {path} ({_one_line(error)}): {REMEDY}") from None
     if {name: a.shape for name, a in saved.items()} != {name: a.shape for name, a in own.items()}:
         raise StageError(
             f"{path} is not what this run trains, as after a change of mlx-lm: go on with the versions that "

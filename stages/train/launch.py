@@ -79,7 +79,7 @@ def add_place(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=["ring", "mpi", "nccl"],
         default=Place.backend,
-        help="how the machines talk (%(default)s)",
+        help="how the machines of --hosts talk (%(default)s)",
     )
 
 
@@ -95,7 +95,8 @@ def choose_launch(options: Options, place: Place, *, on_cpu: bool) -> Launch | N
     """The processes of a run; None for this one alone.
 
     A preset's number of ranks is meant for CPUs: a GPU gets one, unless `--ranks` says otherwise.
-    Raises StageError for `--ranks` together with `--hosts`, and for one host or more than a batch has rows.
+    Raises StageError for `--ranks` together with `--hosts`, another `--backend` without them, and for one
+    host or more than a batch has rows.
     """
     asked = "ranks" in options.overrides
     if place.hosts and asked:
@@ -109,6 +110,11 @@ def choose_launch(options: Options, place: Place, *, on_cpu: bool) -> Launch | N
                 f"--hosts {place.hosts}: {describe_lack(rows)}: name fewer or raise --batch-size"
             )
         return launch
+    if place.backend != Place.backend:
+        raise StageError(
+            f"--backend {place.backend} is how several machines talk, and processes of this one use ring: "
+            "name the machines with --hosts, or leave it out"
+        )
     preset = min(options.preset.train.ranks, count_cores()) if on_cpu else 1
     ranks = options.preset.train.ranks if asked else preset
     return Launch(ranks, None, place.backend) if ranks > 1 else None

@@ -13,19 +13,21 @@ from stages.core import progress
 from stages.core.compute import device_peak_gb
 from stages.core.platform import peak_memory_gb
 from stages.core.records import LossPoint
+from stages.core.words import plural
 from stages.train.checkpoint import State
 from stages.train.loss import Losses
 
 
 class RunLog:
-    """`log.jsonl`: what a stopped run wrote after its last checkpoint is cut off first."""
+    """`log.jsonl`: what a stopped run wrote after its last checkpoint is cut off first.
+
+    Of a file that has become shorter meanwhile the whole lines stay, and what is gone is said.
+    """
 
     def __init__(self, path: Path, state: State, trackers: Any = None) -> None:
         self._path, self._before, self._started = path, state.seconds, time.perf_counter()
         self._trackers = trackers
-        path.touch()
-        with path.open("r+b") as file:
-            file.truncate(state.log_bytes)
+        _cut_back(path, state)
 
     @property
     def seconds(self) -> float:
@@ -75,6 +77,19 @@ class RunLog:
             file.write(orjson.dumps(point.model_dump()) + b"\n")
             file.flush()
             os.fsync(file.fileno())  # a checkpoint on the disk says how long the log is
+
+
+def _cut_back(path: Path, state: State) -> None:
+    path.touch()
+    with path.open("r+b") as file:
+        kept = file.read(state.log_bytes)
+        if len(kept) < state.log_bytes:  # longer, the file would be filled up with zero bytes
+            kept = kept[: kept.rfind(b"\n") + 1]
+            progress.say(
+                f"  WARNING: {path} has lost losses of the {plural(state.step, 'step')} so far: those after "
+                f"line {len(kept.splitlines())} are not in it, and in no picture of a report"
+            )
+        file.truncate(len(kept))
 
 
 def _peak_gb() -> float:

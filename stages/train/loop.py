@@ -96,7 +96,9 @@ class Run:
         long as another, and the time that is left can be told.
         """
         ahead = [row for batch in self.valid_batches() for row in batch]
-        for index in range(step, self.setup.iters):
+        # The rest of an epoch and a whole one have every row.
+        epochs = -(-2 * self.plan.steps_per_epoch // self.setup.grad_accumulation)
+        for index in range(step, min(self.setup.iters, step + epochs)):
             for numbers in self.rows_of(index):
                 ahead += [self.train[i] for i in self.ranks.share(numbers)]
         missing = [(trunk, row) for trunk in self.trunks for row in trunk.find_missing(ahead)]

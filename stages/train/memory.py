@@ -17,6 +17,7 @@ from stages.core.errors import StageError
 from stages.core.platform import GB, SHARE_VARIABLE, accelerator
 from stages.core.preset import TrainSetup
 from stages.core.render import Encoded
+from stages.train.adapter import lora_sizes
 from stages.train.prefixes import group_rows, shared_prefix
 from stages.train.ranks import Ranks
 from stages.train.rows import Batch, make_batch
@@ -135,12 +136,8 @@ def _own_numbers(layer: Any, setup: TrainSetup, tokens: int, prefix: int) -> int
     for module in modules:
         if "lora_a" not in module or (type(module) is LoRALinear and not setup.dropout):
             continue
-        many = module.lora_a.ndim == 3  # of experts, in another order
-        width, out = (
-            (module.lora_a.shape[-1], module.lora_b.shape[-2])
-            if many
-            else (module.lora_a.shape[0], module.lora_b.shape[-1])
-        )
+        many = module.lora_a.ndim == 3  # of experts
+        width, out = lora_sizes(module)
         dora = setup.fine_tune_type == "dora"
         each = 2 * ((3 * width if setup.dropout else 0) + (4 if dora else 3) * out)
         numbers += each * (tokens + prefix) * (experts if many else 1)

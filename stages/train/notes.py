@@ -8,6 +8,23 @@ from stages.core.preset import TrainSetup
 from stages.train.checkpoint import State
 from stages.train.optimizer import make_schedule
 
+LARGEST_STEP = 1.0  # learning rate
+
+
+def warn_of_setup(setup: TrainSetup) -> list[str]:
+    """Lines about what is allowed and hardly meant."""
+    return [*warn_of_warmup(setup), *warn_of_rate(setup)]
+
+
+def warn_of_rate(setup: TrainSetup) -> list[str]:
+    """A line where steps are larger than the weights, which may end at any loss, also one below the start."""
+    if setup.learning_rate <= LARGEST_STEP:
+        return []
+    return [
+        f"WARNING: --learning-rate {setup.learning_rate:g}: AdamW moves every weight by about that much in a "
+        "step, and few weights are larger than 1: nothing of what the model knows may be left"
+    ]
+
 
 def warn_of_warmup(setup: TrainSetup) -> list[str]:
     """A line where no step has the learning rate that was asked for."""

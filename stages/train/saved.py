@@ -18,10 +18,15 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in (folder / CHECKPOINTS).glob("[0-9]*") if (p / STATE).is_file())
 
 
+def has_saved(options: Options) -> bool:
+    """Whether there is an unfinished run with a step that need not be done again."""
+    saved = list_checkpoints(unfinished_folder(options.output("train")))
+    return any(int(folder.name) for folder in saved)
+
+
 def may_discard(options: Options) -> bool:
     """Whether an unfinished run with other options may go: one that has saved no step always may."""
-    saved = list_checkpoints(unfinished_folder(options.output("train")))
-    return options.force or not any(int(folder.name) for folder in saved)
+    return options.force or not has_saved(options)
 
 
 def describe_begun(options: Options) -> str:

@@ -36,7 +36,7 @@ from stages.train.adapter import count_layers, open_trainable, require_layers, w
 from stages.train.checkpoint import LEAST_KEPT, State, save_adapter
 from stages.train.loop import Run, train_adapter
 from stages.train.memory import CACHE_LIMIT, choose_checkpointing
-from stages.train.notes import describe_end, warn_of_warmup
+from stages.train.notes import describe_end, warn_of_setup
 from stages.train.ranks import Ranks
 from stages.train.recipe import make_recipe
 from stages.train.rows import load_rows, spread
@@ -61,7 +61,7 @@ def train(options: Options) -> Outcome:
     if ranks.leads:
         refuse_busy(target, recipe, force=may_discard(options))
     refuse_sizes(setup, base, data)
-    for line in warn_of_warmup(setup):
+    for line in warn_of_setup(setup):
         progress.say(f"  {line}")
     mx.random.seed(options.seed)
     if accelerator() == "cpu":
@@ -142,7 +142,8 @@ def checkpoints_gb(model: Model, setup: TrainSetup) -> float:
     """Disk for the adapter and the checkpoints with their optimizer: one in the making, and the best."""
     trained: Any = tree_flatten(model.trainable_parameters())
     size = sum(array.nbytes for _, array in trained)
-    kept = max(setup.keep_checkpoints, LEAST_KEPT)
+    saved = setup.iters // setup.save_every + 2  # one as it begins and one as it ends
+    kept = max(min(setup.keep_checkpoints, saved), LEAST_KEPT)
     checkpoints = 1 + (kept if setup.choose_by == "last" else 2 * kept)  # each may have its own best
     return float(size * (1 + 3 * checkpoints)) / GB + 0.05
 

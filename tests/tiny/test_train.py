@@ -19,12 +19,13 @@ import pytest
 
 from stages.core.compute import load_model
 from stages.core.errors import StageError
-from stages.core.records import LossPoint, read_lines
+from stages.core.records import LossPoint, read_lines, write_record
 from stages.train.__main__ import main
 from stages.train.adapter import load_trainable
 from stages.train.checkpoint import Checkpoints, State, load_adapter
+from stages.train.log import RunLog
 from stages.train.loop import Run, train_adapter
-from stages.train.loss import plain_loss
+from stages.train.loss import Losses, plain_loss
 from stages.train.stage import checkpoints_gb
 from tests.models import BuiltOnce
 from tests.pipeline import Pipeline, run_work, start_stage, stock_functions
@@ -332,6 +333,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     run.checkpoints.save(State(step=1), run.model, run.optimizer)
     saved = tmp_path / "checkpoints" / "0000001"
     assert run.checkpoints.resume(run.model, run.optimizer) == State(step=1)
+    write_record(saved / "state.json", State(step=1))  # as older ones are, which know no digests
     for name in ("adapters.safetensors", "optimizer.safetensors"):
         whole = (saved / name).read_bytes()
         arrays: dict[str, Any] = dict(mx.load(str(saved / name)))  # type: ignore[arg-type]
@@ -351,6 +353,68 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
         run.checkpoints.resume(run.model, run.optimizer)
 
 
+@pytest.mark.parametrize("name", ["adapters.safetensors", "optimizer.safetensors"])
+def test_a_bit_that_flipped_in_a_checkpoint_is_found(
+    name: str, built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path
+) -> None:
+    """It is a file like any other then, with another number in it."""
+    run = prepare_run("llama", 1, built, qwen2_run, tmp_path)
+    checkpoints = Checkpoints(tmp_path / "run", keep=2)
+    for step in (1, 2):
+        checkpoints.save(State(step=step), run.model, run.optimizer)
+    checkpoints.save(State(step=2, validated=2), run.model, run.optimizer)  # the state alone is another
+    saved = tmp_path / "run" / "checkpoints" / "0000002"
+    data = bytearray((saved / name).read_bytes())
+    data[-1000] ^= 64
+    (saved / name).write_bytes(data)
+    with pytest.raises(
+        StageError, match=rf"{name} \(it is not as it was written\): remove its folder to go on"
+    ):
+        checkpoints.resume(run.model, run.optimizer)
+    if name.startswith("adapters"):
+        with pytest.raises(StageError, match="not as it was written"):
+            checkpoints.load_step(run.model, 2)
+    shutil.rmtree(saved)
+    assert checkpoints.resume(run.model, run.optimizer) == State(step=1), "as the message says"
+
+
+def test_a_damaged_state_says_what_to_do(built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path) -> None:
+    run = prepare_run("llama", 1, built, qwen2_run, tmp_path)
+    run.checkpoints.save(State(step=1), run.model, run.optimizer)
+    path = tmp_path / "checkpoints" / "0000001" / "state.json"
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(StageError, match=r"0000001/state.json is not valid: .*: remove its folder to go on"):
+        run.checkpoints.resume(run.model, run.optimizer)
+
+
+@pytest.mark.parametrize("left", [0, 20, 200])
+def test_a_log_that_lost_lines_goes_on_with_whole_ones(
+    left: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file is not filled up with zero bytes, which no reader of lines takes."""
+    path = tmp_path / "log.jsonl"
+    log = RunLog(path, State())
+    for step in (1, 2, 3):
+        log.validated(step, Losses(total=2.0, tokens=1))
+    state = State(step=2, log_bytes=len(b"".join(path.read_bytes().splitlines(keepends=True)[:2])))
+    RunLog(path, state)
+    points = read_lines(path, LossPoint)
+    assert [point.step for point in points] == [1, 2], "what came after the checkpoint is cut off"
+    capsys.readouterr()
+    if left:
+        path.write_bytes(path.read_bytes()[:left])
+    else:
+        path.unlink()
+    again = RunLog(path, state)
+    kept = 1 if left == 200 else 0
+    assert f"WARNING: {path} has lost losses of the 2 steps so far: those after line {kept} " in (
+        capsys.readouterr().out
+    )
+    again.validated(3, Losses(total=2.0, tokens=1))
+    assert [point.step for point in read_lines(path, LossPoint)] == [1] * kept + [3]
+    assert again.size == path.stat().st_size
+
+
 def test_the_disk_for_checkpoints_is_what_they_take(qwen2_run: Pipeline, tmp_path: Path) -> None:
     """With the one in the making there are three, even where one is to stay."""
     run = make_run(qwen2_run, tmp_path, keep_checkpoints=1)
@@ -361,6 +425,9 @@ def test_the_disk_for_checkpoints_is_what_they_take(qwen2_run: Pipeline, tmp_pat
     whole = adapter + (first / "optimizer.safetensors").stat().st_size
     needed = 1e9 * (checkpoints_gb(run.model, run.setup) - 0.05)
     assert 3 * whole + adapter == pytest.approx(needed, rel=0.1), "beside the adapter itself"
+    many = make_setup(keep_checkpoints=10**9, iters=4, save_every=2)
+    needed = 1e9 * (checkpoints_gb(run.model, many) - 0.05)
+    assert 5 * whole + adapter == pytest.approx(needed, rel=0.1), "no more than there can be"
 
 
 def test_a_full_disk_is_one_line(built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path) -> None:

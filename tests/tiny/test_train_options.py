@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,17 @@ from stages.core.compute import load_model
 from stages.core.errors import StageError
 from stages.core.records import LossPoint, read_lines
 from stages.fuse.stage import fuse_adapter
-from stages.train.adapter import load_trainable, unfreeze_layer
+from stages.train.adapter import list_adapted, load_trainable, lora_sizes, open_trainable, unfreeze_layer
 from stages.train.checkpoint import State
 from stages.train.loop import count_validations, is_better
 from stages.train.loss import Losses
 from stages.train.memory import choose_checkpointing, estimate_gb
-from stages.train.notes import describe_choice, describe_end, warn_of_ruin, warn_of_warmup
+from stages.train.notes import describe_choice, describe_end, warn_of_ruin, warn_of_setup, warn_of_warmup
 from stages.train.optimizer import FLOOR, make_schedule
 from stages.train.prefixes import group_rows
 from stages.train.ranks import Ranks
 from stages.train.trackers import refuse_trackers, start_trackers
+from tests.models import BuiltOnce, Kind
 from tests.pipeline import Pipeline, run_work, stock_functions
 from tests.training import make_run, make_setup
 
@@ -138,10 +141,39 @@ def test_validations_to_come() -> None:
     assert [count_validations(step, make_setup(iters=4, eval_every=4)) for step in (1, 4)] == [1, 1]
 
 
+@pytest.mark.parametrize(("rate", "count"), [(1.0, 0), (1e6, 1)])
+def test_steps_that_are_larger_than_weights_are_named(rate: float, count: int) -> None:
+    """Of an untrained model even those may end at a lower loss than they began with."""
+    lines = warn_of_setup(make_setup(learning_rate=rate, iters=9, warmup=2))
+    assert len(lines) == count
+    assert all(line.startswith("WARNING: --learning-rate 1e+06: AdamW moves every weight ") for line in lines)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3_moe"])
+def test_a_rank_that_no_matrix_can_have_is_named(
+    kind: Kind, built: BuiltOnce, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = built.model(kind, quantize=kind == "qwen2")
+    open_trainable(base, make_setup(num_layers=1, rank=4))
+    small = capsys.readouterr().out
+    assert "WARNING" not in small
+    assert re.search(r"  LoRA on 1 of 2 layers: \d{4,5} parameters\n", small), "which millions round to none"
+    model = open_trainable(base, make_setup(num_layers=1, rank=5000))
+    assert re.search(
+        r"  LoRA on 1 of 2 layers: \d+\.\d\d M parameters\n"
+        r"  WARNING: --rank 5000 is more than \d+ of \d+ matrices can have, the smallest \d+: ",
+        capsys.readouterr().out,
+    )
+    for module in list_adapted(model):
+        width, out = lora_sizes(module)
+        assert width * out == math.prod(module.linear.weight.shape[-2:])
+
+
 @pytest.mark.parametrize("kind", ["dora", "full"])
 def test_other_ways_to_train_can_be_fused_and_read_by_mlx_lm(
-    kind: str, qwen2_run: Pipeline, tmp_path: Path
+    kind: str, qwen2_run: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    capsys.readouterr()
     options = qwen2_run.options("train", fine_tune_type=kind, iters=3, num_layers=1, learning_rate=1e-2)
     outcome = run_work("train", type(options)(**vars(options) | {"out": tmp_path / kind}))
     points = [p.loss for p in read_lines(outcome.folder / "log.jsonl", LossPoint) if p.kind == "valid"]
@@ -156,6 +188,11 @@ def test_other_ways_to_train_can_be_fused_and_read_by_mlx_lm(
             loaded: Any = mlx_lm.load(str(qwen2_run.model), adapter_path=str(outcome.folder))
             loaded[0].set_dtype(mx.float32)
             assert float(mx.abs(loaded[0](prompt) - fused).max()) < 0.05 * float(mx.abs(fused).max())
+    said = "fuse reads this adapter, stock mlx-lm does not; with lora and dora both do\n"
+    assert (said in capsys.readouterr().out) == (kind == "full")
+    if kind == "full":
+        with stock_functions(), pytest.raises(ValueError, match="shape"):
+            mlx_lm.load(str(qwen2_run.model), adapter_path=str(outcome.folder))
 
 
 def test_dora_on_a_mixture_of_experts_is_refused_in_one_line(qwen3_moe_run: Pipeline, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from filelock import FileLock
 
 from stages.core import progress
 from stages.core.cli import Options
-from stages.core.errors import StageError
+from stages.core.errors import INTERRUPTED_EARLY, StageError
 from stages.core.records import LossPoint, read_lines, write_record
 from stages.core.render import find_turns
 from stages.core.tokenizer import load_tokenizer
@@ -23,10 +24,11 @@ from stages.train.checkpoint import State
 from stages.train.recipe import make_recipe
 from stages.train.rows import load_rows
 from tests.models import BuiltOnce
-from tests.pipeline import Pipeline, run_work
+from tests.pipeline import Pipeline, run_work, start_stage
 from tests.training import (
     train_arguments,
 )
+from tests.waiting import finish
 
 
 def expect_refusal(
@@ -112,6 +114,46 @@ def test_missing_data_names_the_command(
         rf"\(or {place} nox -s retest_fair {same} for all stages\)"
     )
     expect_refusal(capsys, arguments, pattern, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("words", "pattern"),
+    [
+        (
+            ["--fixes", "fair"],
+            r"\S+ was converted for json, and --fixes fair is about rows of json\+tools: give the --fixes of "
+            "its conversion, or other rows",
+        ),
+        (["--fixes", "eos"], r".* for json, and --fixes eos is about rows of flawed: give the --fixes .*"),
+        (
+            ["--dialect", "qwen3_coder"],
+            r"\S+ was converted for the dialect hermes, not qwen3_coder: give the --model and --dialect of "
+            "its conversion, or other rows",
+        ),
+        (
+            ["--backend", "nccl"],
+            "--backend nccl is how several machines talk, and .*: name the machines with --hosts, or .*",
+        ),
+        (["--rank", str(2**31)], "--rank 2147483648: use a number below 2147483648"),
+    ],
+)
+def test_options_that_contradict_the_rows_or_each_other(
+    words: list[str], pattern: str, qwen2_run: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*train_arguments(qwen2_run, tmp_path / "out"), *words]
+    expect_refusal(capsys, arguments, pattern, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_stopped_before_anything_is_saved_says_so(qwen2_run: Pipeline, tmp_path: Path) -> None:
+    arguments = train_arguments(qwen2_run, tmp_path / "out")
+    process = start_stage("train", arguments, tmp_path / "artifacts")
+    assert process.stdout is not None
+    while "LoRA on" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    code, _, error = finish(process)
+    assert (code, error) == (130, f"train: {INTERRUPTED_EARLY}\n")
 
 
 def refuse_run(options: Options, out: Path, reason: str) -> None:

@@ -20,8 +20,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.convert_data.__main__ import main as convert
 from stages.core import progress
-from stages.core.artifact import build_artifact, require_artifact
+from stages.core.artifact import build_artifact, read_manifest, require_artifact
 from stages.core.cli import (
     Options,
     Outcome,
@@ -41,6 +42,7 @@ from stages.core.records import Given, Recipe
 from tests.waiting import HANGS
 
 ROOT = Path(__file__).resolve().parents[2]
+ROW = {"messages": [{"role": "user", "content": "What is 1?"}, {"role": "assistant", "content": "A number."}]}
 STAGES = ("convert_data", "audit", "train", "fuse", "quantize", "eval", "retest_fair", "report")
 SMOL = load_preset("smol")
 
@@ -624,6 +626,47 @@ def test_advice_on_a_missing_input(tmp_path: Path, usual_place: None) -> None:
     )
     elsewhere = read("--data", "my adapter").advice("train")
     assert elsewhere == "nox -s train -- --model smol --fixes fair --out 'my adapter'"
+
+
+def test_a_damaged_input_is_made_again_as_it_was_made(tmp_path: Path, usual_place: None) -> None:
+    """Without its `--data` the command would put the shipped corpus in the place of the user's own rows."""
+    rows = tmp_path / "my rows"
+    rows.mkdir()
+    (rows / "train.jsonl").write_text(json.dumps(ROW) + "\n" + json.dumps(ROW).replace("1?", "2?") + "\n")
+    words = ["--data", str(rows), "--fixes", "json", "--valid-share", "0.5", "--seed", "3", "--dedup"]
+    words += ["--system", "Be brief.", "--shard-mb", "9"]
+    out = tmp_path / "cc"
+    assert convert([*words, "--out", str(out)]) == 0
+    (out / "train.jsonl").unlink()
+    options = read("--data", str(out), "--dialect", "pythonic", "--seed", "1")
+    with pytest.raises(StageError) as error:
+        require_artifact(out, "convert_data", options.advice("convert_data"))
+    command = str(error.value).partition(f"{out} lacks train.jsonl: make it again with ")[2]
+    assert command.startswith("nox -s convert_data -- --model smol --fixes json ")
+    assert convert(shlex.split(command)[4:]) == 0, "it can be typed"
+    assert (out / "train.jsonl").is_file()
+    again = read_manifest(out)
+    assert again is not None
+    assert again.recipe.settings["dedup"] is True
+    assert (again.recipe.settings["seed"], again.recipe.settings["shard_mb"]) == (3, 9)
+    assert again.recipe.settings["model"]["system"] == "Be brief."
+    assert again.given is not None
+    assert again.given.data == str(rows)
+
+
+def test_an_input_without_a_word_of_its_making_gets_the_usual_advice(
+    tmp_path: Path, usual_place: None
+) -> None:
+    out = tmp_path / "out"
+    with build_artifact(out, Recipe(stage="fuse", settings={}, inputs={})) as build:
+        (build.folder / "a.txt").write_text("a")
+    (out / "a.txt").unlink()
+    options = read("--data", str(out))
+    assert options.advice("fuse") == f"nox -s fuse -- --model smol --fixes fair --out {out}"
+    assert options.advice("train") == "nox -s train -- --model smol --fixes fair", "its place is taken"
+    (out / "manifest.json").write_text('{"recipe": ')
+    with pytest.raises(StageError, match=r"make .* anew with the command that made it and --force$"):
+        require_artifact(out, "fuse", options.advice("fuse"))
 
 
 @pytest.mark.parametrize("fixes", [FAIR, FLAWED, ("parser",), ("six_bit",)])

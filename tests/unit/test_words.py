@@ -20,6 +20,7 @@ from stages.core.words import another, name_some, number_each, percent, plural, 
         (1, "batch", "1 batch"),
         (2, "batch", "2 batches"),
         (2, "path", "2 paths"),
+        (3, "matrix", "3 matrices"),
     ],
 )
 def test_plural(count: int, noun: str, words: str) -> None:

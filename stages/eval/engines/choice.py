@@ -33,7 +33,7 @@ def choose_engine(options: Options, request: Request) -> Engine:
     batch = options.preset.eval.completion_batch
     if (folder / "config.json").is_file() and read_manifest(folder) is None:
         return LocalEngine(folder, fingerprint_model(folder), batch, setup.dialect, setup)
-    made = require_artifact(folder, "quantize", options.advice("quantize"), also=("fuse",))
+    made = require_artifact(folder, "quantize", options.advice("quantize", ("fuse",)), also=("fuse",))
     return LocalEngine(folder, made.content, batch, setup.dialect, template=made.template)
 
 
