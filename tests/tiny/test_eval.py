@@ -501,7 +501,7 @@ def test_missing_model_names_the_command(
         pass
     for extra, words in (
         ([], f": run {place} nox -s quantize {same} (or {place} nox -s retest_fair {same} for all stages)\n"),
-        (["--data", str(adapter)], f"or run {place} nox -s quantize {same} --out {adapter}\n"),
+        (["--data", str(adapter)], f"or run {place} nox -s quantize {same}\n"),
         (
             ["--suites", "core20"],
             f": run {place} nox -s quantize {same} (or {place} nox -s retest_fair {more} for all stages)\n",
