@@ -177,8 +177,11 @@ def test_a_useless_reference_hides_nothing_of_a_served_candidate(measured: World
     """No ratio can be formed then; that no audit knows the server is told all the same."""
     answer_from(measured, SERVED, answer_well)
     call = '<tool_call>\n{"name": "execute_code", "arguments": {"code": "1"}}\n</tool_call>'
-    wrong = {"suite": "extended", "model": "30b"}
-    measured.evaluate(FAIR, lambda query: DIRECT if query.kind == "tool" else call + query.id, **wrong)
+
+    def answer_wrong(query: Query) -> str:
+        return DIRECT if query.kind == "tool" else call + query.id
+
+    measured.evaluate(FAIR, answer_wrong, suite="extended", model="30b")
     verdict = measured.write()["smol"]
     assert verdict.cause == "no comparable reference"
     assert any("a call that it drops counts against the candidate" in reason for reason in verdict.reasons)
