@@ -75,10 +75,12 @@ class _Spot:
         return listed and not self._misfit(value).startswith(self._path)
 
     def _misfit(self, value: Any) -> str:
-        """Where a value that has this one within is not what the definition says; empty where it is."""
+        """Where a value that has this one, and no more, is not as the definition says; empty where it is."""
         for key in reversed(self._around):
             value = [value] if key is None else {key: value}
-        misfit = self._parameters.find_misfit(self._name, value) if self._parameters else None
+        if self._parameters is None:
+            return ""
+        misfit = self._parameters.find_misfit(self._name, value, partial=bool(self._around))
         return misfit.path if misfit else ""
 
 

@@ -79,13 +79,16 @@ class Parameters:
         """The required ones that are not given."""
         return [name for name in self.required if name not in given]
 
-    def find_misfit(self, name: str, value: Any) -> Misfit | None:
-        """What is wrong with an argument, None where it fits; null fits one that may be left out."""
+    def find_misfit(self, name: str, value: Any, *, partial: bool = False) -> Misfit | None:
+        """What is wrong with an argument, None where it fits; null fits one that may be left out.
+
+        A `partial` one is not whole: the objects in it may lack what they require.
+        """
         if name not in self.parts and self.others is False:
             return Misfit(name, UNKNOWN)
         if value is None and name in self.parts and name not in self.required:
             return None
-        return _Search(self._root).find(value, self.parts.get(name, self.others), name)
+        return _Search(self._root, partial).find(value, self.parts.get(name, self.others), name)
 
     def lists(self, name: str, value: Any) -> bool:
         """Whether an argument is one of the values that its own schema lists, if it lists any."""
@@ -95,11 +98,6 @@ class Parameters:
         listed = [part["const"]] if "const" in part else read_list(part, "enum")
         return not listed or any(same_json(value, one) for one in listed)
 
-    def find_types(self, name: str) -> frozenset[str]:
-        """The JSON types that an argument may have, whatever its schema asks of what is within."""
-        misfits = {kind: self.find_misfit(name, probe) for kind, probe in PROBES.items()}
-        return frozenset(kind for kind, misfit in misfits.items() if misfit is None or misfit.path != name)
-
 
 class _Search:
     """The search for the first place in a value that its schema does not allow.
@@ -107,10 +105,10 @@ class _Search:
     A schema that leads to itself in many ways could be followed for ever: after enough steps all fits.
     """
 
-    __slots__ = ("_left", "_root")
+    __slots__ = ("_left", "_partial", "_root")
 
-    def __init__(self, root: Schema) -> None:
-        self._root = root
+    def __init__(self, root: Schema, partial: bool) -> None:
+        self._root, self._partial = root, partial
         self._left = _MOST_STEPS
 
     def find(self, value: Any, schema: Any, path: str, hops: int = _MOST_HOPS) -> Misfit | None:
@@ -156,7 +154,8 @@ class _Search:
         """The same for an object's fields; others than those named are forbidden where the schema says so."""
         parts, required = read_parts(schema), _read_needed(schema)
         others = schema.get("additionalProperties", True)
-        if missing := next((name for name in required if name not in value), None):
+        missing = next((name for name in required if name not in value), None)
+        if missing is not None and not self._partial:
             return Misfit(f"{path}.{missing}", MISSING)
         for name, inner in value.items():
             if name not in parts and others is False and "patternProperties" not in schema:

@@ -292,7 +292,7 @@ class Score(Record):
     tools: list[str] = Field(description="the functions that the first accepted answer calls")
     strict: Parsed
     lenient: Parsed
-    runaway: bool = Field(description="it hit the token limit")
+    runaway: bool | None = Field(description="it hit the token limit; None: nobody knows how it ended")
     cause: Cause | None = Field(
         description="what went wrong first, read strictly; None: nothing that is known"
     )

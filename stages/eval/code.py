@@ -118,8 +118,8 @@ def _read_call_at(code: str, opening: re.Match[str]) -> FunctionCall:
     near = code[opening.start() : opening.start() + LONGEST_CALL]
     for closing in islice(re.finditer(r"\)", near), MOST_CLOSINGS):
         tree = parse_code(near[: closing.end()])
-        if tree is not None:
-            return _read_calls(tree)[0]
+        if tree is not None and (calls := _read_calls(tree)):  # none where the bracket opens another line
+            return calls[0]
     return FunctionCall(opening[1], {}, rest=True)
 
 

@@ -66,7 +66,7 @@ def score_reply(query: Query, reply: RawReply, dialect: str, run_code: RunCode |
         tools=list(query.functions),
         strict=_leave_unseen(_judge(query, strict, signs, cause, code, forgiving=False), reply),
         lenient=_judge(query, lenient, signs, forgiven, code_lenient, forgiving=True),
-        runaway=signs.cut,
+        runaway=None if signs.ended is None else signs.cut,
         cause=cause,
         answer=_judge_answer(query, lenient, signs) if query.kind == "direct" else None,
     )

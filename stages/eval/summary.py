@@ -48,7 +48,7 @@ def summarize_scores(
         direct_queries=rate(s.strict.decision for s in scores if s.kind == "direct"),
         strict=rate_readings([s.strict for s in scores]),
         lenient=rate_readings([s.lenient for s in scores]),
-        runaway=rate(None if s.strict.stop is None else s.runaway for s in scores),
+        runaway=rate(s.runaway for s in scores),
         answers=_rate_answers(scores),
         causes=dict(Counter(s.cause for s in scores if s.cause is not None)),
         by_category=rates_by(scores, _category),

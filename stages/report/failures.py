@@ -24,15 +24,27 @@ def write_failures(arm: Arm, suite: str) -> str:
     result = arm.suites[suite]
     failed = _sort_failures(result.scores)
     title = f"## Failures: {arm.label} on {plain(suite)}"
+    untold = _describe_untold(result.scores)
     if not failed:
-        return f"{title}\n\nNone: every reply was right."
+        return f"{title}\n\n{untold or 'None: every reply was right.'}"
     texts = {reply.id: reply for reply in result.replies}
     queries = _find_queries(arm, result)
     kinds = Counter(_describe(score) for score in failed)
     counts = "; ".join(f"{count} times {kind}" if count > 1 else kind for kind, count in kinds.items())
-    head = f"{plural(len(failed), 'reply')} of {len(result.scores)} failed: {counts}."
+    head = f"{plural(len(failed), 'reply')} of {len(result.scores)} failed: {counts}. {untold}".rstrip()
     shown = [_write_failure(s, texts.get(s.id), queries.get(s.id)) for s in failed[:SHOWN]]
     return "\n\n".join([title, head, *shown])
+
+
+def _describe_untold(scores: Sequence[Score]) -> str:
+    """How many replies have no known mistake and no score for the whole either; empty where none has."""
+    untold = sum(score.cause is None and score.strict.whole is None for score in scores)
+    if not untold:
+        return ""
+    return (
+        f"Nobody knows of {plural(untold, 'reply')} of {len(scores)} whether the whole is right: only a full "
+        "run of the code could tell, and there was none."
+    )
 
 
 def _sort_failures(scores: Sequence[Score]) -> list[Score]:

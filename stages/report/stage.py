@@ -141,12 +141,7 @@ def report_model(preset: Preset, request: Request) -> Verdict:
     same, _ = sort_seeds(arm, arms, suite)
     verdict = reach(arm).model_copy(update={"seeds": answer_seeds(same, reach)})
     steps = plan_steps(request, arms, same, large_preset, reference, matches.values())
-    if reference and find_faults(reference, match) and not find_flaws(arm):
-        steps = replace(steps, repeat=_repair(reference, match, request))
-    elif find_self_comparison(arm, reference, match):
-        steps = replace(steps, repeat=steps.own)
-    elif arm.suites[suite].summary.engine != "local" and not require_audit(arm).critical:
-        steps = replace(steps, repeat=ask_anew(arm, suite))
+    steps = replace(steps, repeat=_choose_repair(arm, reference, match, steps, request))
     asides = [
         describe_seeds(verdict, large),
         describe_arms(arms),
@@ -172,6 +167,19 @@ def report_model(preset: Preset, request: Request) -> Verdict:
     for line in [*passed_over, *list_refusals(arms)]:
         progress.say(f"  {verdict.report}: {line}")
     return saved
+
+
+def _choose_repair(arm: Arm, reference: Arm | None, match: Match, steps: Steps, request: Request) -> str:
+    """The command that mends a flawed set-up; to an arm that lacks fixes these come first."""
+    if arm.options.fixes != FAIR:
+        return steps.repeat
+    if reference and find_faults(reference, match) and not find_flaws(arm):
+        return _repair(reference, match, request)
+    if find_self_comparison(arm, reference, match):
+        return steps.own
+    if arm.suites[match.candidate.suite].summary.engine != "local" and not require_audit(arm).critical:
+        return ask_anew(arm, match.candidate.suite)
+    return steps.repeat
 
 
 def _repair(reference: Arm, match: Match, request: Request) -> str:

@@ -137,7 +137,7 @@ def _weigh(match: Match, flaws: Sequence[str]) -> _Weighed:
     else:
         needed, note = plan_queries(candidate.tool_or_direct, reference.tool_or_direct)
         weighed = _Weighed(cause="too few queries", reasons=[_spanned(limits)], needed=needed, note=note)
-    if weighed.cause != "no comparable reference" and (doubt := doubt_origin(match)):
+    if doubt := doubt_origin(match):
         _outweigh(weighed, [doubt], "unaudited set-up")
     if flaws:
         _outweigh(weighed, flaws, "flawed set-up")
@@ -165,8 +165,8 @@ def doubt_origin(match: Match) -> str:
     for what a server served. A file of replies holds nothing that ties it to the arm's model, or to any.
     """
     candidate, reference = match.candidate, match.reference
-    if candidate.engine == "local" or reference is None:
-        return ""
+    if candidate.engine == "local" or reference is None or not reference.tool_or_direct.k:
+        return ""  # without a ratio no answer follows anyway
     if candidate.engine == "recorded":
         return (
             f"{candidate.title}: {match.candidate_origin}. Nobody here saw how they were made: by which "

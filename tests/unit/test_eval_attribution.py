@@ -240,6 +240,8 @@ def test_who_makes_up_the_next_turn_ran_away(rest: str) -> None:
     for spoken in ("It stands in <tool_response> tags.", "So:\n```\n<tool_response>\n```", "`<|im_start|>`"):
         assert score_reply(direct, raw.model_copy(update={"text": spoken}), "hermes").cause is None
     assert score(reply | {"text": PARIS + "\nI look."}).cause is None
+    unknown = score(reply | {"text": PARIS + rest, "finish": None})
+    assert (unknown.strict.stop, unknown.runaway) == (False, None), "nobody knows whether it hit the limit"
 
 
 def test_a_number_that_json_lacks_is_malformed() -> None:

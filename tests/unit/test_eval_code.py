@@ -107,6 +107,7 @@ def test_what_does_not_parse_calls_nothing(code: str) -> None:
             "if x\n  read_file(p); run_command('b')",
             [call("read_file", path=UNKNOWN), call("run_command", command="b")],
         ),
+        ("print typecheck\n('a')", [call("typecheck")]),
     ],
 )
 def test_calls_are_found_in_code_that_does_not_parse(code: str, calls: list[FunctionCall]) -> None:
@@ -129,6 +130,7 @@ def test_calls_are_found_in_code_that_does_not_parse(code: str, calls: list[Func
         ("x = 1  # typecheck", set()),
         ("typecheck('src'", {"typecheck"}),
         ("typecheck('src')\n\tx", set()),
+        ("print typecheck\n('src')", {"typecheck"}),
     ],
 )
 def test_what_only_a_run_could_tell_is_known(code: str, unread: set[str]) -> None:

@@ -35,6 +35,28 @@ def test_a_failure_says_what_was_asked_and_expected(two_arms: World) -> None:
     assert "Expected: `typecheck(path='src/payments/gateway.py')`" in failures
 
 
+def test_what_only_a_run_could_tell_is_not_called_right(world: World) -> None:
+    """A call without its closing bracket, in code that was not run, has arguments that nobody knows."""
+
+    def answer(query: Query) -> str:
+        right = answer_right(query)
+        return right.replace("')", "'") if query.category in ("typecheck", "run_command") else right
+
+    untold = "Nobody knows of 5 replies of 20 whether the whole is right: only a full run of the code could"
+    world.evaluate(FAIR, answer)
+    world.audit(FAIR)
+    world.write()
+    page = world.page()
+    assert f"## Failures: fair on core20\n\n{untold}" in page
+    rows = {row[0]: row[1] for row in table_rows(page)}
+    assert rows["the whole right (of a direct answer its form)"].startswith("15/15 = ")
+    assert rows["right tool called"].startswith("13/13 = ")
+    world.evaluate(FAIR, lambda query: DIRECT if query.category == "pytest_run" else answer(query))
+    world.write()
+    head = f"3 replies of 20 failed: 3 times decided wrong, no call was made. {untold}"
+    assert head in world.page()
+
+
 def test_what_went_wrong_first_is_counted_per_arm(world: World) -> None:
     """Each cause has its row, each arm its column, and a lenient reading is told."""
 

@@ -11,7 +11,7 @@ import pytest
 
 from stages.core.artifact import MANIFEST
 from stages.core.errors import StageError
-from stages.core.fixes import FAIR, FLAWED
+from stages.core.fixes import FAIR, FLAWED, parse_fixes
 from stages.core.query import Query
 from stages.core.records import Given, Manifest, read_record, write_record
 from stages.report.__main__ import main
@@ -161,6 +161,30 @@ def test_a_served_reference_is_asked_for_the_suite_that_it_lacks(two_arms: World
     measure = next_commands(two_arms.page())[-2]
     assert measure.startswith("nox -s eval -- --model 30b --fixes fair ")
     assert measure.endswith(f"--endpoint {URL} --served-model 'my model'")
+
+
+def test_an_arm_that_lacks_fixes_gets_these_first(measured: World) -> None:
+    """Whatever else is wrong: the command beside `has all five` is the one that makes such an arm."""
+    lacking = parse_fixes("json,tools,eos,parser")
+    for model in ("smol", "30b"):
+        measured.evaluate(lacking if model == "smol" else FAIR, answer_well, model=model, answered_by="one")
+    measured.audit(lacking)
+    assert measured.write(fixes="json,tools,eos,parser")["smol"].cause == "flawed set-up"
+    assert "run the one that has all five, `nox -s retest_fair -- --model smol --arms fair`" in head(measured)
+
+
+def test_a_useless_reference_hides_nothing_of_a_served_candidate(measured: World) -> None:
+    """No ratio can be formed then; that no audit knows the server is told all the same."""
+    answer_from(measured, SERVED, answer_well)
+    call = '<tool_call>\n{"name": "execute_code", "arguments": {"code": "1"}}\n</tool_call>'
+
+    def answer_wrong(query: Query) -> str:
+        return DIRECT if query.kind == "tool" else call + query.id
+
+    measured.evaluate(FAIR, answer_wrong, suite="extended", model="30b")
+    verdict = measured.write()["smol"]
+    assert verdict.cause == "no comparable reference"
+    assert any("a call that it drops counts against the candidate" in reason for reason in verdict.reasons)
 
 
 def test_one_file_for_both_compares_a_model_with_itself(measured: World) -> None:

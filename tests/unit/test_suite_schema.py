@@ -97,6 +97,25 @@ def test_a_rule_that_some_value_fits_is_taken(
     load_suite(write_suite(tmp_path, TOOL | {"tools": [tool], "accept": accepted}))
 
 
+NAMED = {"type": "object", "properties": {"a": {"type": "string"}, "ab": {"type": "string"}},
+         "required": ["a", "ab"]}  # fmt: skip
+NUMBERED = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize("kind", [NAMED, {"anyOf": [NAMED, NUMBERED]}, {"anyOf": [NUMBERED, NAMED]}])
+def test_what_an_object_requires_beside_a_field_is_no_mistake_of_its_rule(
+    kind: dict[str, Any], tmp_path: Path
+) -> None:
+    def suite(first: Any) -> str:
+        matcher = {"fields": {"a": {"exact": first}, "ab": {"exact": "y"}}}
+        tool = {"function": {"name": "search", "parameters": {"properties": {"area": kind}}}}
+        accepted = [{"function": "search", "arguments": {"area": matcher}}]
+        return write_suite(tmp_path, TOOL | {"tools": [tool | {"type": "function"}], "accept": accepted})
+
+    load_suite(suite("x"))
+    assert "area.fields.a: the rule is for boolean, and search takes" in complaint(suite(True))
+
+
 @pytest.mark.parametrize(
     ("kind", "taken"),
     [
