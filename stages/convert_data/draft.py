@@ -41,6 +41,7 @@ from stages.core.chat import ToolCall
 from stages.core.dialects import Recovered, Reply, Toolbox, parse_any, render_calls
 from stages.core.dialects.foreign import Sighting, find_foreign
 from stages.core.dialects.problems import shorten
+from stages.core.dialects.scanning import is_spoken_of
 from stages.core.prompts import as_user_turn
 from stages.core.records import DEEPEST
 from stages.core.tools import EXECUTE_CODE, as_code_mode, is_code_mode_call
@@ -127,7 +128,7 @@ class Draft:
         _refuse_legacy_tags(said, "assistant")
         if given or read:
             message["tool_calls"] = self._write_calls(given, turn[3], read)
-        elif not text or text.isspace():
+        elif not said or said.isspace():  # a thought alone answers nothing
             self.changes.append(ANSWER_EMPTY)
 
     def _look_for_foreign(self, said: str, *, has_calls: bool) -> None:
@@ -379,7 +380,7 @@ def describe_foreign(text: str, seen: Sighting) -> str:
 def find_legacy_tag(text: str) -> str:
     """The first tag of an old format in a text, empty where there is none; in backquotes it is spoken of."""
     for found in _LEGACY_TAG.finditer(text) if "<" in text else ():
-        if text[max(0, found.start() - 1) : found.end() + 1] != f"`{found[0]}`":
+        if not is_spoken_of(text, found.start(), found[0]):
             return found[0]
     return ""
 

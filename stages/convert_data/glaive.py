@@ -9,7 +9,7 @@ from stages.convert_data.messages import SourceTurn
 _ROLES = {"USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}
 _NAMES = "|".join(_ROLES)
 # Between turns are two empty lines or the token of a turn's end; less may be within a text.
-_START = re.compile(rf"(?:\A\s*+|\n{{3,}}+|<\|endoftext\|>\s*+)({_NAMES}):[ \t]*+")
+_START = re.compile(rf"(?:\A\s*+|(?<!\n)\n{{3,}}+|<\|endoftext\|>\s*+)({_NAMES}):[ \t]*+")
 _WITHIN = re.compile(rf"^(?:{_NAMES}):", re.MULTILINE)
 _SYSTEM = re.compile(r"\s*+SYSTEM:\s*+")
 

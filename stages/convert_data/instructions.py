@@ -111,6 +111,9 @@ _WORDS = {"True": True, "true": True, "False": False, "false": False, "None": No
 _TEXTS = frozenset(("name", "description", "title", "pattern", "format", "ref", "$ref"))
 _LISTS = frozenset(("enum", "required"))
 _VALUES = frozenset(("default", "const", "example"))
+_OF_A_PARAMETER = frozenset(
+    (*("type", "description", "enum", "anyOf", "oneOf", "allOf", "$ref", "properties", "items"), *_VALUES)
+)
 
 
 class Taken(NamedTuple):
@@ -200,10 +203,13 @@ def _is_definition(item: Any) -> bool:
         return False
     parameters = function.get("parameters", function.get("input_schema"))
     if isinstance(parameters, Mapping) and parameters:
-        return isinstance(parameters.get("properties"), Mapping) or all(
-            isinstance(part, Mapping) for part in parameters.values()
-        )
+        return isinstance(parameters.get("properties"), Mapping) or all(map(_says_type, parameters.values()))
     return isinstance(function.get("description"), str) and not parameters
+
+
+def _says_type(part: Any) -> bool:
+    """Whether an object tells what a parameter may be, and is no argument in the example of a call."""
+    return isinstance(part, Mapping) and not _OF_A_PARAMETER.isdisjoint(part)
 
 
 def _find_start(text: str, block: int) -> int:

@@ -17,7 +17,7 @@ from stages.convert_data.converted import (
 from stages.convert_data.draft import check_value, replace_system
 from stages.convert_data.messages import SourceTurn, load_list, read_role
 from stages.convert_data.offers import ConvertContext, Offer, ToolsUnclear
-from stages.convert_data.parts import holds_calls
+from stages.convert_data.parts import holds_calls, is_json_result
 from stages.convert_data.shapes import SourceRow
 from stages.core.chat import ToolCall
 from stages.core.definitions import read_definitions
@@ -105,7 +105,7 @@ def _own_messages(raw: Any, source: SourceRow) -> list[Any] | None:
 def _is_usual(message: Any) -> bool:
     """Whether a message says its role and its content under the keys that chat templates read."""
     content = message.get("content")
-    if holds_calls(content) or isinstance(content, dict):
+    if holds_calls(content) or is_json_result(content):
         return False
     elsewhere = message.get("value") is not None or message.get("text") is not None
     return message.get("role") is not None and (content is not None or not elsewhere)

@@ -26,12 +26,18 @@ _CONTROL = re.compile(
 def cut_end_tokens(text: str) -> str:
     """An answer without the end-of-turn tokens that it ends with and the white space beside them."""
     left = text.rstrip()
-    while left.endswith(_ENDS):
-        token = next(token for token in _ENDS if left.endswith(token))
-        if token == _EOS and _STRUCK in left:
+    if not left.endswith(_ENDS):
+        return text
+    # A generation that did not stop may end in thousands of them: the text is cut once.
+    end, struck = len(left), left.find(_STRUCK)
+    while left.endswith(_ENDS, 0, end):
+        token = next(token for token in _ENDS if left.endswith(token, 0, end))
+        if token == _EOS and -1 < struck < end:
             break
-        text = left = left[: -len(token)].rstrip()
-    return text
+        end -= len(token)
+        while end and left[end - 1].isspace():
+            end -= 1
+    return left[:end] if end < len(left) else text
 
 
 def find_controls(*written: bytes) -> tuple[str, ...]:

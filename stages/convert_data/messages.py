@@ -80,10 +80,11 @@ def _read_each(
 ) -> Iterator[SourceTurn]:
     """The turns of messages, one or more of each."""
     for number, item in enumerate(messages):
-        if isinstance(item, OBJECT) and holds_calls(item.get(content)):
-            named = read_role(item.get(role), number)
+        key = _find_key(item, _CONTENT_KEYS, content) if isinstance(item, OBJECT) else ""
+        if key and holds_calls(item.get(key)):
+            named = read_role(item.get(_find_key(item, _ROLE_KEYS, role)), number)
             try:
-                opened = list(open_parts(item, named, content, changes))
+                opened = list(open_parts(item, named, key, changes))
             except ValueError as error:
                 raise ValueError(f"message {number}: {error}") from None
             for one in opened:
@@ -97,10 +98,8 @@ def _read_message(
 ) -> SourceTurn:
     if not isinstance(data, OBJECT):
         raise ValueError(f"message {number} is {name_kind(data)} and no object")
-    if data.get(role_key) is None:
-        role_key = _find_key(data, _ROLE_KEYS, role_key)
-    if data.get(content_key) is None:
-        content_key = _find_key(data, _CONTENT_KEYS, content_key)
+    role_key = _find_key(data, _ROLE_KEYS, role_key)
+    content_key = _find_key(data, _CONTENT_KEYS, content_key)
     role = _note_role(data.get(role_key), number, changes)
     text = data.get(content_key)
     if type(text) is not str:
@@ -113,7 +112,9 @@ def _read_message(
 
 
 def _find_key(data: Mapping[str, Any], keys: tuple[str, ...], usual: str) -> str:
-    """The first of some keys under which there is something, else the first that is there."""
+    """The usual key or the first of some under which there is something, else the first that is there."""
+    if data.get(usual) is not None:
+        return usual
     filled = (key for key in keys if data.get(key) is not None)
     return next(filled, next((key for key in (usual, *keys) if key in data), usual))
 

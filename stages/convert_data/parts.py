@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 CALLS_IN_PARTS = "parts with a call or a result made turns"
+PART_REPEATED = "call in a part that repeats a tool call dropped"
 RESULT_WRITTEN = "tool result in JSON written as compact text"
 
 _CALL, _RESULT, _THOUGHT = "tool_use", "tool_result", "thinking"
@@ -29,7 +30,8 @@ def open_parts(
     """A message whose content, under `key`, is such parts, as messages in OpenAI's shape.
 
     An assistant's is one message; what a user's holds are the results, each a message of its own, and the
-    text between them. Raises ValueError for a part in the wrong role.
+    text between them. Raises ValueError for a part in the wrong role, and for calls that stand elsewhere
+    too and are no list there.
     """
     changes[CALLS_IN_PARTS] = None
     if role == "assistant":
@@ -52,10 +54,15 @@ def open_parts(
 
 
 def _join_answer(message: Mapping[str, Any], key: str, changes: dict[str, None]) -> dict[str, Any]:
-    texts, calls, thoughts = list[Any](), list[Any](message.get("tool_calls") or ()), list[str]()
+    given = message.get("tool_calls")
+    ids = {call["id"] for call in given if _has_id(call)} if isinstance(given, list) else set[str]()
+    texts, calls, thoughts = list[Any](), list[Any](), list[str]()
     for part in message[key]:
         kind = _type_of(part)
         if kind == _CALL:
+            if _has_id(part) and part["id"] in ids:
+                changes[PART_REPEATED] = None
+                continue
             _note_unkept(part, changes)
             calls.append({"id": part.get("id"), "name": part.get("name"), "arguments": part.get("input")})
         elif kind == _THOUGHT:
@@ -68,10 +75,16 @@ def _join_answer(message: Mapping[str, Any], key: str, changes: dict[str, None])
             texts.append(part)
     opened = {**message, key: texts}
     if calls:
-        opened["tool_calls"] = calls
+        if not isinstance(given, list) and given not in _NOTHING:
+            raise ValueError("calls in its parts, and tool_calls beside them that are no list")
+        opened["tool_calls"] = [*(given or ()), *calls]
     if thoughts:
         opened["reasoning_content"] = "\n\n".join(thoughts)
     return opened
+
+
+def _has_id(call: Any) -> bool:
+    return isinstance(call, Mapping) and isinstance(call.get("id"), str) and call["id"] != ""
 
 
 def _require(part: Any, role: str) -> None:

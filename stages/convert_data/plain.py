@@ -131,8 +131,8 @@ def _find_other_calls(text: str, box: Toolbox) -> tuple[str, list[Call], str] | 
     reply = read_weighing(text, box)
     if reply.problems or (reply.calls and goes_on_behind(reply)):
         return None
-    if not reply.calls:
-        return text, [], _ANSWER
+    if not reply.calls:  # of a thought alone the full way says that it is no answer
+        return (text, [], _ANSWER) if reply.content.strip() else None
     calls = [(call.name, call.arguments) for call in reply.calls]
     return words_beside(reply, text), calls, str(reply.dialect)
 

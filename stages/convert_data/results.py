@@ -13,7 +13,7 @@ from stages.convert_data.converted import (
     UNANSWERED_AMONG,
     UNANSWERED_LAST,
 )
-from stages.core.dialects.scanning import unwrap
+from stages.core.dialects.scanning import find_tag, unwrap
 
 _OPEN = re.compile(r"\s*+<tool_response>")
 _CLOSE = re.compile(r"</tool_response>\s*+")
@@ -23,12 +23,14 @@ def holds_results(role: str, text: str, from_text: bool) -> bool:
     """Whether a turn is a tool's, or a user's with results in tags; who asks about the tag has none."""
     if role != "user" or "<tool_response>" not in text:
         return role == "tool"
-    return _OPEN.match(text) is not None or (from_text and "</tool_response>" in text)
+    return _OPEN.match(text) is not None or (from_text and find_tag(text, "</tool_response>", 0) != -1)
 
 
 def is_tagged(text: str, from_text: bool) -> bool:
     """Whether the results of such a turn stand in tags; else the whole of it is one."""
-    return "<tool_response>" in text and (from_text or _OPEN.match(text) is not None)
+    if "<tool_response>" not in text:
+        return False
+    return _OPEN.match(text) is not None or (from_text and find_tag(text, "<tool_response>", 0) != -1)
 
 
 def split_results(text: str) -> Iterator[str]:

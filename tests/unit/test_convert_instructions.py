@@ -185,6 +185,7 @@ def test_a_list_of_definitions_behind_unknown_words_is_taken(before: str, after:
     "text",
     [
         'Answer so: {"name": "search", "parameters": {"query": "x"}}',
+        'Answer so: {"name": "search", "parameters": {"where": {"city": "x"}}}',
         'Respond with {"name": function name, "parameters": its arguments}.',
         f"Tools: {json.dumps(TOOLS)[:-9]}",
         '[{"name": "Bob", "description": "tall"}, {"name": "f", "parameters": {"a": 1}}]',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import datetime
 from itertools import combinations
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.convert_data.converted import Converted
+from stages.convert_data.marks import cut_end_tokens
 from stages.convert_data.offers import ConvertContext, ToolsUnclear
 from stages.convert_data.rows import convert_row
 from stages.convert_data.shapes import SHAPES
@@ -144,12 +146,14 @@ def test_the_reasoning_before_a_call_is_kept() -> None:
     assert messages(answer(f"\n\n</think>\n\nI look.\n{written}"))[1]["content"] == f"{empty}\n\nI look."
 
 
-@pytest.mark.parametrize("text", ["", " \n", "So."])
+@pytest.mark.parametrize(
+    "text", ["", " \n", "So.", "<think>\nHm.\n</think>\n\n", "<think>\n\n</think>", "<b>"]
+)
 def test_an_answer_without_a_word_is_counted(text: str) -> None:
     said = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": text}]
     for raw in (answer(text), {"messages": said}):
         counted = "answer without a word and without a call" in convert(raw).kind.changes
-        assert counted == (not text.strip())
+        assert counted == (text not in ("So.", "<b>"))
 
 
 def test_results_as_user_turns_where_the_preset_wants_them() -> None:
@@ -400,6 +404,11 @@ def test_who_speaks_of_a_tag_gives_no_result() -> None:
     assert convert(raw, ("json",)).row["messages"][0]["content"] == system
     raw = {"messages": [{"role": "user", "content": TAGS}, {"role": "assistant", "content": "Tags."}]}
     assert messages(raw)[0]["content"] == TAGS
+    quoted = "What are `<tool_response>` and `</tool_response>`?"
+    assert messages(text_row(("user", quoted), ("assistant", "Tags.")))[0]["content"] == quoted
+    called = ("assistant", "<tool_call>\nprint(1)\n</tool_call>")
+    raw = text_row(("user", "Print."), called, ("tool", quoted), ("assistant", "Tags."))
+    assert messages(raw)[2]["content"] == quoted
 
 
 def test_what_a_structured_result_holds_is_data() -> None:
@@ -668,6 +677,16 @@ def test_a_token_that_ends_a_turn_is_no_word_of_it(token: str) -> None:
     assert convert(offered(struck)).row["messages"][-1]["content"] == struck
     if not token.startswith("<|im"):
         assert messages(answer(f"So [1].{token}"))[-1]["content"] == "So [1]."
+
+
+@pytest.mark.parametrize("repeated", ["</s>", "<|endoftext|> \n"])
+def test_a_generation_that_did_not_stop_is_cut_in_linear_time(repeated: str) -> None:
+    start = time.process_time()
+    assert cut_end_tokens("Yes. " + repeated * 200_000) == "Yes."
+    struck = f"<s>{'</s>' * 200_000}"
+    assert cut_end_tokens(struck) == struck
+    assert cut_end_tokens(f"{struck} <|im_end|>") == struck
+    assert time.process_time() - start < 2
 
 
 def test_control_tokens_in_texts_and_arguments_are_counted() -> None:

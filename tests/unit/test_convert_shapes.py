@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import orjson
 import pytest
 
 from stages.convert_data.converted import Converted
+from stages.convert_data.glaive import read_chat
 from stages.convert_data.offers import ConvertContext
 from stages.convert_data.rows import convert_row
 from stages.convert_data.shapes import read_row, read_text
@@ -632,7 +634,7 @@ def test_a_call_is_repeated_only_to_the_letter(written: str, count: int) -> None
         assert len(converted.row["messages"][-1]["tool_calls"]) == count
 
 
-PARTED = [
+PARTED: list[dict[str, Any]] = [
     {"role": "user", "content": [{"type": "text", "text": "Weather in Oslo?"}]},
     {
         "role": "assistant",
@@ -685,6 +687,27 @@ def test_calls_and_results_in_parts_are_turns() -> None:
     assert [len(m.get("tool_calls", ())) for m in flawed.row["messages"]] == [0, 2, 0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("column", ["messages", "conversations"])
+@pytest.mark.parametrize("role", ["role", "from"])
+@pytest.mark.parametrize("content", ["content", "value"])
+def test_parts_are_found_under_whichever_key_is_there(column: str, role: str, content: str) -> None:
+    turns = [{role: turn["role"], content: turn["content"]} for turn in PARTED]
+    expected = convert({"messages": PARTED, "tools": TOOLS}).row
+    assert convert({column: turns, "tools": TOOLS}).row == expected
+
+
+def test_a_call_in_parts_and_beside_them_is_one_call() -> None:
+    parts = [{"type": "tool_use", "id": each, "name": "get_weather", "input": OSLO} for each in "ab"]
+    given = {"id": "a", "type": "function", "function": {"name": "get_weather", "arguments": OSLO}}
+    said = {"role": "assistant", "content": parts, "tool_calls": [given]}
+    converted = convert({"messages": [ASKED, said], "tools": TOOLS})
+    calls = [call(number, "get_weather", OSLO) for number in (0, 1)]
+    assert converted.row["messages"][-1]["tool_calls"] == calls
+    assert "call in a part that repeats a tool call dropped" in converted.kind.changes
+    said = {"role": "assistant", "content": parts, "tool_calls": json.dumps([given])}
+    assert "tool_calls beside them that are no list" in reason({"messages": [ASKED, said], "tools": TOOLS})
+
+
 def test_a_part_of_another_role_is_refused() -> None:
     given = {"type": "tool_result", "tool_use_id": "a", "content": "rain"}
     assert "message 1: a part of type 'tool_result' in a turn of the assistant" in reason(
@@ -710,6 +733,9 @@ def test_a_result_in_json_is_text(given: Any, written: str) -> None:
     assert converted.row["messages"][3]["content"] == written
     said = "tool result in JSON written as compact text"
     assert (said in converted.kind.changes) == (written != "a\nb")
+    if written != "a\nb":  # templates put a result beside text, in the other arm too
+        flawed = convert({"messages": turns, "tools": TOOLS}, ConvertContext(SETUP, FLAWED, ()))
+        assert flawed.row["messages"][2]["content"] == written
     turns[2] = {"role": "tool", "content": {"a": float("nan")}}
     assert "a tool result that JSON cannot hold" in reason({"messages": turns, "tools": TOOLS})
 
@@ -728,6 +754,13 @@ def test_arguments_that_were_encoded_twice_are_mended() -> None:
         "tool_calls": [{"name": "get_weather", "arguments": json.dumps('"Oslo"')}],
     }
     assert "arguments are not an object" in reason({"messages": turns, "tools": TOOLS})
+
+
+def test_empty_lines_in_a_chat_take_linear_time() -> None:
+    lines = "\n" * 100_000
+    start = time.process_time()
+    assert read_chat(f"USER: a{lines}b")[0].text == f"a{lines}b"
+    assert time.process_time() - start < 1
 
 
 GLAIVE_SYSTEM = "SYSTEM: You are kind with access to the following functions. Use them if required -\n"

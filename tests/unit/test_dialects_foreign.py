@@ -214,6 +214,7 @@ def test_a_certain_mark_goes_before_an_uncertain_one() -> None:
         ('I look.\n```json\n{"tool": "search", "args": {"q": "a"}}\n```', "I look."),
         ('{"tool_name": "search", "parameters": "{\\"q\\": \\"a\\"}"}', ""),
         ('[{"action": "search", "action_input": {"q": "a"}}]\n', ""),
+        ('{"tool": "search", "args": {"q": "a"}}<|eot_id|>', "<|eot_id|>"),
         (f'{{"tool_calls": [{CALL}]}}', ""),
         (f'I look.\n```json\n{{"tool_call": {CALL}}}\n```', "I look."),
         ('{"tool_calls": {"tool": "search", "args": {"q": "a"}}}', ""),

@@ -186,6 +186,11 @@ def needs_offer(mark: str) -> bool:
     return mark in _OTHER_MARKS
 
 
+def ends_line(text: str, end: int) -> bool:
+    """Whether nothing but a turn's last token follows on the line of what ended."""
+    return _LINE_END.match(text, end) is not None
+
+
 def is_quoted(text: str, start: int) -> bool:
     """Whether what is at `start` is a result in its tag."""
     return text[max(0, start - 40) : start].rstrip().endswith(_RESULT_OPEN)
@@ -263,7 +268,7 @@ def _read_bare(source: Source, start: int) -> Block | None:
         if text.startswith(tag, closing):
             problems.append(Recovered(place, f"{tag} without its opening tag"))
             return Block(closing + len(tag), NAME, calls, problems)
-    if inline is None and _LINE_END.match(text, end) is not None:
+    if inline is None and ends_line(text, end):
         return Block(end, NAME, calls, problems)
     problem = f"{place}: JSON in the middle of prose"
     if all(call.name in source.tools.schemas for call in calls):

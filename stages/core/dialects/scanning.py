@@ -180,7 +180,7 @@ class _Draft:
         content = "".join(pieces)
         if self.calls and all(isinstance(problem, Recovered) for problem in self.problems):
             self.problems += [
-                f"{tag} beside the calls {what}" for tag, what in _STRAY if _find_tag(content, tag, 0) != -1
+                f"{tag} beside the calls {what}" for tag, what in _STRAY if find_tag(content, tag, 0) != -1
             ]
         if self.calls and _FENCE in content:
             pieces = _drop_fences(pieces)
@@ -210,20 +210,20 @@ def _drop_fences(pieces: Sequence[str]) -> tuple[str, ...]:
 def _find_stray(text: str, start: int) -> str:
     """A tag that stands alone in a text without calls, as a problem; empty when there is none."""
     for tag, what in _STRAY:
-        if (pos := _find_tag(text, tag, start)) != -1:
+        if (pos := find_tag(text, tag, start)) != -1:
             return f"character {pos}: {tag} {what}"
     return ""
 
 
-def _find_tag(text: str, tag: str, start: int) -> int:
+def find_tag(text: str, tag: str, start: int) -> int:
     """The first such tag from `start` on that is not spoken of, -1 where there is none."""
     pos = text.find(tag, start)
-    while pos != -1 and _is_spoken_of(text, pos, tag):
+    while pos != -1 and is_spoken_of(text, pos, tag):
         pos = text.find(tag, pos + len(tag))
     return pos
 
 
-def _is_spoken_of(text: str, start: int, tag: str) -> bool:
+def is_spoken_of(text: str, start: int, tag: str) -> bool:
     """Whether a tag stands in backquotes, alone."""
     return start > 0 and text[start - 1] == "`" and text.startswith("`", start + len(tag))
 
@@ -250,7 +250,7 @@ def read_reply(
     last_close = -2
     while (match := openings.search(text, pos)) is not None:
         start = match.start()
-        if match.group() == CALL_OPEN and _is_spoken_of(text, start, CALL_OPEN):
+        if match.group() == CALL_OPEN and is_spoken_of(text, start, CALL_OPEN):
             pos = match.end()
             continue
         if match.group() in (THINK_OPEN, THINK_CLOSE):
@@ -291,7 +291,7 @@ def _read_thought(draft: _Draft, source: Source, start: int, last_close: int) ->
     text = source.text
     first = not draft.thought and (draft.done == 0 or bool(draft.calls))
     if text.startswith(THINK_CLOSE, start):
-        if _is_spoken_of(text, start, THINK_CLOSE):
+        if is_spoken_of(text, start, THINK_CLOSE):
             return start + len(THINK_CLOSE)
         return draft.think(text, 0, start) if first else start + len(THINK_CLOSE)
     begin = start + len(THINK_OPEN)

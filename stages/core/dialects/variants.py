@@ -30,7 +30,6 @@ _OPEN, _CLOSE = re.compile(TAG_START), re.compile(f"</{_TAG}")
 _NAME = r"""([^"'\\]*+)["']"""
 _FENCE = re.compile(rf"```[ \t]*+(?:\w++)?\s*+(?={_OBJECT}{_NAME}|{_WRAPPED})")
 _BARE = re.compile(rf"\s*+(?={_OBJECT}{_NAME}|{_WRAPPED})")
-_LINE_END = re.compile(r"[ \t]*+(?:\r?\n|\Z)")
 
 
 def starts_tag(text: str, start: int) -> bool:
@@ -72,7 +71,7 @@ def read_other_keys(source: Source, start: int) -> Block | None:
     offered = bool(calls) and all(call.name in schemas for call in calls)
     pos = source.skip_space(end)
     closed = is_fence and text.startswith(fenced_json.FENCE, pos)
-    if not offered or not (closed or pos == len(text) or (not is_fence and _LINE_END.match(text, end))):
+    if not offered or not (closed or pos == len(text) or (not is_fence and fenced_json.ends_line(text, end))):
         source.budget -= end - start
         return None
     if is_fence:
