@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 from stages.core.compute import load_model
-from stages.core.errors import StageError
+from stages.core.errors import Interrupted, StageError
 from stages.core.records import LossPoint, read_lines, write_record
+from stages.core.render import Encoded
 from stages.train.__main__ import main
 from stages.train.adapter import load_trainable
 from stages.train.checkpoint import Checkpoints, State, load_adapter
@@ -139,6 +140,26 @@ def test_what_frozen_layers_give_is_computed_before_the_first_step(
     monkeypatch.setattr(run, "step", step)
     train_adapter(run)
     assert begun == [0, 1, 2]
+
+
+def test_a_stop_while_the_frozen_layers_work_is_heard_as_one_of_a_step_is(
+    qwen2_run: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank that just left would have the others fail, which wait for it in the first validation."""
+    monkeypatch.setattr("stages.train.loop.COMPANY", 1)
+    run = make_run(qwen2_run, tmp_path, iters=3, batch_size=1, num_layers=1)
+    (trunk,) = run.trunks
+    compute = trunk.prepare
+
+    def prepare(row: Encoded) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        compute(row)
+
+    monkeypatch.setattr(trunk, "prepare", prepare)
+    with pytest.raises(Interrupted):
+        train_adapter(run)
+    assert len(trunk.find_missing(run.train)) == len(run.train) - 1
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_validation_can_be_cut_short(built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path) -> None:
