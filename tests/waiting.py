@@ -6,8 +6,10 @@ No test is about time: a machine that does other work as well is several times s
 from __future__ import annotations
 
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 HANGS = 600.0  # seconds after which something will never happen
@@ -36,8 +38,20 @@ def wait_for(path: Path, process: subprocess.Popen[str] | None = None) -> None:
 def wait_for_line(process: subprocess.Popen[str], part: str) -> None:
     """Return as soon as a line with this part is read from the process's stdout."""
     assert process.stdout is not None
-    while part not in (line := process.stdout.readline()):
-        assert line, (f"it ended without {part!r}", process.communicate())
+    with limit_time(process):
+        while part not in (line := process.stdout.readline()):
+            assert line, (f"it ended without {part!r}", process.communicate())
+
+
+@contextmanager
+def limit_time(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Kill the process where the block hangs: a read of what it writes would else wait for ever."""
+    timer = threading.Timer(HANGS, process.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:

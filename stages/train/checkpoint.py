@@ -22,8 +22,9 @@ from stages.train.saved import CHECKPOINTS, STATE, list_checkpoints
 
 LEAST_KEPT = 2  # until the newest is known to be good
 ADAPTER, OPTIMIZER = "adapters.safetensors", "optimizer.safetensors"  # files of a checkpoint beside its state
-REMEDY = (
-    "remove its folder to go on from the checkpoint before it, or the whole unfinished run to begin again"
+REMEDY = (  # those after it may name it as their best
+    "remove its folder, and any after it, to go on from the checkpoint before, or the whole unfinished run "
+    "to begin again"
 )
 
 

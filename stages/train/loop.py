@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -89,11 +89,11 @@ class Run:
         accumulated = self.setup.grad_accumulation
         return [self.plan.rows_of(step * accumulated + part) for part in range(accumulated)]
 
-    def prepare(self, step: int) -> None:
+    def prepare(self, step: int, stop: Callable[[], bool] = bool) -> None:
         """Compute what the frozen layers make of the rows that this rank will need from a step on.
 
         It is work that the steps would do as they meet the rows, the early ones most of it: now one takes as
-        long as another, and the time that is left can be told.
+        long as another, and the time that is left can be told. What `stop` leaves undone they do again.
         """
         ahead = [row for batch in self.valid_batches() for row in batch]
         # The rest of an epoch and a whole one have every row.
@@ -104,6 +104,8 @@ class Run:
         missing = [(trunk, row) for trunk in self.trunks for row in trunk.find_missing(ahead)]
         with progress.bar("frozen layers", len(missing), "groups of rows") as bar:
             for trunk, row in missing:
+                if stop():  # which the other ranks hear of in the next validation or step
+                    break
                 trunk.prepare(row)
                 bar.advance()
 
@@ -205,13 +207,12 @@ def train_adapter(run: Run, trackers: Any = None) -> State:
     if state.step:
         progress.say(f"  goes on from the checkpoint of step {state.step}")
     begun, stopped = state.step, False
-    if not _has_ended(state, setup):
-        run.prepare(state.step)
-    window = _Window(Losses.from_numbers(state.window), 0, time.perf_counter())
-    with (
-        deferred_interrupts(STOPPING) as stop,
-        progress.bar("train", setup.iters, "steps", done=state.step) as bar,
-    ):
+    with ExitStack() as stack:
+        stop = stack.enter_context(deferred_interrupts(STOPPING))
+        if not _has_ended(state, setup):
+            run.prepare(state.step, stop.is_set)
+        window = _Window(Losses.from_numbers(state.window), 0, time.perf_counter())
+        bar = stack.enter_context(progress.bar("train", setup.iters, "steps", done=state.step))
         while True:
             best = False
             if not stopped and _is_due(state, setup):

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 from stages.core.compute import load_model
-from stages.core.errors import StageError
+from stages.core.errors import Interrupted, StageError
 from stages.core.records import LossPoint, read_lines, write_record
+from stages.core.render import Encoded
 from stages.train.__main__ import main
 from stages.train.adapter import load_trainable
 from stages.train.checkpoint import Checkpoints, State, load_adapter
@@ -139,6 +140,26 @@ def test_what_frozen_layers_give_is_computed_before_the_first_step(
     monkeypatch.setattr(run, "step", step)
     train_adapter(run)
     assert begun == [0, 1, 2]
+
+
+def test_a_stop_while_the_frozen_layers_work_is_heard_as_one_of_a_step_is(
+    qwen2_run: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank that just left would have the others fail, which wait for it in the first validation."""
+    monkeypatch.setattr("stages.train.loop.COMPANY", 1)
+    run = make_run(qwen2_run, tmp_path, iters=3, batch_size=1, num_layers=1)
+    (trunk,) = run.trunks
+    compute = trunk.prepare
+
+    def prepare(row: Encoded) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        compute(row)
+
+    monkeypatch.setattr(trunk, "prepare", prepare)
+    with pytest.raises(Interrupted):
+        train_adapter(run)
+    assert len(trunk.find_missing(run.train)) == len(run.train) - 1
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_validation_can_be_cut_short(built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path) -> None:
@@ -345,7 +366,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
             with pytest.raises(StageError, match=rf"{name} is not what this run trains, as after .*remove"):
                 run.checkpoints.resume(run.model, run.optimizer)
         (saved / name).write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(StageError, match=rf"cannot read \S+{name} \(.*remove its folder"):
+        with pytest.raises(StageError, match=rf"cannot read \S+{name} \(.*remove its folder, and any"):
             run.checkpoints.resume(run.model, run.optimizer)
         (saved / name).write_bytes(whole)
     (saved / "optimizer.safetensors").unlink()
@@ -368,14 +389,34 @@ def test_a_bit_that_flipped_in_a_checkpoint_is_found(
     data[-1000] ^= 64
     (saved / name).write_bytes(data)
     with pytest.raises(
-        StageError, match=rf"{name} \(it is not as it was written\): remove its folder to go on"
+        StageError, match=rf"{name} \(it is not as it was written\): remove its folder, and any "
     ):
         checkpoints.resume(run.model, run.optimizer)
-    if name.startswith("adapters"):
-        with pytest.raises(StageError, match="not as it was written"):
-            checkpoints.load_step(run.model, 2)
     shutil.rmtree(saved)
     assert checkpoints.resume(run.model, run.optimizer) == State(step=1), "as the message says"
+
+
+def test_a_best_adapter_that_is_damaged_goes_with_those_that_name_it(
+    built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path
+) -> None:
+    """If its folder alone went, the run would go on to its end and look for that adapter again."""
+    run = prepare_run("llama", 1, built, qwen2_run, tmp_path)
+    checkpoints = Checkpoints(tmp_path / "run", keep=3, keeps_best=True)
+    for step, best in ((1, 1), (2, 2), (3, 2)):
+        checkpoints.save(State(step=step, best_step=best), run.model, run.optimizer)
+    root = tmp_path / "run" / "checkpoints"
+    adapter = root / "0000002" / "adapters.safetensors"
+    whole = adapter.read_bytes()
+    adapter.write_bytes(whole[:-1] + bytes([whole[-1] ^ 64]))
+    both = r"remove its folder, and any after it, to go on from the checkpoint before, or the whole "
+    for found in (r"0000002/adapters\.safetensors \(it is not as it was written\)", "no file .*/0000002/"):
+        assert checkpoints.resume(run.model, run.optimizer) == State(step=3, best_step=2)
+        with pytest.raises(StageError, match=f"{found}.*: {both}"):
+            checkpoints.load_step(run.model, 2)
+        shutil.rmtree(root / "0000002", ignore_errors=True)
+    shutil.rmtree(root / "0000003")
+    assert checkpoints.resume(run.model, run.optimizer) == State(step=1, best_step=1)
+    checkpoints.load_step(run.model, 1)
 
 
 def test_a_damaged_state_says_what_to_do(built: BuiltOnce, qwen2_run: Pipeline, tmp_path: Path) -> None:
@@ -383,7 +424,7 @@ def test_a_damaged_state_says_what_to_do(built: BuiltOnce, qwen2_run: Pipeline, 
     run.checkpoints.save(State(step=1), run.model, run.optimizer)
     path = tmp_path / "checkpoints" / "0000001" / "state.json"
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(StageError, match=r"0000001/state.json is not valid: .*: remove its folder to go on"):
+    with pytest.raises(StageError, match=r"0000001/state.json is not valid: .*: remove its folder, and any"):
         run.checkpoints.resume(run.model, run.optimizer)
 
 

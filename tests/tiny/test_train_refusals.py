@@ -16,6 +16,8 @@ from filelock import FileLock
 from stages.core import progress
 from stages.core.cli import Options
 from stages.core.errors import INTERRUPTED_EARLY, StageError
+from stages.core.fixes import parse_fixes
+from stages.core.preset import load_preset
 from stages.core.records import LossPoint, read_lines, write_record
 from stages.core.render import find_turns
 from stages.core.tokenizer import load_tokenizer
@@ -25,10 +27,8 @@ from stages.train.recipe import make_recipe
 from stages.train.rows import load_rows
 from tests.models import BuiltOnce
 from tests.pipeline import Pipeline, run_work, start_stage
-from tests.training import (
-    train_arguments,
-)
-from tests.waiting import finish
+from tests.training import train_arguments
+from tests.waiting import finish, wait_for_line
 
 
 def expect_refusal(
@@ -145,12 +145,20 @@ def test_options_that_contradict_the_rows_or_each_other(
     assert not list(tmp_path.iterdir())
 
 
+def test_rows_serve_every_arm_that_differs_later_and_every_preset_of_their_dialect(
+    qwen2_run: Pipeline,
+) -> None:
+    options = qwen2_run.options("train")
+    for text in ("json", "json+eos", "json+parser+six_bit"):
+        assert make_recipe(replace(options, fixes=parse_fixes(text))) == make_recipe(options)
+    preset = load_preset("7b", {"source": str(qwen2_run.model)})
+    assert make_recipe(replace(options, preset=preset)).inputs == make_recipe(options).inputs
+
+
 def test_what_is_stopped_before_anything_is_saved_says_so(qwen2_run: Pipeline, tmp_path: Path) -> None:
     arguments = train_arguments(qwen2_run, tmp_path / "out")
     process = start_stage("train", arguments, tmp_path / "artifacts")
-    assert process.stdout is not None
-    while "LoRA on" not in process.stdout.readline():
-        assert process.poll() is None
+    wait_for_line(process, "LoRA on")
     process.send_signal(signal.SIGTERM)
     code, _, error = finish(process)
     assert (code, error) == (130, f"train: {INTERRUPTED_EARLY}\n")
