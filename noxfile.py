@@ -49,9 +49,9 @@ def keep_bytecode(session: nox.Session) -> None:
     """Compile every module once only, also where Python may leave nothing beside the sources.
 
     Containers often say so by PYTHONDONTWRITEBYTECODE; half of a start is compiling then. What is compiled
-    goes into the environment.
+    goes into the environment, if there is one: not so with `--no-venv`.
     """
-    if os.environ.get("PYTHONDONTWRITEBYTECODE"):
+    if session.bin_paths and os.environ.get("PYTHONDONTWRITEBYTECODE"):
         session.env["PYTHONDONTWRITEBYTECODE"] = ""
         session.env["PYTHONPYCACHEPREFIX"] = str(Path(session.virtualenv.location, "pycache").absolute())
 

@@ -86,7 +86,11 @@ def test_a_session_of_a_chosen_python_is_the_same_stage() -> None:
             *("-s", "report", "--", "--help"),
         ],
         cwd=ROOT,
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        env=os.environ
+        | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONDONTWRITEBYTECODE": "1",  # as containers have it
+        },
         capture_output=True,
         text=True,
         check=False,
