@@ -31,4 +31,5 @@ def read_chat(text: str) -> list[SourceTurn]:
 
 def cut_system_mark(text: str) -> str:
     """A system text without the mark before it."""
-    return _SYSTEM.sub("", text, count=1) if _SYSTEM.match(text) else text
+    mark = _SYSTEM.match(text)
+    return text if mark is None else text[mark.end() :]

@@ -129,8 +129,10 @@ def find_attempt(text: str, query: Query, dialect: str) -> str | None:
 
 def _is_list_of_calls(text: str) -> bool:
     """Whether a text is nothing but calls as Python lists them, be their tools offered or not."""
-    listed = _LISTED.match(text.strip()) is not None and text.rstrip().endswith("]")
-    return listed and parse_reply(text, "pythonic").calls != [] and not parse_reply(text, "pythonic").content
+    if _LISTED.match(text.strip()) is None or not text.rstrip().endswith("]"):
+        return False
+    reply = parse_reply(text, "pythonic")
+    return reply.calls != [] and not reply.content
 
 
 def _find_family(text: str, query: Query) -> str | None:
